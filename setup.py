@@ -1,0 +1,24 @@
+"""Build difflow from settings.ini, the one place where name, version and requirements are written."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+parser = ConfigParser(delimiters=['='])
+parser.read(here / 'settings.ini', encoding='utf-8')
+cfg = parser['DEFAULT']
+pythons = [f'Programming Language :: Python :: {v}' for v in ('3', '3.10', '3.11', '3.12', '3.13')]
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
+    long_description=(here / 'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', *pythons,
+                 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    packages=find_packages(include=['difflow', 'difflow.*']),
+    package_data={'difflow': ['embedded/*', 'widgets_static/*']}, zip_safe=False,
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['difflow=difflow._modidx:d']},
+)

@@ -1,0 +1,250 @@
+"""The package as people get it: metadata, import cost, generated code, sdist and wheel, notebooks, README."""
+import ast
+import json
+import re
+import shutil
+import statistics
+import sys
+import tarfile
+import zipfile
+from configparser import ConfigParser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+MODULES = sorted(p for p in (ROOT / 'difflow').glob('*.py') if not p.name.startswith('_'))
+NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:]))
+COMMANDS = ["pip install -e . && jupyter lab index.ipynb", "pip install -e '.[dev]' && nbdev_test && pytest"]
+HEAVY = 'matplotlib sklearn torchvision ipywidgets accelerate'.split()
+EMBEDDED_MODELS = ['mnist', 'mnist-class', 'digits']
+
+
+def settings():
+    "Return settings.ini as a mapping"
+    parser = ConfigParser(delimiters=['='])
+    parser.read(ROOT / 'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+def copy_of_checkout(folder):
+    "Copy what a checkout holds, links as links, without what git ignores; return the copy"
+    ignored = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs', '_proc', '_docs')
+    return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=ignored))
+
+
+# What settings.ini says and what is installed
+
+def test_version_licence_and_python_range():
+    import difflow
+    cfg, installed = settings(), metadata.metadata('difflow')
+    assert difflow.__version__ == cfg['version'] == installed['Version']
+    assert cfg['license'] == 'apache2' and 'Apache-2.0' in (installed['License'], installed['License-Expression'])
+    assert installed['Requires-Python'] == f">={cfg['min_python']}"
+    licence = (ROOT / 'LICENSE').read_text()
+    assert 'Apache License' in licence and 'Version 2.0, January 2004' in licence and len(licence.split('\n')) > 195
+    assert sys.version_info >= tuple(int(n) for n in cfg['min_python'].split('.'))
+
+
+def test_installed_requirements_are_those_of_settings():
+    pytest.importorskip('packaging')
+    from packaging.requirements import Requirement
+    cfg = settings()
+    wanted = {r: 'plain' for r in map(Requirement, cfg['requirements'].split())}
+    wanted |= {r: 'dev' for r in map(Requirement, cfg['dev_requirements'].split())}
+    installed = {(r.name, str(r.specifier), 'dev' if r.marker else 'plain')
+                 for r in map(Requirement, metadata.requires('difflow'))}
+    assert {(r.name, str(r.specifier), extra) for r, extra in wanted.items()} == installed
+
+
+def test_changelog_tells_of_this_version():
+    assert f"## {settings()['version']}" in (ROOT / 'CHANGELOG.md').read_text()
+
+
+def test_console_script():
+    found = [e.value for e in metadata.entry_points(group='console_scripts') if e.name == 'difflow']
+    assert found == ['difflow.cli:main'] and (BIN / 'difflow').exists()
+
+
+# What an import costs
+
+def light_modules():
+    "Name every module but the widgets, which are classes of ipywidgets"
+    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if p.stem != 'widgets')]
+
+
+def test_import_is_light(python):
+    code = '''if True:
+        import importlib, json, sys, time
+        import torch
+        costs, start = {}, time.perf_counter()
+        for name in sys.argv[2:]:
+            importlib.import_module(name)
+            costs[name] = time.perf_counter() - start
+        print(json.dumps([costs, [m for m in sys.argv[1].split() if m in sys.modules]]))'''
+    runs = [json.loads(python(code, ' '.join(HEAVY), *light_modules())) for _ in range(5)]
+    assert runs[0][1] == [], f'imported, and should not be: {runs[0][1]}'
+    # Modules are imported one after the other, so the time until a module is there bounds what it costs alone.
+    medians = {name: statistics.median(costs[name] for costs, _ in runs) for name in runs[0][0]}
+    slow = {name: f'{seconds:.3f} s' for name, seconds in medians.items() if seconds > 0.1}
+    assert not slow, f'seconds after `import torch`, summed over the modules so far: {slow}'
+
+
+@pytest.mark.parametrize('module', light_modules())
+def test_module_imports_alone(module, python):
+    assert python(f'import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])').strip() == '[]'
+
+
+# What nbdev writes, and how
+
+def test_export_is_in_step(tmp_path, run):
+    copy = copy_of_checkout(tmp_path / 'copy')
+    for module in (copy / 'difflow').glob('*.py'):
+        if module.name != '__init__.py': module.unlink()
+    done = run(BIN / 'nbdev_export', cwd=copy)
+    assert done.returncode == 0, done.stderr
+    here, there = ({p.name: p.read_text() for p in (base / 'difflow').glob('*.py')} for base in (ROOT, copy))
+    assert sorted(here) == sorted(there)
+    assert [name for name in here if here[name] != there[name]] == [], 'run nbdev_export'
+
+
+def test_clean_notebooks_stay_as_they_are(tmp_path, run):
+    copy = copy_of_checkout(tmp_path / 'copy')
+    done = run(BIN / 'nbdev_clean', cwd=copy)
+    assert done.returncode == 0, done.stderr
+    names = [p.relative_to(ROOT) for p in NOTEBOOKS]
+    assert [str(n) for n in names if (ROOT / n).read_bytes() != (copy / n).read_bytes()] == [], 'run nbdev_clean'
+
+
+@pytest.mark.parametrize('module', MODULES, ids=lambda p: p.stem)
+def test_house_rules_of_a_module(module):
+    source = module.read_text()
+    written = source[source.index('# %% ../nbs'):]
+    long = [line for line in written.split('\n') if len(line) > 110]
+    assert not long, f'lines over 110 characters: {long[:3]}'
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom): assert node.names[0].name != '*', f'from {node.module} import *'
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.col_offset == 0 and node.name[0] != '_':
+            assert ast.get_docstring(node), f'{node.name} has no docstring'
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 40, f'{node.name} has {node.end_lineno - node.lineno + 1} lines'
+
+
+# What is built
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory, run):
+    "Build sdist and wheel from a copy; the wheel from the sdist, as `python -m build` does"
+    copy = copy_of_checkout(tmp_path_factory.mktemp('build') / 'difflow')
+    done = run(sys.executable, '-m', 'build', '--no-isolation', cwd=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'Deprecat' not in done.stdout + done.stderr
+    return next((copy / 'dist').glob('*.tar.gz')), next((copy / 'dist').glob('*.whl'))
+
+
+def test_sdist_and_wheel_hold_what_the_checkout_holds(built):
+    sdist, wheel = built
+    with tarfile.open(sdist) as f: in_sdist = {name.split('/', 1)[-1] for name in f.getnames()}
+    with zipfile.ZipFile(wheel) as f: in_wheel = set(f.namelist())
+    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'difflow').rglob('*')
+               if p.is_file() and '__pycache__' not in p.parts}
+    assert package <= in_sdist and package <= in_wheel
+    assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md'} <= in_sdist
+    assert any(name.endswith('dist-info/licenses/LICENSE') for name in in_wheel)
+    assert {name.split('/')[0] for name in in_wheel} == {'difflow', f"difflow-{settings()['version']}.dist-info"}
+
+
+def test_wheel_works_where_it_is_installed(built, tmp_path, run, python):
+    target = tmp_path / 'site'
+    done = run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, built[1])
+    assert done.returncode == 0, done.stderr
+    code = f'''if True:
+        import difflow
+        from difflow.checkpoints import load_denoiser
+        from difflow.data import load_images
+        print(difflow.__file__)
+        print(len(load_images('mnist5k')), *(load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}))'''
+    file, found = python(code, cwd=tmp_path, env={'PYTHONPATH': str(target)}).strip().split('\n')
+    assert Path(file).is_relative_to(target) and found.startswith('5000 (1, ')
+
+
+def test_embedded_files_are_small_and_state_their_licence():
+    files = list((ROOT / 'difflow' / 'embedded').iterdir())
+    weights = [f for f in files if f.suffix == '.safetensors']
+    assert {f.stem for f in weights} == set(EMBEDDED_MODELS)
+    assert all(f.stat().st_size < 8e6 for f in weights)
+    assert (ROOT / 'difflow/embedded/LICENSE-mnist5k.txt').exists()
+
+
+# What is read
+
+def cells(path): return json.loads(path.read_text())['cells']
+def source(cell): return ''.join(cell['source'])
+def outputs(path): return [o for c in cells(path) for o in c.get('outputs', [])]
+def data_of(output): return output.get('data', {}).keys()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_executed(path):
+    found = outputs(path)
+    assert found, 'no outputs are committed'
+    assert not [o['evalue'] for o in found if o['output_type'] == 'error']
+    assert any('image/png' in data_of(o) for o in found), 'no picture'
+
+
+def test_notebooks_are_one_module_each():
+    numbered = [p for p in NOTEBOOKS if p.parent == ROOT / 'nbs' and p.stem != 'index']
+    assert {p.stem.split('_', 1)[1] for p in numbered} == {p.stem for p in MODULES}
+    for path in numbered:
+        number, name = path.stem.split('_', 1)
+        first, second, *_, last = cells(path)
+        assert re.fullmatch(r'\d\d', number) and source(first).strip() == f'#| default_exp {name}', path.name
+        assert re.match(r'# \S.*\n\n?> \S', source(second)) and second['cell_type'] == 'markdown', path.name
+        assert source(last).startswith('#| hide') and 'nbdev.nbdev_export()' in source(last), path.name
+
+
+def test_modules_import_smaller_numbers_only():
+    number = {p.stem.split('_', 1)[1]: int(p.stem[:2]) for p in NOTEBOOKS if p.stem[:2].isdigit()}
+    for module in MODULES:
+        nodes = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom)]
+        names = [n.module.removeprefix('difflow.') for n in nodes if n.module and (n.level or 'difflow' in n.module)]
+        assert [n for n in names if number[n] >= number[module.stem]] == [], module.stem
+
+
+def test_no_text_names_a_path_of_one_machine():
+    pattern = re.compile(r'(?<![\w.$}])/(work|root|tmp|home)/\w')
+    for path in NOTEBOOKS:
+        printed = [json.dumps(o.get('text', [v for k, v in o.get('data', {}).items() if not k.startswith('image/')]))
+                   for o in outputs(path)]
+        text = '\n'.join([source(c) for c in cells(path)] + printed)
+        assert not pattern.search(text), f'{path.name}: {pattern.search(text)[0]}'
+    texts = [*ROOT.glob('*.md'), *ROOT.glob('*.ini'), *MODULES, ROOT / '.ci/run', *ROOT.glob('tests/**/*.py')]
+    for path in texts:
+        assert not pattern.search(path.read_text()), f'{path.name}: {pattern.search(path.read_text())[0]}'
+
+
+def test_index_is_linked_and_readme_says_the_same():
+    link = ROOT / 'nbs' / 'index.ipynb'
+    assert link.is_symlink() and str(link.readlink()) == '../index.ipynb' and link.resolve() == ROOT / 'index.ipynb'
+    readme = (ROOT / 'README.md').read_text()
+    index = '\n'.join(source(c) for c in cells(link) if c['cell_type'] == 'markdown')
+    for text in (readme, index):
+        assert re.findall(r'pip install[^\n`]*', text) == COMMANDS
+
+
+def test_readme_links_to_what_exists():
+    readme = (ROOT / 'README.md').read_text()
+    targets = [t for t in re.findall(r'\]\(([^)#\s]+)', readme) if '://' not in t]
+    assert targets and [t for t in targets if not (ROOT / t).exists()] == []
+    tabled = set(re.findall(r'nbs/(\d\d_\w+)\.ipynb', readme))
+    assert tabled == {p.stem for p in NOTEBOOKS if p.stem[:2].isdigit()}
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    script = (ROOT / '.ci/run').read_text()
+    assert (ROOT / '.ci/run').stat().st_mode & 0o111
+    places = [script.index(part) for part in ("pip install --quiet -e '.[dev]'", '\nnbdev_clean\n', '\nnbdev_export\n',
+                                              'nbdev_test\n', 'pytest -')]
+    assert places == sorted(places)

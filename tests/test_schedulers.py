@@ -1,0 +1,263 @@
+"""Schedulers: respacing to the index, published numbers, EDM's discretisations, properties, bad input."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden import FIXTURES, wave
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from difflow.schedulers import KINDS, Scheduler, space_timesteps
+
+few = settings(deadline=None, max_examples=60)
+KIND_NAMES = [kind for kind in KINDS if kind != 'from_sigmas']
+EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
+    Scheduler.karras(1), Scheduler.cosine(1), Scheduler.linear(21), Scheduler.iddpm(18),
+    Scheduler.vp(30, 0.01, 90.0),
+    Scheduler.linear().respace('250'), Scheduler.cosine().respace('ddim50'), Scheduler.linear().respace('1'),
+    Scheduler.from_sigmas([0.1, 0.7, 3.0])]
+
+
+def kept_by_rule(total, sections):
+    "Write the respacing rule once more, from its description: float position, added stride, half to even."
+    base, extra, first, kept = *divmod(total, len(sections)), 0, set()
+    for number, count in enumerate(sections):
+        length = base + 1 if number < extra else base
+        position, stride = 0.0, 1.0 if count <= 1 else (length - 1) / (count - 1)
+        while count:
+            whole, rest = int(position), position - int(position)
+            kept.add(first + whole + (rest > 0.5 or (rest == 0.5 and whole % 2 == 1)))
+            position, count = position + stride, count - 1
+        first += length
+    return sorted(kept)
+
+
+def test_every_count_of_a_thousand():
+    for count in range(1, 1001):
+        kept = space_timesteps(1000, str(count))
+        assert kept == kept_by_rule(1000, [count]) == space_timesteps(1000, count) and len(kept) == count
+
+
+def test_every_stride_of_a_thousand():
+    strides = {len(range(0, 1000, k)): k for k in range(999, 0, -1)}  # smallest k wins
+    for count in range(1, 1001):
+        if count in strides:
+            assert space_timesteps(1000, f'ddim{count}') == list(range(0, 1000, strides[count]))
+        else:
+            with pytest.raises(ValueError, match=f"ddim{count}'"): space_timesteps(1000, f'ddim{count}')
+
+
+@pytest.mark.parametrize('total, spec, some', [
+    (1000, '250', {0: 0, 1: 4, 5: 20, 125: 502, 247: 991, 248: 995, 249: 999}),
+    (1000, 'ddim50', {0: 0, 1: 20, 49: 980}), (1000, '1', {0: 0}), (1000, '', {0: 0, 999: 999}),
+    (300, '10,15,20', {0: 0, 1: 11, 2: 22, 9: 99, 10: 100, 11: 107, 24: 199, 25: 200, 26: 205, 44: 299})])
+def test_published_respacings(total, spec, some):
+    kept = space_timesteps(total, spec)
+    assert {i: kept[i] for i in some} == some and len(kept) == max(some) + 1
+
+
+@few
+@given(st.data())
+def test_sections(data):
+    total = data.draw(st.integers(1, 400))
+    parts = data.draw(st.integers(1, min(total, 6)))
+    counts = [data.draw(st.integers(1, total // parts + (i < total % parts))) for i in range(parts)]
+    kept = space_timesteps(total, counts)
+    assert kept == kept_by_rule(total, counts) == space_timesteps(total, ','.join(map(str, counts)))
+    assert len(kept) == sum(counts) and kept == sorted(set(kept)) and 0 <= kept[0] <= kept[-1] < total
+
+
+@pytest.mark.parametrize('bad', [
+    '1001', '0', '-1', '501,500', 'ddim', 'ddim0', 'ddim51', 'ddim-5', 'ddim1001', 'ddim1', 'x', '1.5', ',',
+    '5,,5', 0, -3, 1001, 2.5, [2.5], [], [5, 0]])
+def test_bad_respacing(bad):
+    with pytest.raises(ValueError) as error: space_timesteps(1000, bad)
+    assert repr(bad) in str(error.value)
+
+
+def test_more_sections_than_levels():
+    with pytest.raises(ValueError, match='0 levels'): space_timesteps(2, '1,1,1')
+
+
+def test_minimal_diffusion_numbers():
+    s = Scheduler.cosine(1000)
+    np.testing.assert_allclose(s.betas[[0, 500, 999]], [4.128422e-5, 3.155692e-3, 0.999], rtol=1e-6)
+    np.testing.assert_allclose(s.alphas_cumprod[[0, 500, 998, 999]],
+                               [0.99995869, 0.49228516, 2.428767e-6, 2.428767e-9], rtol=1e-6)
+    np.testing.assert_allclose(s.posterior_log_variance_clipped[:2].exp(), 2.178950e-5, rtol=1e-6)
+
+
+def test_linear_as_published():
+    s = Scheduler.linear(1000)
+    assert np.array_equal(s.betas, np.linspace(0.0001, 0.02, 1000))
+    assert np.array_equal(s.alphas_cumprod, np.cumprod(1 - np.linspace(0.0001, 0.02, 1000)))
+    assert s.betas.dtype == s.alphas_cumprod.dtype == s.sigmas.dtype == torch.float64
+    np.testing.assert_allclose(Scheduler.linear(100).betas[[0, -1]], [0.001, 0.2], rtol=1e-12)
+
+
+def test_karras_as_published():
+    published = [80, 57.586, 40.786, 28.375, 19.353, 12.910, 8.4009, 5.3152, 3.2568, 1.9233, 1.0882, .5853,
+                 .2964, .1395, .0599, .0229, .0075, .002, 0]
+    np.testing.assert_allclose(Scheduler.karras().walk(), published, rtol=1e-4, atol=6e-5)
+    assert Scheduler.karras(1).walk() == [80.0, 0.0]
+
+
+@pytest.mark.parametrize('n', [2, 18, 32, 64, 1000])
+def test_edm_discretisations(n):
+    "EDM lists the levels from the noisiest; its formulas, written in its order."
+    i = np.arange(n)
+    t = 1 + i / (n - 1) * (1e-3 - 1)
+    sigmas = np.sqrt(np.exp(9.95 * t**2 + 0.1 * t) - 1)
+    np.testing.assert_allclose(Scheduler.vp(n).walk()[:-1], sigmas, rtol=1e-8)
+    variances = 100**2 * (0.02**2 / 100**2) ** (i / (n - 1))
+    np.testing.assert_allclose(Scheduler.ve(n).walk()[:-1], np.sqrt(variances), rtol=1e-10)
+    abar = lambda j: math.sin(0.5 * math.pi * j / 1000 / 1.008) ** 2
+    u = [0.0]
+    for j in range(1000, 0, -1):
+        u.insert(0, math.sqrt((u[0] ** 2 + 1) / max(abar(j - 1) / abar(j), 0.001) - 1))
+    u = [x for x in u if 0.002 <= x <= (81 if n < 1000 else math.inf)]
+    picked = [u[round((len(u) - 1) / (n - 1) * k)] for k in range(n)]
+    np.testing.assert_allclose(Scheduler.iddpm(n).walk()[:-1], picked, rtol=1e-10)
+
+
+def test_iddpm_ends():
+    s = Scheduler.iddpm()
+    np.testing.assert_allclose([s.sigmas[0], s.sigmas[-1]], [0.00642234, 20291.17], rtol=1e-3)
+    assert len(Scheduler.iddpm(992)) == 992 and Scheduler.iddpm(992).sigmas[-1] < 81
+    with pytest.raises(ValueError, match=r'1\.\.992, got 993'): Scheduler.iddpm(993)
+
+
+def test_q_sample_parity():
+    s = Scheduler.linear(1000).respace('250')
+    x0, noise = 0.9 * wave((4, 3, 8, 8), 0.05), 1.2 * wave((4, 3, 8, 8), 0.9, 2.0)
+    published = np.load(FIXTURES / 'guided_diffusion_q_sample.npz')['lin250_q']
+    found = s.q_sample(x0, torch.tensor([0, 1, 125, 249]), noise)
+    assert found.dtype == torch.float32 and np.abs(found.numpy() - published).max() < 1e-6
+    for row, t in enumerate((0, 1, 125, 249)):
+        assert torch.equal(s.q_sample(x0[row:row + 1], t, noise[row:row + 1])[0], found[row])
+        assert torch.equal(s.q_sample(x0, torch.tensor([t]), noise)[row], found[row])
+        assert torch.equal(s.q_sample(x0, torch.tensor(t, dtype=torch.int32), noise)[row], found[row])
+
+
+@pytest.mark.parametrize('x0, t, noise, message', [
+    ((2, 3), 3, (2, 3), r't must be in 0\.\.2, got 3'), ((2, 3), -1, (2, 3), 'got -1'),
+    ((2, 3), 0, (2, 1), 'noise must'), ((2, 3), torch.tensor([0, 1, 2]), (2, 3), r'\(2,\) int64'),
+    ((2, 3), torch.tensor([0, 3]), (2, 3), r'\[0, 3\]'), ((2, 3), 1.0, (2, 3), 'float32'),
+    ((2, 3), True, (2, 3), 'bool')])
+def test_q_sample_refuses(x0, t, noise, message):
+    with pytest.raises(ValueError, match=message): EACH[-1].q_sample(torch.zeros(x0), t, torch.zeros(noise))
+
+
+@pytest.mark.parametrize('s', EACH, ids=str)
+def test_invariants(s):
+    assert (s.sigmas.diff() > 0).all() and (s.sigmas > 0).all() and (s.alphas_cumprod.diff() < 0).all()
+    torch.testing.assert_close(s.alphas_cumprod, 1 / (1 + s.sigmas**2), rtol=1e-12, atol=0)
+    previous = torch.cat([torch.ones(1).double(), s.alphas_cumprod[:-1]])
+    torch.testing.assert_close(s.betas, 1 - s.alphas_cumprod / previous, rtol=1e-8, atol=1e-15)
+    assert len(s) == len(s.betas) == len(s.timesteps) == len(s.walk()) - 1 and s.walk()[-1] == 0.0
+    assert s.walk() == sorted(s.walk(), reverse=True) and all(type(sigma) is float for sigma in s.walk())
+    torch.testing.assert_close(s.snr_db, -20 * s.sigmas.log10())
+    torch.testing.assert_close(s.snr, s.alphas_cumprod / (1 - s.alphas_cumprod))
+    assert s.posterior_variance[0] == 0 and s.posterior_log_variance_clipped.isfinite().all()
+    assert torch.equal(s.posterior_log_variance_clipped[1:], s.posterior_variance[1:].log())
+
+
+@pytest.mark.parametrize('s', EACH, ids=str)
+def test_grid_is_exact(s):
+    t = s.timesteps.double()
+    assert torch.equal(s.timestep(s.sigmas), t) and torch.equal(s.timestep(s.sigmas.float()), t.float())
+    assert torch.equal(s.sigma_at(t), s.sigmas)
+    for sigma, want in zip(s.sigmas.float().tolist(), t.tolist()): assert s.timestep(sigma) == want
+    low, high = s.timestep(1e-12), s.timestep(1e12)
+    assert (low, high) == (0.0, len(s.levels) - 1) and type(low) is float
+    assert s.timestep(torch.full((2, 3), 1e12)).shape == (2, 3)
+
+
+@pytest.mark.parametrize('s', EACH, ids=str)
+def test_round_trip(s):
+    back = Scheduler.from_dict(json.loads(json.dumps(s.to_dict())))
+    assert back == s and hash(back) == hash(s)
+    for field in ('sigmas', 'betas', 'alphas_cumprod', 'timesteps', 'levels'):
+        assert torch.equal(getattr(back, field), getattr(s, field))
+
+
+@few
+@given(st.sampled_from(KIND_NAMES), st.floats(0, 1), st.floats(1e-3, 0.999))
+def test_timestep_is_linear_in_log_sigma(kind, where, part):
+    s = getattr(Scheduler, kind)(24)
+    t = min(int(where * 23), 22)
+    sigma = math.exp((1 - part) * math.log(s.sigmas[t]) + part * math.log(s.sigmas[t + 1]))
+    assert s.timestep(sigma) == pytest.approx(t + part, abs=1e-5)
+    assert s.sigma_at(s.timestep(sigma)) == pytest.approx(sigma, rel=1e-6)
+
+
+@few
+@given(st.sampled_from(KIND_NAMES), st.integers(21, 300), st.data())
+def test_respacing_properties(kind, n, data):
+    s = getattr(Scheduler, kind)(n)
+    count = data.draw(st.integers(1, n))
+    once = s.respace(count)
+    assert len(once) == count and once.timesteps.tolist() == space_timesteps(n, count)
+    assert torch.equal(once.alphas_cumprod, s.alphas_cumprod[once.timesteps])
+    torch.testing.assert_close((1 - once.betas).cumprod(0), once.alphas_cumprod, rtol=1e-9, atol=0)
+    twice = once.respace(data.draw(st.integers(1, count)))
+    assert set(twice.timesteps.tolist()) <= set(once.timesteps.tolist())
+    assert torch.equal(twice.timestep(twice.sigmas), twice.timesteps.double())
+    assert s.respace('').sigmas.equal(s.sigmas)
+
+
+@few
+@given(st.integers(1, 200), st.floats(1e-3, 1), st.floats(1.1, 1e4), st.floats(0.5, 20))
+def test_karras_properties(n, low, ratio, rho):
+    s = Scheduler.karras(n, low, low * ratio, rho)
+    assert s.sigmas[-1] == pytest.approx(low * ratio) and (n == 1 or s.sigmas[0] == pytest.approx(low))
+    roots = s.sigmas ** (1 / rho)
+    assume(n > 2)
+    torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(n - 1), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize('make, message', [
+    (lambda: Scheduler.linear(20), r'n must be an int in 21\.\.1000000, got 20'),
+    (lambda: Scheduler.cosine(0), 'got 0'),
+    (lambda: Scheduler.cosine(2.0), 'got 2.0'), (lambda: Scheduler.cosine(True), 'got True'),
+    (lambda: Scheduler.cosine('9'), "got '9'"), (lambda: Scheduler.ve(10**6 + 1), '1000001'),
+    (lambda: Scheduler.karras(18, 0), 'sigma_min < sigma_max'),
+    (lambda: Scheduler.karras(18, 1, 1), 'got 1, 1'),
+    (lambda: Scheduler.karras(18, math.nan), 'nan'),
+    (lambda: Scheduler.karras(rho=-1), 'rho must be .* got -1'),
+    (lambda: Scheduler.ve(5, 1, math.inf), 'inf'),
+    (lambda: Scheduler.vp(5, epsilon_s=0), 'epsilon_s .* got 0'),
+    (lambda: Scheduler.vp(5, 3, 4), 'no VP schedule'),
+    (lambda: Scheduler.iddpm(5, sigma_min=1e9), 'none of 1000'),
+    (lambda: Scheduler.iddpm(5, C_1=0), 'C_1'), (lambda: Scheduler.from_sigmas([]), 'got 0'),
+    (lambda: Scheduler.from_sigmas([1, 1]), 'ascend'), (lambda: Scheduler.from_sigmas([0, 1]), 'ascend'),
+    (lambda: Scheduler.from_sigmas([1, math.nan]), 'ascend'),
+    (lambda: Scheduler.from_sigmas([1, math.inf]), 'ascend'),
+    (lambda: EACH[0].timestep(0), r'sigma must be > 0, got 0'), (lambda: EACH[0].timestep(math.nan), 'nan'),
+    (lambda: EACH[0].timestep(torch.tensor([1, -1])), 'got'),
+    (lambda: EACH[0].sigma_at(-0.5), r'0\.\.999, got -0.5'),
+    (lambda: EACH[0].sigma_at(torch.tensor([1000.0])), '1000'),
+    (lambda: Scheduler.from_dict({}), 'linear, cosine'),
+    (lambda: Scheduler.from_dict({'name': '__init__'}), '__init__'),
+    (lambda: Scheduler.from_dict({'name': 'respace'}), 'must be one of'),
+    (lambda: Scheduler.from_dict({'name': 'linear', 'options': {'k': 1}}), "'linear' does not take"),
+    (lambda: Scheduler.from_dict({'name': 'karras', 'options': {'rho': 'x'}}), "'karras' does not take"),
+    (lambda: Scheduler.from_dict({'name': 'linear', 'options': None}), "'linear' does not take")])
+def test_refuses(make, message):
+    with pytest.raises(ValueError, match=message): make()
+
+
+def test_scheduler_does_not_change():
+    with pytest.raises(AttributeError): EACH[0].sigmas = None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_on_cuda():
+    s, x0 = Scheduler.linear().respace('250'), wave((4, 3, 8, 8)).cuda()
+    t = torch.tensor([0, 1, 125, 249]).cuda()
+    assert torch.equal(s.timestep(s.sigmas.cuda()).cpu(), s.timesteps.double())
+    assert torch.equal(s.timestep(s.sigmas.float().cuda()).cpu(), s.timesteps.float())
+    assert s.sigma_at(s.timesteps.double().cuda()).device.type == 'cuda'
+    torch.testing.assert_close(s.q_sample(x0, t, x0).cpu(), s.q_sample(x0.cpu(), t.cpu(), x0.cpu()))
