@@ -9,9 +9,9 @@ __all__ = ['NETWORKS', 'DENOISERS', 'MAGIC', 'KNOWN', 'tensors_sha256', 'save', 
 # %% ../nbs/08_checkpoints.ipynb #b3f6ca78
 import hashlib
 import json
-import math
 import os
 import re
+import warnings
 import zipfile
 from importlib import resources
 from pathlib import Path
@@ -43,15 +43,15 @@ def _weights(net:nn.Module, dtype:torch.dtype|None) -> dict[str, Tensor]:
     "Return the weights of `net` on the CPU, in `dtype`; raise ValueError when that loses some to infinity."
     tensors = {}
     for name, tensor in net.state_dict().items():
-        converted = tensor.detach().to('cpu', dtype if tensor.is_floating_point() else None, copy=True).contiguous()
-        if not converted.isfinite().all(): raise ValueError(f'{name} has values that are not finite in {converted.dtype}')
-        tensors[name] = converted
+        kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        tensors[name] = tensor.detach().to('cpu', kind, copy=True).contiguous()
+        if not tensors[name].isfinite().all(): raise ValueError(f'{name} is not finite in {kind}')
     return tensors
 
 def save(
     denoiser:Denoiser, # with a network of ours inside
     path:str|Path, # '.safetensors' by custom; an existing file is replaced
-    card:dict|None=None, # json-able: data, steps, seed, time, machine, loss; None: the card it was loaded with
+    card:dict|None=None, # json-able: data, steps, seed, time, loss ...; None: the card it was loaded with
     dtype:torch.dtype|None=None, # torch.float16 halves the file; None: as they are
 ) -> Path:
     "Write `denoiser` with its whole configuration; raise ValueError when it is of no known kind."
@@ -61,10 +61,12 @@ def save(
         raise ValueError(f'can save {", ".join(DENOISERS)} of {", ".join(NETWORKS)}, '
                          f'got {type(denoiser).__name__} of {type(net).__name__}')
     tensors = _weights(net, dtype)
-    header = dict(format=1, denoiser=type(denoiser).__name__, options=denoiser.options, network=type(net).__name__,
-                  config=net.config, card=getattr(denoiser, 'card', {}) if card is None else card,
-                  sha256=tensors_sha256(tensors))
-    return _write(tensors, {'difflow': json.dumps(header)}, Path(path))
+    header = dict(format=1, denoiser=type(denoiser).__name__, options=denoiser.options,
+                  network=type(net).__name__, config=net.config, sha256=tensors_sha256(tensors),
+                  card=getattr(denoiser, 'card', {}) if card is None else card)
+    try: text = json.dumps(header)
+    except TypeError as error: raise ValueError(f'card must be json-able: {error}') from None
+    return _write(tensors, {'difflow': text}, Path(path))
 
 def _write(tensors:dict[str, Tensor], metadata:dict[str, str], path:Path) -> Path:
     "Write a safetensors file under a temporary name, then rename it to `path`."
@@ -77,9 +79,10 @@ def _write(tensors:dict[str, Tensor], metadata:dict[str, str], path:Path) -> Pat
     return path
 
 # %% ../nbs/08_checkpoints.ipynb #cbc94b3c
-MAGIC = {b'\x89PNG': 'a PNG image', b'\xff\xd8\xff': 'a JPEG image', b'GIF8': 'a GIF image', b'%PDF': 'a PDF file',
-         b'PK\x03\x04': 'a zip archive, cut short or of another kind', b'\x1f\x8b': 'gzip data', b'\x7fELF': 'a program',
-         b'\x93NUMPY': 'a NumPy array', b'\x89HDF': 'an HDF5 file', b'\x80': 'a pickle, cut short or of another kind'}
+MAGIC = {
+    b'\x89PNG': 'a PNG image', b'\xff\xd8\xff': 'a JPEG image', b'GIF8': 'a GIF image', b'%PDF': 'a PDF file',
+    b'\x1f\x8b': 'gzip data', b'\x7fELF': 'a program', b'\x93NUMPY': 'a NumPy array', b'\x89HDF': 'HDF5',
+    b'PK': 'a zip archive, cut short or of another kind', b'\x80': 'a pickle, cut short or of another kind'}
 
 def what_is(path:str|Path) -> str:
     "Say in a few words what the first bytes of a file look like."
@@ -89,7 +92,8 @@ def what_is(path:str|Path) -> str:
         if start.startswith(magic): return name
     if start[8:9] == b'{': return 'a safetensors file, cut short or damaged'
     text = start.decode('utf-8', 'ignore')
-    return f'text, {text[:40]!r}' if text.isprintable() or text.split() and text.isascii() and '\0' not in text else 'unknown data'
+    printable = all(character.isprintable() or character.isspace() for character in text)
+    return f'text, {text[:40]!r}' if text and printable else 'unknown data'
 
 def read_tensors(
     path:str|Path, # .safetensors, or .pt as torch.save writes it
@@ -99,7 +103,7 @@ def read_tensors(
 
 def _read(path:Path) -> tuple[dict[str, Tensor], dict|None]:
     "Return the tensors of a file, and our header where it has one."
-    if not path.is_file(): raise ValueError(f'{path} is {"a folder" if path.is_dir() else "not there"}, expected a file')
+    if path.is_dir(): raise ValueError(f'{path} is a folder, expected a file')
     with open(path, 'rb') as file: start = file.read(9)
     if start[8:9] == b'{' and not start.startswith((b'PK', b'\x80')): return _read_safetensors(path)
     return _state_dict(_read_pickle(path), path), None
@@ -120,12 +124,22 @@ def _read_safetensors(path:Path) -> tuple[dict[str, Tensor], dict|None]:
 def _read_pickle(path:Path) -> object:
     "Return what torch.save wrote, if it is tensors and plain containers; raise ValueError for anything else."
     archive = zipfile.is_zipfile(path)
+    if archive: _check_archive(path)
     try:
-        damaged = zipfile.ZipFile(path).testzip() if archive else None
-        found = torch.load(path, map_location='cpu', weights_only=True, mmap=archive) if damaged is None else None
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # of old pickle protocols
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=archive)
     except Exception as error: raise ValueError(_refusal(path, str(error))) from None
-    if damaged is not None: raise ValueError(f'{path} is damaged: the checksum of {damaged} is wrong')
-    return found
+
+def _check_archive(path:Path):
+    "Raise ValueError when a member of the zip archive is damaged, or compressed, as torch.save never does."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compressed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+            damaged = None if compressed else archive.testzip()
+    except Exception: raise ValueError(f'{path} cannot be read: it is {what_is(path)}') from None
+    if compressed: raise ValueError(f'{path} is a compressed zip archive, which torch.save does not write')
+    if damaged: raise ValueError(f'{path} is damaged: the checksum of {damaged} is wrong')
 
 def _refusal(path:Path, error:str) -> str:
     "Say why a pickle was not read: what it asks for, or what it is."
@@ -133,28 +147,30 @@ def _refusal(path:Path, error:str) -> str:
     if persistent: return f'{path} is a network pickle of EDM, which is not read yet; nothing in it was run'
     wanted = re.search(r'GLOBAL ([\w.]+)', error)
     if wanted: return f'{path} is refused: it asks for {wanted[1]}, more than tensors; nothing in it was run'
-    if path.suffix == '.pkl': return f'{path} is no state dict; pickles of EDM are not read yet; nothing in it was run'
+    if path.suffix == '.pkl':
+        return f'{path} is no state dict, and pickles of EDM are not read yet; nothing in it was run'
     return f'{path} cannot be read: it is {what_is(path)}'
 
 def _state_dict(found:object, path:Path) -> dict[str, Tensor]:
     "Unwrap {'model': ...}, {'state_dict': ...} and 'module.'; raise ValueError when no tensors are inside."
     for wrapper in ('model', 'state_dict'):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict): found = found[wrapper]
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f'{path} holds no state dict but a {type(found).__name__}')
+    if not isinstance(found, dict): raise ValueError(f'{path} holds a {type(found).__name__}, no state dict')
+    if not found: raise ValueError(f'{path} holds an empty dict')
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f'{path} holds no state dict: {name!r} is a {type(tensor).__name__}')
     for prefix in ('module.', '_orig_mod.'):
-        if all(name.startswith(prefix) for name in found): found = {n[len(prefix):]: t for n, t in found.items()}
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return dict(found)
 
 # %% ../nbs/08_checkpoints.ipynb #eb26b042
 def unet_architecture(tensors:dict[str, Tensor]) -> dict:
-    "Return the arguments of `UNet` that names and shapes tell; raise ValueError when it is no U-Net of this kind."
+    "Return the arguments of `UNet` that names and shapes tell; raise ValueError for other networks."
     try: return _architecture({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f'this is no guided-diffusion U-Net: it lacks {error}, it has {_few(list(tensors))}') from None
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f'no guided-diffusion U-Net ({error}), it has {_few(list(tensors))}') from None
 
 def _architecture(shapes:dict[str, tuple]) -> dict:
     "Work out the arguments of `UNet` from the `shapes` of its weights."
@@ -171,7 +187,7 @@ def _architecture(shapes:dict[str, tuple]) -> dict:
         attention_levels=[i for i, first in enumerate(firsts) if f'{first}.1.qkv.weight' in shapes],
         num_classes=shapes.get('label_emb.weight', [None])[0],
         use_scale_shift_norm=shapes[f'{firsts[0]}.0.emb_layers.1.weight'][0] == 2 * widths[0],
-        resblock_updown=not any(name.endswith('.conv.weight') for name in shapes))
+        resblock_updown=bool(ups) and not any(name.endswith('.conv.weight') for name in ups))
 
 def _few(names:list[str], count:int=3) -> str:
     "List the first of `names`, and how many there are."
@@ -184,7 +200,8 @@ class Known(NamedTuple):
     told:dict
     settings:dict
 
-_GUIDED = dict(in_channels=3, out_channels=6, time_embed_mult=4, use_scale_shift_norm=True, resblock_updown=True)
+_UPDOWN = dict(use_scale_shift_norm=True, resblock_updown=True)
+_GUIDED = _UPDOWN | dict(in_channels=3, out_channels=6, time_embed_mult=4)
 _LINEAR = dict(schedule='linear', use_new_attention_order=False, num_head_channels=64)
 _COSINE = dict(schedule='cosine', use_new_attention_order=True, dropout=0.1)
 
@@ -192,27 +209,27 @@ def _guided() -> list[Known]:
     "List the models of guided-diffusion, by image size."
     wide = _GUIDED | dict(model_channels=256, num_res_blocks=2)
     sizes = [
-        (64, _GUIDED | dict(model_channels=192, num_res_blocks=3, channel_mult=[1, 2, 3, 4], attention_levels=[1, 2, 3]),
-         _COSINE | dict(num_head_channels=64)),
+        (64, _GUIDED | dict(model_channels=192, num_res_blocks=3, channel_mult=[1, 2, 3, 4],
+                            attention_levels=[1, 2, 3]), _COSINE | dict(num_head_channels=64)),
         (128, wide | dict(channel_mult=[1, 1, 2, 3, 4], attention_levels=[2, 3, 4]),
          _LINEAR | dict(num_head_channels=-1, num_heads=4)),
         (256, wide | dict(channel_mult=[1, 1, 2, 2, 4, 4], attention_levels=[3, 4, 5]), _LINEAR),
         (512, wide | dict(channel_mult=[0.5, 1, 1, 2, 2, 4, 4], attention_levels=[4, 5, 6]), _LINEAR)]
-    return [Known(f'guided-diffusion {size}', told, dict(image_size=size) | settings) for size, told, settings in sizes]
+    return [Known(f'guided-diffusion {s}', told, more | dict(image_size=s)) for s, told, more in sizes]
 
 def _minimal() -> list[Known]:
     "List the models of minimal-diffusion, by factory and image size."
     widths = {'UNet': (64, 3, 4, 64), 'UNetBig': (192, 3, 4, 64), 'UNetSmall': (32, 2, 2, 32)}
     small = dict(channel_mult=[1, 2, 2, 2], attention_levels=[0, 1, 2])
-    sizes = [('28', small | dict(in_channels=1), dict(image_size=28)), # 3 channels: 28 (mnist_m) or 32, equal shapes
+    sizes = [('28', small | dict(in_channels=1), dict(image_size=28)),
              ('32', small | dict(in_channels=3, num_classes=43), dict(image_size=32)),
-             ('28 or 32', small | dict(in_channels=3), {}),
+             ('28 or 32', small | dict(in_channels=3), {}), # mnist_m or cifar10, of equal shapes
              ('64', dict(channel_mult=[1, 2, 3, 4], attention_levels=[1, 2, 3]), dict(image_size=64)),
              ('128', dict(channel_mult=[1, 1, 2, 3, 4], attention_levels=[2, 3, 4]), dict(image_size=128))]
     models = []
     for name, (width, blocks, embedding, head) in widths.items():
-        told = dict(model_channels=width, num_res_blocks=blocks, time_embed_mult=embedding, learn_sigma=False,
-                    use_scale_shift_norm=True, resblock_updown=True)
+        told = _UPDOWN | dict(model_channels=width, num_res_blocks=blocks, time_embed_mult=embedding,
+                              learn_sigma=False)
         settings = _COSINE | dict(num_head_channels=head, variance='fixed_small')
         models += [Known(f'minimal-diffusion {name} {size}', told | t, settings | s) for size, t, s in sizes]
     return models
@@ -230,8 +247,8 @@ class Plan(NamedTuple):
     assumed:dict # what the file did not tell and the caller did not say
     missing:list # what the caller has to say
 
-_NEEDED = {'image_size': 'image_size=', 'num_heads': 'num_heads= or num_head_channels=', 'schedule': 'schedule=',
-           'use_new_attention_order': 'use_new_attention_order='}
+_NEEDED = {'image_size': 'image_size=', 'num_heads': 'num_heads= or num_head_channels=',
+           'use_new_attention_order': 'use_new_attention_order=', 'schedule': 'schedule='}
 _OPTIONS = ('schedule', 'diffusion_steps', 'prediction', 'variance', 'clip', 'learn_sigma')
 
 def _plan_foreign(tensors:dict[str, Tensor], given:dict) -> Plan:
@@ -243,17 +260,19 @@ def _plan_foreign(tensors:dict[str, Tensor], given:dict) -> Plan:
                     variance='learned_range' if told['learn_sigma'] else 'fixed_large')
     if known: settings |= known.settings
     if 'num_heads' in given: settings['num_head_channels'] = -1
-    assumed = {'model': known.name if known else 'unknown'} | {k: v for k, v in settings.items() if k not in given}
+    assumed = {name: value for name, value in settings.items() if name not in given}
     settings |= given
     if settings.get('num_head_channels', -1) != -1: settings.setdefault('num_heads', 4)
     missing = [text for name, text in _NEEDED.items() if name not in settings]
     config = told | {name: value for name, value in settings.items() if name not in _OPTIONS}
-    return Plan('DDPMDenoiser', _ddpm_options(settings), 'UNet', _with_attention(config), {}, assumed, missing)
+    card = {'model': known.name} if known else {}
+    options, config = _ddpm_options(settings), _with_attention(config)
+    return Plan('DDPMDenoiser', options, 'UNet', config, card, assumed, missing)
 
 def _told(tensors:dict[str, Tensor], given:dict) -> dict:
     "Return what the file tells, seen with the caller's `patch_size` and `null_class`."
     told, patch = unet_architecture(tensors), given.get('patch_size', 1)
-    told['in_channels'], told['out_channels'] = told['in_channels'] // patch**2, told['out_channels'] // patch**2
+    for name in ('in_channels', 'out_channels'): told[name] //= patch**2
     if given.get('null_class') and told['num_classes']: told['num_classes'] -= 1
     return told | {'learn_sigma': told['out_channels'] == 2 * told['in_channels']}
 
@@ -266,7 +285,7 @@ def _check_foreign(told:dict, given:dict):
     if inputs == 6 and given.get('in_channels') != 6:
         raise ValueError('the network takes 6 channels: it is a super-resolution model, which is not read')
     if outputs not in (inputs, 2 * inputs):
-        raise ValueError(f'a denoiser of {inputs} channels has {inputs} or {2 * inputs} outputs, got {outputs}')
+        raise ValueError(f'{inputs} inputs need {inputs} or {2 * inputs} outputs, the file has {outputs}')
     for name in told.keys() & given.keys():
         value = as_numbers(name, given[name]) if name == 'channel_mult' else given[name]
         if value != told[name]: raise ValueError(f'{name} is {told[name]} in the file, got {given[name]!r}')
@@ -289,15 +308,17 @@ def _with_attention(config:dict) -> dict:
 
 # %% ../nbs/08_checkpoints.ipynb #d47d3e7a
 def _plan_ours(header:dict, given:dict) -> Plan:
-    "Plan a denoiser from the header of our file; raise ValueError for kinds and arguments that it does not have."
+    "Plan a denoiser from the header of our file; raise ValueError for kinds and arguments unknown to it."
     try: plan = Plan(header['denoiser'], dict(header['options']), header['network'], dict(header['config']),
                      header['card'], {}, [])
     except (KeyError, TypeError, ValueError) as error: raise ValueError(f'the header lacks {error}') from None
     if plan.denoiser not in DENOISERS or plan.network not in NETWORKS:
-        raise ValueError(f'the header names {plan.denoiser!r} of {plan.network!r}, which this version does not know')
+        raise ValueError(f'the header names an unknown {plan.denoiser!r} of {plan.network!r}')
     for name, value in given.items():
         if name not in plan.options and name not in plan.config:
-            raise ValueError(f'unknown argument {name!r}, expected one of {", ".join([*plan.options, *plan.config])}')
+            allowed = ', '.join([*plan.options, *plan.config])
+            raise ValueError(f'unknown argument {name!r}, expected one of {allowed}')
+        value = value.to_dict() if isinstance(value, Scheduler) else value
         (plan.options if name in plan.options else plan.config)[name] = value
     return plan
 
@@ -315,7 +336,7 @@ def load_strictly(net:nn.Module, tensors:dict[str, Tensor]) -> nn.Module:
     kinds = {'missing': missing, 'unexpected': unexpected, 'of another shape': other}
     wrong = [f'{len(names)} {kind}: {_few(names)}' for kind, names in kinds.items() if names]
     if wrong: raise ValueError(f'the weights do not fit this {type(net).__name__}: ' + '; '.join(wrong))
-    net.load_state_dict({n: t.to(torch.float32, copy=True) for n, t in tensors.items()}, strict=True, assign=True)
+    net.load_state_dict({n: t.to(torch.float32, copy=True) for n, t in tensors.items()}, assign=True)
     return net
 
 def _build(plan:Plan, tensors:dict[str, Tensor], path:Path) -> Denoiser:
@@ -324,7 +345,7 @@ def _build(plan:Plan, tensors:dict[str, Tensor], path:Path) -> Denoiser:
                                       f'give {", ".join(plan.missing)}')
     options = dict(plan.options)
     try:
-        if isinstance(options.get('scheduler'), dict): options['scheduler'] = Scheduler.from_dict(options['scheduler'])
+        if 'scheduler' in options: options['scheduler'] = Scheduler.from_dict(options['scheduler'])
         with torch.device('meta'): net = NETWORKS[plan.network](**plan.config)
         denoiser = DENOISERS[plan.denoiser](load_strictly(net, tensors), **options)
     except (ValueError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
@@ -351,7 +372,7 @@ def _download(url:str, hash:str|None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(url, str(path), hash_prefix=hash)
     except OSError as error:
-        raise ConnectionError(f'{url} could not be fetched ({error}); offline, give the path of a file') from None
+        raise ConnectionError(f'{url} could not be fetched ({error}); give the path of a file') from None
     except RuntimeError as error: raise ValueError(f'{url} is not what was expected: {error}') from None
     return path
 
@@ -365,7 +386,8 @@ def find_checkpoint(
         path = Path(str(resources.files('difflow') / 'embedded' / f'{text}.safetensors'))
     else: path = _download(text, hash) if re.match(r'https?://', text) else Path(text)
     if not path.exists():
-        raise ValueError(f'{text!r} is neither a file nor an embedded model; known are {", ".join(embedded_models())}')
+        known = ', '.join(embedded_models())
+        raise ValueError(f'{text!r} is neither a file nor an embedded model; known are {known}')
     if hash and not _file_sha256(path).startswith(hash.lower()):
         raise ValueError(f'{path} has the SHA-256 {_file_sha256(path)}, expected {hash}')
     return path
@@ -373,9 +395,9 @@ def find_checkpoint(
 def load_denoiser(
     name:str|Path, # 'mnist', a path, or a URL
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
-    **overrides, # what the file cannot tell: image_size, num_heads, num_head_channels, schedule, variance, ...
+    **overrides, # what the file cannot tell: image_size, num_heads, num_head_channels, schedule ...
 ) -> Denoiser: # in eval mode, float32, on the CPU; `.card` and `.assumed` say where it comes from
-    "Load a denoiser from anyone's file; raise ValueError when it is damaged, does not fit, or does not tell enough."
+    "Load a denoiser from a file; raise ValueError when it is damaged, does not fit or tells too little."
     path = find_checkpoint(name, hash)
     tensors, header = _read(path)
     return _build(_plan(tensors, header, overrides, path), tensors, path)

@@ -6,7 +6,6 @@
 __all__ = ['app', 'main', 'sweep_frames', 'write_gif', 'sweep_command', 'sample_command', 'train_command', 'info_command']
 
 # %% ../nbs/51_cli.ipynb #263de24d
-import inspect
 import os
 import platform
 import shlex
@@ -14,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
 # %% ../nbs/51_cli.ipynb #5e193621
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={'max_content_width': 110, 'help_option_names': ['-h', '--help']},
-                  help='What does a diffusion model know at each noise level? Sweep, sample and train without a notebook.')
+                  help='What does a diffusion model know at each noise level?')
 
 @app.callback()
-def _commands() -> None: pass
+def _commands() -> None: "Keep the name of a command, which typer drops while there is only one"
 
 def _stop(message:str, code:int=2) -> int:
     "Print `message` as one line on stderr and return the exit code"
@@ -54,18 +53,22 @@ def main(
         else: raise
     sys.exit(_stop('stopped', 130) if code == 130 else code)
 
-# %% ../nbs/51_cli.ipynb #5f053bde
-def _option(kind:type, text:str, *names:str, **settings):
-    "Describe a command line option: its type, the words in --help, its range by min= and max="
+# %% ../nbs/51_cli.ipynb #58c36acb
+def _option(kind:type, text:str, *names:str, **settings) -> object:
+    "Describe an option: its type, the words in --help, its range by min= and max="
     return Annotated[kind, typer.Option(*names, help=text, **settings)]
 
-_Model = _option(str, 'mnist, mnist-class or digits, which are embedded, or a checkpoint file')
-_Data = _option(str, 'images: digits, mnist5k or colored_mnist, which are embedded; a folder, zip or npz; a torchvision name')
+def _count(text:str, least:int=1) -> object: return _option(int, text, min=least)
+def _share(text:str) -> object: return _option(float, text, min=0, max=1)
+def _flag(name:str, text:str) -> object: return _option(bool, text, name)
+
+_Model = _option(str, 'mnist, mnist-class or digits (embedded), or a checkpoint file')
+_Data = _option(str, 'digits, mnist5k or colored_mnist (embedded); a folder, zip or npz; a torchvision name')
 _Split = _option(str, 'part of the data: train, test or all')
 _Sampler = _option(str, 'ddpm, ddim, euler, heun or dpmpp_2m')
-_Seed = _option(int, 'seed of the noise', min=0)
+_Guidance = _option(float, 'w in D(no label) + w (D(label) - D(no label)); 1 is no guidance')
 _Device = _option(str, 'cpu, cuda, cuda:1, ...; auto: cuda where torch finds a GPU, else cpu')
-_BatchSize = _option(int, 'images in the network at once', min=1)
+_BatchSize = _count('images in the network at once')
 
 def _denoiser(model:str, device:str) -> 'Denoiser':
     "Load `model` to `device`; ValueError for a device that is not there"
@@ -74,55 +77,60 @@ def _denoiser(model:str, device:str) -> 'Denoiser':
     from difflow.checkpoints import load_denoiser
     if device == 'auto': device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try: torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise ValueError(f'--device {device}: not here, torch finds {torch.cuda.device_count()} GPUs') from e
+    except (RuntimeError, AssertionError):
+        raise ValueError(f'--device {device}: torch finds {torch.cuda.device_count()} GPUs') from None
     return load_denoiser(model).to(device)
+
+def _check_label(label:int|None, denoiser:'Denoiser') -> None:
+    "Raise ValueError for a label that is none of the model's classes"
+    if label is None or 0 <= label < (denoiser.num_classes or 0): return
+    if denoiser.num_classes is None: raise ValueError(f'--label {label}: this model has no classes')
+    raise ValueError(f'--label {label}: allowed is 0..{denoiser.num_classes - 1}')
+
+def _check_ending(path:Path|None, ending:str) -> None:
+    "Raise ValueError where the name of a file to be written does not end in `ending`"
+    if path and path.suffix.lower() != ending: raise ValueError(f'{path}: the name must end in {ending}')
 
 def _done(what:str, paths:Sequence[Path|str], start:float) -> None:
     "Say what was made, where it is, and the seconds since `start`"
     print(f'{what}, {time.perf_counter() - start:.1f} s: {", ".join(map(str, paths))}')
 
-# %% ../nbs/51_cli.ipynb #2132a672
+# %% ../nbs/51_cli.ipynb #9ed00cfb
 def _image(image:str, data:str, split:str, shape:tuple[int, int, int]) -> 'ImageSet':
     "Return the image with an index in `data`, or of a file, as a set of one in the model's (C,H,W)"
     from difflow.data import load_images
     fit = {'size': shape[1], 'channels': shape[0]}
     if not image.isdigit():
-        if not Path(image).is_file(): raise ValueError(f'--image {image}: neither an index into --data nor a file')
+        if not Path(image).is_file(): raise ValueError(f'--image {image}: no file, and no index into --data')
         return load_images(image, **fit)[[0]]
     images = load_images(data, split=split, **fit)
-    if int(image) >= len(images): raise ValueError(f'--image {image}: allowed is 0..{len(images) - 1} in {data}, {split}')
+    last = len(images) - 1
+    if int(image) > last: raise ValueError(f'--image {image}: allowed is 0..{last} ({data}, {split})')
     return images[[int(image)]]
 
-def _levels(listed:str|None, levels:int, steps:int) -> list[int]:
-    "Return the values of step_reverse, ascending: those `listed`, or `levels` of them spread evenly over 0..`steps`"
-    if listed is None: return sorted({round(i * steps / (levels - 1)) for i in range(levels)})
-    try: chosen = sorted({int(part) for part in listed.split(',')})
-    except ValueError as e: raise ValueError(f'--steps-reverse {listed!r}: write integers with commas, as 0,10,50') from e
-    outside = [r for r in chosen if not 0 <= r <= steps]
-    if outside: raise ValueError(f'--steps-reverse {outside[0]}: allowed is 0..{steps}, the number of --steps')
-    return chosen
+def _integers(text:str) -> list[int]:
+    "Return the integers in `text`, ascending, each once; ValueError for anything else between the commas"
+    try: return sorted({int(part) for part in text.split(',')})
+    except ValueError: raise ValueError(f'--steps-reverse {text!r}: not integers, as 0,10,50') from None
 
-def _label(label:int|None, image:'ImageSet', denoiser:'Denoiser') -> 'Tensor|None':
-    "Return the label asked for, (1,), or else the image's own where the model has classes"
-    import torch
-    if label is not None: return torch.tensor([label])
+def _label(label:int|None, image:'ImageSet', denoiser:'Denoiser') -> 'int|Tensor|None':
+    "Return the label asked for, or else the image's own where the model has classes"
+    _check_label(label, denoiser)
     one_each = image.labels is not None and image.labels.ndim == 1
-    return image.labels if one_each and denoiser.num_classes is not None else None
+    return label if label is not None or denoiser.num_classes is None or not one_each else image.labels
 
-# %% ../nbs/51_cli.ipynb #17d27131
+# %% ../nbs/51_cli.ipynb #476e252d
 def sweep_frames(
     sweep:'Sweep',          # what `difflow.forward_backward.sweep` returned
-    x0:'Tensor',            # (B,C,H,W) in [-1, 1], what was swept
-    image:int=0,            # which of the B
+    image:int=0,            # which of its B images
 ) -> list['Image.Image']:   # one a level, all of one size
     "Draw the image, its noised and its returned version side by side, for each level of `sweep`"
     import torch
 
     from difflow.data import image_grid
-    frames, scale = [], max(1, 192 // x0.shape[-1])
-    for r, sigma, noised, back in zip(sweep.steps_reverse, sweep.sigmas.tolist(), sweep.noised, sweep.images):
-        row = torch.stack([x0[image].cpu(), noised[image].cpu() / (1 + sigma**2)**.5, back[image].cpu()]).clamp(-1, 1)
+    frames, scale = [], max(1, 192 // sweep.x0.shape[-1])
+    for i, (r, sigma) in enumerate(zip(sweep.steps_reverse, sweep.sigmas.tolist())):
+        row = torch.stack([sweep.x0[image], sweep.noised_vp[i, image], sweep.images[i, image]])
         titles = ['image', f'noised, sigma {sigma:.3g}', f'returned from {r} of {sweep.steps}']
         frames.append(image_grid(row, columns=3, scale=scale, titles=titles))
     return frames
@@ -143,106 +151,105 @@ def write_gif(
     finally: partial.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/51_cli.ipynb #08d7eb99
-@app.command('sweep')
+# %% ../nbs/51_cli.ipynb #17d27131
+@app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
 def sweep_command(
     model:_Model='mnist', data:_Data='mnist5k', split:_Split='test',
     image:_option(str, 'which image: its index in that part of the data, from 0; or an image file')='0',
-    label:_option(Optional[int], 'class to come back to, 0..classes-1; default: that of the image', min=0)=None,
-    steps:_option(int, 'noise levels of the whole walk', min=1)=50,
-    levels:_option(int, 'frames of the strip, spread evenly over step_reverse 0..steps', min=2)=25,
-    steps_reverse:_option(Optional[str], 'these step_reverse instead, 0..steps: 0,10,50')=None,
-    sampler:_Sampler='ddpm', seed:_Seed=0,
-    convention:_option(str, 'the noise level of step_reverse r: matched, the one the walk back starts from; or repo, '
-                            "as in the published code, one level off")='matched',
-    independent:_option(bool, 'new noise for each level, instead of the same')=False,
+    label:_option(int|None, 'class to come back to, 0..classes-1; default: the image\'s', min=0)=None,
+    guidance:_Guidance=1.,
+    steps:_count('noise levels of the whole walk')=50,
+    levels:_count('frames of the strip, spread evenly over step_reverse 0..steps', least=2)=25,
+    steps_reverse:_option(str|None, 'these step_reverse instead, each in 0..steps: 0,10,50')=None,
+    sampler:_Sampler='ddpm', seed:_count('seed of the noise', least=0)=0,
+    convention:_option(str, 'matched: noise at the level where the walk back starts; '
+                            'repo: one level above, as in the published code')='matched',
+    independent:_flag('--independent', 'new noise for each level, instead of the same')=False,
     out:_option(Path, 'the strip, a PNG')=Path('sweep.png'),
-    gif:_option(Optional[Path], 'also an animation, a GIF')=None,
+    gif:_option(Path|None, 'also an animation, a GIF')=None,
     batch_size:_BatchSize=64, device:_Device='auto',
 ) -> None:
     "Noise one real image to every level, bring it back, and draw all levels as one labelled strip."
-    start = time.perf_counter()
-    chosen = _levels(steps_reverse, levels, steps)
+    start, chosen = time.perf_counter(), None if steps_reverse is None else _integers(steps_reverse)
+    _check_ending(out, '.png')
+    _check_ending(gif, '.gif')
     from difflow.data import write_png
-    from difflow.forward_backward import sweep
+    from difflow.forward_backward import even_levels, sweep
     denoiser = _denoiser(model, device)
     picture = _image(image, data, split, denoiser.image_shape)
-    x0 = picture.tensor()
-    result = sweep(denoiser, x0, chosen, steps=steps, sampler=sampler, seeds=seed, labels=_label(label, picture, denoiser),
-                   convention=convention, independent=independent, batch_size=batch_size, progress=sys.stderr.isatty())
+    result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
+                   progress=sys.stderr.isatty(), seeds=seed, labels=_label(label, picture, denoiser),
+                   guidance=guidance, convention=convention, independent=independent, batch_size=batch_size)
     written = [write_png(result.strip(), out)]
-    if gif is not None: written.append(write_gif(sweep_frames(result, x0), gif))
-    _done(f'{len(chosen)} levels of {picture.names[0]} by {model}', written, start)
+    if gif is not None: written.append(write_gif(sweep_frames(result), gif))
+    _done(f'{len(result.images)} levels of {picture.names[0]} by {model}', written, start)
 
-# %% ../nbs/51_cli.ipynb #20597b9f
-def _batches(
-    denoiser:'Denoiser', n:int, label:int|None, seed:int, batch_size:int, progress:bool, **options,
-) -> Iterator[tuple['Tensor', list[str]]]:
+# %% ../nbs/51_cli.ipynb #da74cd9c
+def _batches(denoiser:'Denoiser', n:int, label:int|None, seed:int, batch_size:int, **options) -> Iterator:
     "Sample `n` images and yield them in batches (B,C,H,W), each with its B names"
     import torch
 
     from difflow.samplers import sample
-    labels = None
+    labels = _check_label(label, denoiser)
     if label is not None: labels = torch.full((n,), label)
     elif denoiser.num_classes is not None: labels = torch.arange(n) % denoiser.num_classes
     for i in range(0, n, batch_size):
         part = range(i, min(i + batch_size, n))
         mine = None if labels is None else labels[i:part.stop]
-        images = sample(denoiser, (len(part), *denoiser.image_shape), seeds=[seed + j for j in part], labels=mine,
-                        batch_size=batch_size, progress=progress, **options)
+        images = sample(denoiser, (len(part), *denoiser.image_shape), labels=mine, batch_size=batch_size,
+                        seeds=[seed + j for j in part], **options)
         yield images, [f'{seed + j:06d}' if labels is None else f'{labels[j]}/{seed + j:06d}' for j in part]
 
-# %% ../nbs/51_cli.ipynb #909aac2d
-@app.command('sample')
+# %% ../nbs/51_cli.ipynb #06f498cc
+@app.command('sample', short_help='Make images from noise.')
 def sample_command(
     model:_Model='mnist',
     n:_option(int, 'images to make', '--n', min=1)=64,
-    label:_option(Optional[int], 'class of all images, 0..classes-1; default: every class in turn', min=0)=None,
-    guidance:_option(float, 'w in D(no label) + w (D(label) - D(no label)); 1 is no guidance')=1.,
-    steps:_option(int, 'noise levels of the walk', min=1)=18,
-    sampler:_Sampler='heun',
-    seed:_option(int, 'seed of the first image; the next one has one more', min=0)=0,
+    label:_option(int|None, 'class of all images, 0..classes-1; default: each in turn', min=0)=None,
+    guidance:_Guidance=1., steps:_count('noise levels of the walk')=18, sampler:_Sampler='heun',
+    seed:_count('seed of the first image; the next one has one more', least=0)=0,
     out:_option(Path, 'folder of the PNG files; or, ending in .png, one picture of all')=Path('samples'),
-    grid:_option(bool, 'also one picture of all in the folder, grid.png')=False,
+    grid:_flag('--grid', 'also one picture of all in the folder, grid.png')=False,
     batch_size:_BatchSize=64, device:_Device='auto',
 ) -> None:
-    "Draw images from noise with a model."
+    "Make images from noise, seed after seed."
     start = time.perf_counter()
     import torch
 
     from difflow.data import image_grid, save_images, write_png
     denoiser, alone, made = _denoiser(model, device), out.suffix.lower() == '.png', []
-    for images, names in _batches(denoiser, n, label, seed, batch_size, sys.stderr.isatty(),
-                                  sampler=sampler, steps=steps, guidance=guidance):
+    for images, names in _batches(denoiser, n, label, seed, batch_size, sampler=sampler, steps=steps,
+                                  guidance=guidance, progress=sys.stderr.isatty()):
         if not alone: save_images(images, out, names)
         if alone or grid: made.append(images)
     if made: write_png(image_grid(torch.cat(made)), out if alone else out / 'grid.png')
     _done(f'{n} images by {model}', [out], start)
 
-# %% ../nbs/51_cli.ipynb #d9b660a5
+# %% ../nbs/51_cli.ipynb #5ec85b23
 _KINDS = ('edm', 'vp', 've', 'eps', 'x0', 'v')
-_NETWORK = ('model_channels', 'channel_mult', 'num_res_blocks', 'attention_resolutions', 'num_heads', 'num_head_channels',
-            'dropout', 'patch_size', 'resblock_updown')
+_NETWORK = ('model_channels', 'channel_mult', 'num_res_blocks', 'attention_resolutions', 'num_heads',
+            'num_head_channels', 'dropout', 'patch_size', 'resblock_updown')
+_RUN = ('out', 'resume', 'save_every', 'sample_every', 'mixed_precision', 'compile', 'workers')
 
 def _new_denoiser(images:'ImageSet', kind:str, class_cond:bool, options:dict) -> 'Denoiser':
-    "Build an untrained denoiser for `images`; ValueError for an unknown `kind`, missing labels, or sides that differ"
+    "Build an untrained denoiser for `images`; ValueError for an unknown kind, missing labels, oblong images"
     from difflow.denoisers import DDPMDenoiser, EDMDenoiser, VEDenoiser, VPDenoiser
     from difflow.schedulers import Scheduler
     from difflow.unet import UNet
     if kind not in _KINDS: raise ValueError(f'--denoiser {kind!r}: known are {", ".join(_KINDS)}')
-    schedules = {'linear': Scheduler.linear, 'cosine': Scheduler.cosine}
-    schedule = options['schedule']
-    if schedule not in schedules: raise ValueError(f'--schedule {schedule!r}: known are {", ".join(schedules)}')
+    schedules, name = {'linear': Scheduler.linear, 'cosine': Scheduler.cosine}, options['schedule']
+    if name not in schedules: raise ValueError(f'--schedule {name!r}: known are {", ".join(schedules)}')
     channels, height, width = images.image_shape
     if height != width: raise ValueError(f'images of {height} x {width} pixels: pass --size for square ones')
     if class_cond and (images.labels is None or images.labels.ndim != 1):
         raise ValueError('--class-cond: the images need one label each')
-    classes = int(images.labels.max()) + 1 if class_cond else None
+    classes = None
+    if class_cond: classes = len(images.classes) if images.classes else int(images.labels.max()) + 1
     net = UNet(height, channels, out_channels=channels, num_classes=classes, null_class=class_cond,
                **{name: options[name] for name in _NETWORK})
-    if kind == 'edm': return EDMDenoiser(net, **{name: options[name.lower()] for name in ('sigma_data', 'P_mean', 'P_std')})
+    if kind == 'edm': return EDMDenoiser(net, options['sigma_data'], options['p_mean'], options['p_std'])
     if kind in ('vp', 've'): return {'vp': VPDenoiser, 've': VEDenoiser}[kind](net)
-    return DDPMDenoiser(net, schedules[schedule](), prediction=kind)
+    return DDPMDenoiser(net, schedules[name](), prediction=kind)
 
 def _command_line(context:typer.Context) -> str:
     "Write the command of `context` as one would type it, without what was left at its default and the folder"
@@ -250,21 +257,23 @@ def _command_line(context:typer.Context) -> str:
     for parameter in context.command.params:
         value, flag = context.params[parameter.name], parameter.opts[0]
         if value == parameter.default or parameter.name in ('out', 'resume', 'workers'): continue
-        words += [flag] if value is True else [flag, str(value)]
+        words += [flag, *map(str, () if value is True else value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
-# %% ../nbs/51_cli.ipynb #da74cd9c
-def _card(command:str, result:'Training', images:'ImageSet', data:str) -> dict:
-    "Say what was trained: the command, the data, the size, the time, the machine, the loss"
+# %% ../nbs/51_cli.ipynb #77d19cf2
+def _card(command:str, result:'Training', images:'ImageSet', data:str, made:int) -> dict:
+    "Say what was trained: the command, the data, the time of the last `made` steps, the machine, the loss"
     import torch
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     last = result.losses[-max(1, len(result.losses) // 20):]
     return {'command': command, 'data': f'{data}, {len(images)} images {tuple(images.image_shape)}',
             'parameters': sum(p.numel() for p in result.denoiser.parameters()),
-            'steps': result.settings.steps, 'batch_size': result.settings.batch_size, 'seed': result.settings.seed,
-            'seconds': round(result.seconds, 1), 'final_loss': round(float(last.mean()), 5),
+            **{name: getattr(result.settings, name) for name in ('steps', 'batch_size', 'seed')},
+            'seconds': round(result.seconds, 1), 'seconds_are_of': f'{made} steps',
+            'final_loss': round(float(last.mean()), 5),
             'machine': gpu or f'{platform.machine()}, {os.cpu_count()} cores',
             'software': f'torch {torch.__version__}, Python {platform.python_version()}'}
+
 def _train(options:dict, command:str) -> None:
     "Train as the `options` of `train_command` say and save the model, from the first process"
     import torch
@@ -276,63 +285,63 @@ def _train(options:dict, command:str) -> None:
     images = load_images(options['data'], size=options['size'], split=options['split'])
     torch.manual_seed(settings.seed)  # of the first weights
     denoiser = _new_denoiser(images, options['denoiser'], options['class_cond'], options)
-    first, start = os.environ.get('RANK', '0') == '0', time.perf_counter()
-    run = {name: options[name] for name in inspect.signature(train).parameters if name in options}
-    result = train(denoiser, images, settings, **run, progress=first and sys.stderr.isatty())
-    if not first: return
-    path = save(result.denoiser, options['out'] / 'model.safetensors', _card(command, result, images, options['data']),
-                torch.float16 if options['half'] else None)
-    _done(f'{settings.steps} steps, loss {result.losses[-max(1, settings.steps // 20):].mean():.4f}', [path], start)
+    first, start, made = os.environ.get('RANK', '0') == '0', time.perf_counter(), []
+    result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
+                   progress=first and sys.stderr.isatty(), **{name: options[name] for name in _RUN})
+    path = options['out'] / 'model.safetensors'
+    if first and (made or not path.exists()):
+        card = _card(command, result, images, options['data'], len(made))
+        save(result.denoiser, path, card, torch.float16 if options['half'] else None)
+    if first: _done(f'{len(made)} of {settings.steps} steps', [path], start)
 
-# %% ../nbs/51_cli.ipynb #06f498cc
-@app.command('train')
+# %% ../nbs/51_cli.ipynb #1ac0dc8d
+@app.command('train', short_help='Train a U-Net denoiser; again: go on with a stopped run.')
 def train_command(context:typer.Context,
     out:_option(Path, 'folder of the state, the sample grids and model.safetensors'),
     data:_Data='mnist5k', split:_Split='train',
-    size:_option(Optional[int], 'side of the images in pixels; default: as in the data', min=1)=None,
-    class_cond:_option(bool, 'give the model the labels, and a null class for guidance')=False,
-    denoiser:_option(str, f'parametrisation: {", ".join(_KINDS)} (the last three on --schedule)')='edm',
+    size:_option(int|None, 'side of the images in pixels; default: as in the data', min=1)=None,
+    class_cond:_flag('--class-cond', 'give the model the labels, and "no label" for guidance')=False,
+    denoiser:_option(str, f'parametrisation: {", ".join(_KINDS)}')='edm',
     sigma_data:_option(float, 'edm: standard deviation of the data, > 0')=0.5,
-    p_mean:_option(float, 'edm: mean of ln sigma')=-1.2, p_std:_option(float, 'edm: its standard deviation, > 0')=1.2,
+    p_mean:_option(float, 'edm: mean of ln sigma')=-1.2, p_std:_option(float, 'edm: its deviation, > 0')=1.2,
     schedule:_option(str, 'eps, x0 and v: linear or cosine, 1000 levels')='cosine',
-    model_channels:_option(int, 'width of the network, a multiple of 32', min=32)=64,
+    model_channels:_count('width of the network, a multiple of 32', least=32)=64,
     channel_mult:_option(str, 'width of each resolution in model channels, finest first')='1,2',
-    num_res_blocks:_option(int, 'residual blocks a resolution', min=1)=2,
+    num_res_blocks:_count('residual blocks a resolution')=2,
     attention_resolutions:_option(str, 'sides of the feature maps with attention, in pixels')='8,7',
-    num_heads:_option(int, 'attention heads', min=1)=4,
-    num_head_channels:_option(int, 'channels of a head, instead of their number; -1: not said')=-1,
-    dropout:_option(float, 'probability, 0 <= dropout < 1', min=0, max=1)=0.,
-    patch_size:_option(int, 'squares of this side, in pixels, become channels', min=1)=1,
-    resblock_updown:_option(bool, 'resample inside residual blocks')=False,
-    steps:_option(int, 'optimiser steps', min=1)=1000, batch_size:_option(int, 'images a step, in all', min=1)=64,
-    lr:_option(float, 'highest learning rate, > 0')=1e-3, warmup:_option(int, 'steps of linear rise', min=0)=100,
-    cooldown:_option(float, 'last share of the steps, falling to 0 along a cosine', min=0, max=1)=1.,
-    weight_decay:_option(float, 'of AdamW, >= 0', min=0)=0., grad_clip:_option(float, 'largest gradient norm, > 0')=1.,
-    ema_halflife:_option(float, 'of the weight average, in images', min=0)=20_000.,
-    label_dropout:_option(float, 'share of labels not shown, with --class-cond', min=0, max=1)=0.1,
-    accumulate:_option(int, 'parts a batch is computed in', min=1)=1, seed:_option(int, 'of everything random', min=0)=0,
-    resume:_option(bool, 'go on from the state in the folder')=True,
-    save_every:_option(int, 'steps between two states', min=1)=1000,
-    sample_every:_option(Optional[int], 'steps between two sample grids; default: none', min=1)=None,
-    mixed_precision:_option(str, 'no, bf16 or fp16')='no', compile:_option(bool, 'torch.compile the network')=False,
-    workers:_option(int, 'processes that decode images', min=0)=0,
-    half:_option(bool, 'save model.safetensors in float16')=False,
+    num_heads:_count('attention heads')=4,
+    num_head_channels:_option(int, 'channels a head, instead of their number; -1: by the number')=-1,
+    dropout:_share('probability, < 1')=0., patch_size:_count('side of the squares that become channels')=1,
+    resblock_updown:_flag('--resblock-updown', 'resample inside residual blocks')=False,
+    steps:_count('optimiser steps')=1000, batch_size:_count('images a step, in all')=64,
+    lr:_option(float, 'highest learning rate, > 0')=1e-3, warmup:_count('steps of linear rise', least=0)=100,
+    cooldown:_share('last share of the steps, falling to 0 along a cosine')=1.,
+    weight_decay:_option(float, 'of AdamW, >= 0')=0.,
+    betas:_option(tuple[float, float], 'of AdamW, two, 0 <= beta < 1')=(0.9, 0.99),
+    grad_clip:_option(float, 'largest norm of the gradient, > 0')=1.,
+    ema_halflife:_option(float, 'of the weight average, in images, >= 0')=20_000.,
+    label_dropout:_share('labels not shown, with --class-cond')=0.1, accumulate:_count('parts of a batch')=1,
+    seed:_count('of everything random', least=0)=0,
+    resume:_option(bool, 'go on from the state there')=True, save_every:_count('steps between states')=1000,
+    sample_every:_option(int|None, 'steps between sample grids; default: none', min=1)=None,
+    mixed_precision:_option(str, 'no, bf16, fp16')='no', compile:_flag('--compile', 'by torch.compile')=False,
+    workers:_count('processes that decode images', least=0)=0, half:_flag('--half', 'save in float16')=False,
 ) -> None:
     "Train a U-Net denoiser; the same command again goes on with a stopped run."
     _train(context.params, _command_line(context))
 
-# %% ../nbs/51_cli.ipynb #2b554d1d
+# %% ../nbs/51_cli.ipynb #646f571c
 def _lines(facts:dict, indent:str='') -> Iterator[str]:
     "Yield a line for each of the `facts`; those inside another one are indented"
     for name, fact in facts.items():
         if isinstance(fact, dict) and fact:
             yield f'{indent}{name}'
             yield from _lines(fact, indent + '  ')
-        elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{22 - len(indent)}} {fact}'
+        elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{26 - len(indent)}} {fact}'
 
-@app.command('info')
+@app.command('info', short_help='Say what a checkpoint file holds.')
 def info_command(
-    file:Annotated[str, typer.Argument(help='an embedded model (mnist, mnist-class, digits) or a checkpoint file')],
+    file:Annotated[str, typer.Argument(help='mnist, mnist-class or digits (embedded), or a checkpoint file')],
 ) -> None:
     "Say what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints import describe

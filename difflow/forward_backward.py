@@ -10,6 +10,7 @@ __all__ = ['CONVENTIONS', 'NoiseOf', 'even_levels', 'check_levels', 'grid_of', '
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -146,6 +147,7 @@ def experiment(denoiser:Denoiser, x0:Tensor, levels:list[int], steps:int, sample
     denoiser.check(x0, labels)
     grid = grid_of(denoiser, steps, scheduler)
     draw = noise or (lambda stream, step: normal(x0.shape, seeds, step, stream, device=device))
+    draw = lru_cache(maxsize=1)(draw) # forward noise that all levels share is drawn once
     if noise is None: draw(FORWARD, 0) # the seeds are checked now
     distinct = sorted({r for r in check_levels(levels, len(grid)) if r}, reverse=True)
     return Experiment(Bound(denoiser, labels, guidance, clip, batch_size), x0, distinct, grid, sampler, options, draw, convention, independent)

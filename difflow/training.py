@@ -275,18 +275,20 @@ class Run:
     def loop(self, start:int, save_every:int, sample_every:int|None, workers:int, progress:bool, callback:Callable|None) -> Training:
         "Run all steps from `start`; save on the way, at the end, and when interrupted."
         from tqdm.auto import tqdm
-        began, step = time.time(), start
+        began, done = time.time(), start # `done` is None while a step is half made
         bar = tqdm(total=self.settings.steps, initial=start, disable=not progress or not self.accelerator.is_main_process, unit='step')
         try:
             for step, (x0, labels) in enumerate(self.loader(start, workers), start):
+                done = None
                 self.step(step, x0.to(self.device, non_blocking=True), None if labels is None else labels.to(self.device, non_blocking=True))
+                done = step + 1
                 bar.update()
                 if callback is not None: callback(step, self.losses[step])
                 if (step + 1) % 50 == 0: bar.set_postfix(loss=f'{self.losses[step - 49:step + 1].mean().item():.4f}')
                 if (step + 1) % save_every == 0: self.save(step + 1)
                 if sample_every and (step + 1) % sample_every == 0: self.preview(step + 1)
         except KeyboardInterrupt:
-            self.save(step) # the state after the last whole step
+            if done is not None: self.save(done)
             raise
         bar.close()
         self.save(self.settings.steps)

@@ -11,7 +11,8 @@ FIXTURES = Path(__file__).parent / 'fixtures'
 
 def wave(shape, a=0.01, b=0.3):
     "Return sin(a i + b) over the flattened index i, as a float32 tensor of `shape`."
-    return torch.from_numpy(np.sin(a * np.arange(math.prod(shape)) + b).astype(np.float32)).reshape(tuple(shape))
+    values = np.sin(a * np.arange(math.prod(shape)) + b)
+    return torch.from_numpy(values.astype(np.float32)).reshape(tuple(shape))
 
 
 def filled(key, shape):
@@ -25,15 +26,16 @@ def filled(key, shape):
 
 
 def fill(net, keep=()):
-    "Load closed-form weights into `net` for every key that contains none of `keep`; return `net` in eval mode."
+    "Load closed-form weights into `net`, except for keys that contain one of `keep`; return it in eval mode."
     state = net.state_dict()
-    net.load_state_dict({k: v if any(part in k for part in keep) else filled(k, v.shape) for k, v in state.items()})
+    kept = {k: v for k, v in state.items() if any(part in k for part in keep)}
+    net.load_state_dict({k: filled(k, v.shape) for k, v in state.items()} | kept)
     return net.eval()
 
 
 def tiny_unet(**options):
     "Return the tiny guided-diffusion U-Net of the reference outputs, with closed-form weights."
     from difflow.unet import UNet
-    options = dict(image_size=32, model_channels=32, out_channels=6, num_res_blocks=1, attention_resolutions=(16,),
-                   channel_mult=(1, 2), num_head_channels=32, resblock_updown=True) | options
-    return fill(UNet(**options))
+    tiny = dict(image_size=32, model_channels=32, out_channels=6, num_res_blocks=1, channel_mult=(1, 2),
+                attention_resolutions=(16,), num_head_channels=32, resblock_updown=True)
+    return fill(UNet(**tiny | options))

@@ -16,14 +16,17 @@ from pathlib import Path
 import pytest
 
 INDEX = Path(__file__).parent.parent / 'index.ipynb'
+PATIENCE = 180  # s, for each thing that is waited for
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync']
 CELLS = ["from difflow.checkpoints import load_denoiser\nfrom difflow.data import load_images\n"
          "from difflow.widgets import SweepExplorer\n\ndenoiser = load_denoiser('mnist')",
          "explorer = SweepExplorer(denoiser, load_images('mnist5k', split='test', max_images=24, seed=0))\nexplorer"]
-EXPLORER = "next(w for w in __import__('ipywidgets').widgets.widget._instances.values() if type(w).__name__ == 'SweepExplorer')"
-PIXELS = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((_, i) => i % 4 === 0))"
+EXPLORER = ("next(w for w in __import__('ipywidgets').widgets.widget._instances.values()"
+            " if type(w).__name__ == 'SweepExplorer')")
+PIXELS = """c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data
+                   .filter((_, i) => i % 4 === 0))"""  # the red of every pixel
 
 
 def write_notebook(path, cells=None):
@@ -35,11 +38,11 @@ def write_notebook(path, cells=None):
     nbformat.write(nb, path)
 
 
-def until(true, seconds):
-    "Wait until `true()` holds; fail after `seconds`."
-    end = time.monotonic() + seconds
+def until(true):
+    "Wait until `true()` holds."
+    end = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < end, f'still not so after {seconds} s'
+        assert time.monotonic() < end, f'still not so after {PATIENCE} s'
         time.sleep(0.05)
 
 
@@ -72,7 +75,7 @@ def jupyterlab(folder, theme='JupyterLab Light'):
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
         url = f'http://127.0.0.1:{port}'
-        until(lambda: answers(f'{url}/api') or server.poll() is not None, 60)
+        until(lambda: answers(f'{url}/api') or server.poll() is not None)
         assert server.poll() is None, (folder / 'server.log').read_text()
         yield url, folder / 'jupyter_runtime_dir'
     finally:
@@ -98,31 +101,32 @@ class Kernel:
         self.client = BlockingKernelClient(connection_file=str(file))
         self.client.load_connection_file()
         self.client.start_channels()
-        self.client.wait_for_ready(30)
+        self.client.wait_for_ready(PATIENCE)
 
     def ask(self, expression):
         "Return the value of a Python literal that `expression` yields in the kernel."
-        reply = self.client.execute('', silent=True, user_expressions={'v': expression}, reply=True, timeout=120)
+        reply = self.client.execute('', silent=True, user_expressions={'v': expression}, reply=True, timeout=PATIENCE)
         value = reply['content']['user_expressions']['v']
         assert value['status'] == 'ok', value
         return ast.literal_eval(value['data']['text/plain'])
 
     def until(self, expression, value):
         "Wait until `expression` has `value`."
-        until(lambda: self.ask(expression) == value, 15)
+        until(lambda: self.ask(expression) == value)
 
 
 def run_notebook(page, url, runtime, name):
     "Open a notebook, run all its cells once a kernel is there, and return the first explorer on the page."
+    page.set_default_timeout(PATIENCE * 1000)
     page.goto(f'{url}/lab/tree/{name}?reset')
-    page.locator('.jp-Notebook').wait_for(timeout=60_000)
-    page.locator('.jp-Toolbar-kernelName', has_text=re.compile('python ?3', re.I)).wait_for(timeout=60_000, state='attached')
-    until(lambda: list(runtime.glob('kernel-*.json')), 60)
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=60_000, state='attached')
+    page.locator('.jp-Notebook').wait_for()
+    page.locator('.jp-Toolbar-kernelName', has_text=re.compile('python ?3', re.I)).wait_for(state='attached')
+    until(lambda: list(runtime.glob('kernel-*.json')))
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state='attached')
     page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
     page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
     explorer = page.locator('.df-explorer').first
-    explorer.wait_for(timeout=60_000)
+    explorer.wait_for()
     return explorer
 
 
@@ -146,15 +150,16 @@ def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
     with jupyterlab(tmp_path) as (url, runtime), chromium() as browser:
         page = browser.new_page(viewport={'width': 1400, 'height': 1100})
         explorer = run_notebook(page, url, runtime, 'index.ipynb')
-        page.locator('.df-explorer[aria-busy="false"]').first.wait_for(timeout=120_000)
+        page.locator('.df-explorer[aria-busy="false"]').first.wait_for()
         page.screenshot(path=tmp_path / 'swept.png')
         kernel = Kernel(runtime)
-        levels = kernel.ask(f'{EXPLORER}.levels')
+        levels = kernel.ask(f'{EXPLORER}.steps_reverse')
         returned = explorer.locator('canvas[data-panel="returned"]')
         slider = explorer.locator('input[type="range"]')
 
         def agree(i):  # the canvas shows what Python holds for level i, and Python knows the level
-            frame = kernel.ask(f"__import__('difflow.data').data.to_uint8({EXPLORER}.images[{i}, 0]).flatten().tolist()")
+            frame = f'{EXPLORER}.images[{i}, 0]'
+            frame = kernel.ask(f"__import__('difflow').data.to_uint8({frame}).flatten().tolist()")
             assert returned.evaluate(PIXELS) == frame, f'the canvas is not the frame of step_reverse {levels[i]}'
             assert float(slider.input_value()) == i
             kernel.until(f'{EXPLORER}.step_reverse', levels[i])
@@ -175,17 +180,17 @@ def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
         agree(round(0.36 * last) - 1)
         explorer.get_by_role('listbox').get_by_role('option').nth(last - 1).click()
         agree(last - 1)
-        kernel.client.execute('import time; time.sleep(5)')  # the kernel is busy: scrubbing does not need it
-        started = time.monotonic()
-        slider.press('Home')
-        assert returned.evaluate(PIXELS) == seen[0] and time.monotonic() - started < 4
+        done = tmp_path / 'done'
+        kernel.client.execute(f'import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.02)')
+        slider.press('Home')  # the kernel is busy: scrubbing does not need it
+        assert returned.evaluate(PIXELS) == seen[0]
         page.screenshot(path=tmp_path / 'scrubbed.png')
-
+        done.touch()
         kernel.until(f'{EXPLORER}.step_reverse', 0)
         explorer.get_by_role('radio').nth(2).click()  # another image: a new sweep
         kernel.until(f'{EXPLORER}.image', 2)
-        kernel.ask(f'{EXPLORER}.wait(120) is not None')
+        kernel.ask(f'{EXPLORER}.wait({PATIENCE}) is not None')
         page.locator('.df-explorer[aria-busy="false"]').first.wait_for()
-        assert returned.evaluate(PIXELS) != seen[0]
+        until(lambda: returned.evaluate(PIXELS) != seen[0])
         agree(0)
         page.screenshot(path=tmp_path / 'another.png')

@@ -132,7 +132,7 @@ def test_iddpm_ends():
 def test_q_sample_parity():
     s = Scheduler.linear(1000).respace('250')
     x0, noise = 0.9 * wave((4, 3, 8, 8), 0.05), 1.2 * wave((4, 3, 8, 8), 0.9, 2.0)
-    published = np.load(FIXTURES / 'guided_diffusion_q_sample.npz')['lin250_q']
+    published = np.load(FIXTURES / 'guided_diffusion.npz')['lin250_q']
     found = s.q_sample(x0, torch.tensor([0, 1, 125, 249]), noise)
     assert found.dtype == torch.float32 and np.abs(found.numpy() - published).max() < 1e-6
     for row, t in enumerate((0, 1, 125, 249)):

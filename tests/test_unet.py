@@ -27,7 +27,7 @@ def on_meta(*args, **options):
 def test_outputs_are_the_published_ones(name, options, parameters):
     net = tiny_unet(**options)
     assert count(net) == parameters
-    expected = torch.from_numpy(np.load(FIXTURES / 'golden_unet.npz')[name])
+    expected = torch.from_numpy(np.load(FIXTURES / 'guided_diffusion.npz')[name])
     with torch.inference_mode(): out = net(wave((2, 3, 32, 32)), torch.tensor([17., 999.]))
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=0)
 

@@ -12,7 +12,8 @@ from traitlets import TraitError
 from difflow.data import ImageSet, load_images, to_uint8
 from difflow.denoisers import Denoiser, GaussianDenoiser
 from difflow.samplers import ddim
-from difflow.widgets import CompareExplorer, SweepExplorer, film, strip_levels
+from difflow.schedulers import Scheduler
+from difflow.widgets import CompareExplorer, SweepExplorer, film
 
 DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
 X0 = DIGITS.tensor()
@@ -23,7 +24,8 @@ class Counting(Denoiser):
     def __init__(self, num_classes=None, null_class=False, image_shape=(1, 28, 28)):
         super().__init__()
         self.num_classes, self.null_class, self.image_shape = num_classes, null_class, image_shape
-        self.calls, self.labels, self.error, self.gate, self.inside = 0, None, None, threading.Event(), threading.Event()
+        self.calls, self.labels, self.error = 0, None, None
+        self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
 
     def denoise(self, x, sigma, labels):
@@ -56,7 +58,7 @@ def test_the_browser_gets_the_images_of_the_sweep(background):
     assert (pixels(explorer._noised)[0] == pixels(explorer._original)[0]).all()
     assert len(pixels(explorer._noised)) == 5 and len(np.unique(pixels(explorer._noised)[-1])) > 100
     assert len(pixels(explorer._thumbnails)) == len(DIGITS)
-    assert explorer._levels['step_reverse'] == explorer.levels == explorer.sweep.steps_reverse == [0, 2, 4, 6, 8]
+    assert explorer._levels['step_reverse'] == explorer.steps_reverse == explorer.sweep.steps_reverse == [0, 2, 4, 6, 8]
     assert explorer._levels['snr'][0] is None and explorer._levels['snr'][1] > explorer._levels['snr'][-1]
     assert (explorer.progress, explorer.error) == (1, '')
 
@@ -97,7 +99,7 @@ def test_choices_start_a_new_sweep():
         after = explorer.images
         assert after.shape != before.shape or not torch.equal(after, before), name
         before = after
-    assert explorer.levels == strip_levels(6, 4) and explorer._levels['step_reverse'] == explorer.levels
+    assert explorer.steps_reverse == [0, 2, 3, 4, 6] and explorer._levels['step_reverse'] == explorer.steps_reverse
     calls = explorer._ask.denoisers['returned'].calls
     explorer.seed = 1
     assert explorer._ask.denoisers['returned'].calls == calls
@@ -109,7 +111,7 @@ def test_step_reverse_keeps_its_share_of_the_steps():
     assert explorer.step_reverse == 30
     explorer.steps = 2
     explorer.step_reverse = 2
-    assert explorer.levels == [0, 1, 2] and explorer.step_reverse == 2
+    assert explorer.steps_reverse == [0, 1, 2] and explorer.step_reverse == 2
 
 
 def test_a_newer_request_cancels_the_older_one():
@@ -205,7 +207,8 @@ def test_the_class_follows_the_image_until_another_is_chosen():
 
 def test_compare_shares_image_noise_and_levels():
     grey = Counting()
-    explorer = CompareExplorer({'a': grey, 'b': grey, 'gauss': GaussianDenoiser(X0.mean(0), 0.3)}, DIGITS, steps=8, levels=4)
+    rows = {'a': grey, 'b': grey, 'gauss': GaussianDenoiser(X0.mean(0), 0.3)}
+    explorer = CompareExplorer(rows, DIGITS, steps=8, levels=4)
     images = explorer.images
     assert list(images) == list(explorer.sweeps) == ['a', 'b', 'gauss']
     assert torch.equal(images['a'], images['b']) and not torch.equal(images['a'], images['gauss'])
@@ -217,7 +220,8 @@ def test_compare_shares_image_noise_and_levels():
     assert distances.shape == (3, 5, 2)
     np.testing.assert_allclose(distances[:2, :, 0], 0)
     np.testing.assert_allclose(distances[:, 0], 0)
-    np.testing.assert_allclose(distances[2, -1, 1], (images['gauss'][-1] - X0[0]).square().mean().sqrt(), rtol=1e-5)
+    rms = (images['gauss'][-1] - X0[0]).square().mean().sqrt()
+    np.testing.assert_allclose(distances[2, -1, 1], rms, rtol=1e-5)
 
 
 def test_compare_asks_only_models_with_classes_for_a_class():
@@ -267,15 +271,17 @@ BAD = [
     (dict(seed=-1), 'seed must be an int in 0..4294967295, got -1'),
     (dict(image=6), 'image must be an int in 0..5, got 6'),
     (dict(step_reverse=9), 'step_reverse must be an int in 0..8, got 9'),
+    (dict(convention='magic'), "convention must be one of .*, got 'magic'"),
+    (dict(steps=60, scheduler=Scheduler.karras(50)), 'must keep 1..50 of 50 levels, not 60'),
     (dict(label=3), 'label must be None for denoisers without classes, got 3'),
     (dict(denoiser=Counting(10), label=10), 'label must be an int in 0..9, got 10'),
     (dict(denoiser=Counting(10), label=None), 'label must be an int in 0..9, got None'),
     (dict(images=DIGITS.images[:0].float()), 'images must hold at least 1 image, got 0'),
     (dict(images=ImageSet(DIGITS.images[:0])), 'images must hold at least 1 image, got 0'),
-    (dict(images=DIGITS.images), r'images must be floats in \[-1, 1\], got torch.uint8'),
-    (dict(images=DIGITS.images.float()), r'images must be in \[-1, 1\], got 0..255'),
-    (dict(images=X0 * torch.nan), r'images must be in \[-1, 1\], got nan'),
-    (dict(images=X0[0]), r'images must have shape \(N, C, H, W\), got \(1, 28, 28\)'),
+    (dict(images=DIGITS.images), r'images must be floats in \[-1, 1\], not torch.uint8'),
+    (dict(images=DIGITS.images.float()), r'images lies in \[0, 255\], allowed is \[-1, 1\]'),
+    (dict(images=X0 * torch.nan), r'images: 4704 of 4704 values are NaN'),
+    (dict(images=X0[0]), r'images must have shape \(B,C,H,W\), .*, not \(1, 28, 28\)'),
     (dict(images=X0.expand(-1, 2, -1, -1)), 'images must have 1 or 3 channels, got 2'),
     (dict(images='mnist5k'), 'images must be an ImageSet or a tensor .*, got str'),
     (dict(images=X0[..., :14]), r"denoiser 'returned' takes images of shape \(1, 28, 28\), got \(1, 28, 14\)"),
@@ -296,7 +302,10 @@ def test_bad_denoisers():
         CompareExplorer({'a': Counting(4), 'b': Counting(10)}, DIGITS)
 
 
-@pytest.mark.parametrize('name, value', [('image', 6), ('steps', 0), ('seed', -1), ('sampler', 'magic'), ('label', 1), ('step_reverse', 9)])
+WRONG = dict(image=6, steps=0, seed=-1, sampler='magic', label=1, step_reverse=9)
+
+
+@pytest.mark.parametrize('name, value', WRONG.items())
 def test_bad_assignments_leave_the_value(name, value):
     explorer = explore()
     before, calls = getattr(explorer, name), explorer._ask.denoisers['returned'].calls

@@ -1,0 +1,63 @@
+"""One wavefront against one run a level, and how soon the embedded model answers; run with `pytest tests/benchmarks -s`."""
+from time import perf_counter
+
+import pytest
+import torch
+
+from difflow.checkpoints import load_denoiser
+from difflow.data import load_images
+from difflow.forward_backward import even_levels, forward_backward, sweep, sweep_states
+from difflow.noise import normal
+
+STEPS, LEVELS = 50, [r for r in even_levels(50, 26) if r]
+
+
+@pytest.fixture(scope='module')
+def denoiser(): return load_denoiser('mnist')
+
+
+def images(count): return load_images('mnist5k', split='test').tensor(slice(0, count))
+
+
+def seconds(work):
+    start = perf_counter()
+    result = work()
+    return perf_counter() - start, result
+
+
+def compare(denoiser, count):
+    "Print and return how much faster one pass over 25 levels is than 25 calls; both give the same images."
+    x0 = images(count)
+    one_by_one = lambda: torch.stack([forward_backward(denoiser, x0, r, STEPS) for r in LEVELS])
+    together = lambda: sweep(denoiser, x0, LEVELS, STEPS).images
+    together() # warm up
+    fast, together_images = min((seconds(together) for _ in range(3)), key=lambda pair: pair[0])
+    slow, separate_images = seconds(one_by_one)
+    torch.testing.assert_close(together_images, separate_images, atol=1e-4, rtol=0)
+    print(f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, {fast:.2f} s in one pass, {slow / fast:.1f} x')
+    return slow / fast
+
+
+def test_one_pass_is_three_times_faster_for_one_image(denoiser): assert compare(denoiser, 1) >= 3
+
+
+def test_one_pass_for_eight_images(denoiser): assert compare(denoiser, 8) > 0.8 # reported; the batches are full either way
+
+
+def test_noise_is_a_small_part_of_a_sweep(denoiser):
+    x0 = images(1)
+    whole = min(seconds(lambda: sweep(denoiser, x0, LEVELS, STEPS))[0] for _ in range(3))
+    with torch.inference_mode(): # as in a sweep: one forward draw, and one for each step back but the last
+        noise = min(seconds(lambda: [normal(x0.shape, step=i) for i in range(STEPS)])[0] for _ in range(3))
+    print(f'\nnoise: {100 * noise / whole:.1f} % of a sweep')
+    assert noise < 0.02 * whole
+
+
+def test_first_state_and_whole_sweep(denoiser):
+    x0 = images(1)
+    start = perf_counter()
+    walk = sweep_states(denoiser, x0, LEVELS, STEPS)
+    next(walk), next(walk)
+    first = perf_counter() - start
+    for _ in walk: pass
+    print(f'\nfirst states after {first:.2f} s, the whole sweep after {perf_counter() - start:.2f} s')

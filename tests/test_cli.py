@@ -1,0 +1,241 @@
+"""The command line as people get it: in processes of its own, with real files, and stopped half way."""
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from difflow.checkpoints import describe, load_denoiser, save
+from difflow.data import load_images, to_float
+from difflow.denoisers import EDMDenoiser
+from difflow.forward_backward import sweep
+from difflow.samplers import sample
+from difflow.unet import UNet
+
+DIFFLOW = Path(sys.executable).parent / 'difflow'
+TINY = ('--model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4 --patch-size 2 '
+        '--batch-size 16 --lr 0.003 --warmup 5')
+
+
+def tiny(**options):
+    "Return an untrained denoiser of 8x8 images whose output depends on its input"
+    torch.manual_seed(0)
+    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2, **options)
+    torch.nn.init.normal_(net.out[2].weight, std=0.05)
+    return EDMDenoiser(net)
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    "A folder with two tiny models, one of them class-conditional"
+    folder = tmp_path_factory.mktemp('models')
+    save(tiny(), folder / 'plain.safetensors', card={'steps': 0})
+    save(tiny(num_classes=10, null_class=True), folder / 'classes.safetensors')
+    return folder
+
+
+@pytest.fixture
+def difflow(run, tmp_path):
+    "Run the console script in an empty folder and return the finished process"
+    def difflow(line, code=0, **options):
+        done = run(DIFFLOW, *shlex.split(line), **{'cwd': tmp_path, 'env': {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'}} | options)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+    return difflow
+
+
+def states(path):
+    "Return the weights in the file at `path`"
+    return load_denoiser(path).state_dict()
+
+
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Help
+
+def test_help_needs_no_torch(python):
+    code = '''if True:
+        import sys
+        from difflow.cli import main
+        try: main(['sweep', '--help'])
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+    assert python(code).strip().endswith('0 False')
+
+
+@pytest.mark.parametrize('command', ['sweep', 'sample', 'train', 'info'])
+def test_help_says_unit_range_and_default(command, difflow):
+    text = difflow(f'{command} --help').stdout
+    assert command in difflow('--help').stdout
+    for option in re.split(r'\n  (?=-)', text.split('Options:\n')[-1])[1:-1]:
+        option = ' '.join(option.split())
+        flag = option.split()[0]
+        said = '[default: ' in option or '[required]' in option or 'default: ' in option or flag == '--help'
+        assert said or '<' not in option or flag in ('--steps-reverse', '--gif'), option
+        if 'int range' in option: assert re.search(r'\dx?<=x|x>=\d|\d<=x', option), option
+
+
+# What goes wrong
+
+@pytest.mark.parametrize('line, words', [
+    ('swep', 'sweep'), ('info', 'file'), ('sweep --no-such', '--no-such'), ('sample --n many', '--n'),
+    ('info nowhere.pt', 'nowhere.pt'), ('sweep --model {}/plain.safetensors --image broken.png', 'broken.png: unreadable'),
+    ('train --data digits --out here --batch-size 9 --accumulate 2', 'batch_size')])
+def test_errors_are_one_line(line, words, difflow, models, tmp_path):
+    (tmp_path / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n cut short')
+    check_error(difflow(line.format(models), code=2), words)
+    assert os.listdir(tmp_path) == ['broken.png']
+
+
+def check_error(done, words):
+    assert done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.startswith('difflow: '), done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize('line, words', [
+    ('sweep --model nowhere', 'known are'), ('sweep --model PLAIN --steps-reverse 0,99', '0..50, got 99'),
+    ('sweep --model PLAIN --data nowhere', 'digits, mnist5k, colored_mnist'), ('sweep --model PLAIN --image 1000', '0..999'),
+    ('sweep --model PLAIN --sampler euclid', 'ddpm, ddim, euler, heun, dpmpp_2m'), ('sweep --model PLAIN --label 1', 'no classes'),
+    ('sweep --model PLAIN --convention both', "'matched', 'repo'"), ('sweep --model PLAIN --device cuda:77', 'cuda:77'),
+    ('sample --model CLASSES --label 10', '0..9'), ('sample --model PLAIN --guidance 2', 'guidance=2.0'),
+    ('train --data digits --out here --channel-mult 1,x', "'1,x'"), ('train --data digits --out here --lr 0', 'lr'),
+    ('train --data digits --out here --mixed-precision fp7', 'fp7')])
+def test_what_the_library_refuses_is_one_line(line, words, models, tmp_path, monkeypatch, capsys):
+    from difflow import cli
+    monkeypatch.chdir(tmp_path)
+    names = {'PLAIN': f'{models}/plain.safetensors', 'CLASSES': f'{models}/classes.safetensors'}
+    with pytest.raises(SystemExit) as stop: cli.main([names.get(word, word) for word in line.split()])
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and printed.out == '' and printed.err.count('\n') == 1 and words in printed.err, printed.err
+    assert os.listdir() == []
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch):
+    from difflow import checkpoints, cli
+    def broken(name): raise RuntimeError('ours')
+    monkeypatch.setattr(checkpoints, 'describe', broken)
+    with pytest.raises(RuntimeError, match='ours'): cli.main(['info', 'x'])
+
+
+# What is written
+
+def test_sweep_of_the_embedded_model_is_what_the_library_draws(difflow, tmp_path):
+    start = time.perf_counter()
+    done = difflow('sweep --image 3 --out folder/strip.png --gif film.gif', env={})
+    assert time.perf_counter() - start < 60
+    assert 'folder/strip.png, film.gif' in done.stdout and re.search(r'25 levels of .*, \d+\.\d s', done.stdout)
+    images = load_images('mnist5k', split='test')
+    expected = sweep(load_denoiser('mnist'), images.tensor([3]), [0, 25, 50], steps=50)
+    strip, film = Image.open(tmp_path / 'folder/strip.png'), Image.open(tmp_path / 'film.gif')
+    assert film.n_frames == 25 and film.info['loop'] == 0
+    assert strip.width > 25 * 28 and strip.mode == 'L'
+    drawn = difflow('sweep --image 3 --steps-reverse 50,0,25 --out three.png', env={}) and Image.open(tmp_path / 'three.png')
+    apart = (to_float(pixels(drawn)) - to_float(pixels(expected.strip()))).abs()
+    assert drawn.size == expected.strip().size and apart.max() <= 4 / 255
+
+
+def pixels(picture): return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+
+
+def test_sweep_of_a_file_in_another_size(difflow, models, tmp_path):
+    Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 50).convert('RGB').save(tmp_path / 'mine.jpg')
+    difflow(f'sweep --model {models}/plain.safetensors --image mine.jpg --steps 6 --levels 4 --independent --convention repo')
+    assert Image.open(tmp_path / 'sweep.png').size[0] > 4 * 8
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.jpg', 'sweep.png']
+
+
+def test_sample_folders_load_with_their_labels(difflow, models, tmp_path):
+    model = models / 'classes.safetensors'
+    difflow(f'sample --model {model} --n 12 --seed 5 --steps 4 --batch-size 5 --guidance 1.5 --out made --grid')
+    assert (tmp_path / 'made/grid.png').exists()
+    (tmp_path / 'made/grid.png').unlink()
+    made = load_images(tmp_path / 'made')
+    seeds = [int(Path(name).stem) for name in made.names]
+    assert sorted(seeds) == list(range(5, 17)) and made.labels.tolist() == [(s - 5) % 10 for s in seeds]
+    alone = sample(load_denoiser(model), (1, 1, 8, 8), steps=4, seeds=[9], labels=4, guidance=1.5, progress=False)
+    assert (made.tensor([seeds.index(9)]) - alone.clamp(-1, 1)).abs().max() <= 1.5 / 127.5
+
+
+def test_info_tells_of_foreign_files(difflow, models, tmp_path):
+    assert re.search(r'parameters +\d+\n', difflow(f'info {models}/plain.safetensors').stdout)
+    torch.save(UNet(32, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), attention_resolutions=()).state_dict(), tmp_path / 'theirs.pt')
+    text = difflow('info theirs.pt').stdout
+    assert 'state dict' in text and 'assumed' in text and 'missing' in text
+
+
+# Stopped half way
+
+def stop_when(there, command, folder):
+    "Start `command`, press Ctrl-C once `there()`, and return its exit code and what it wrote on stderr"
+    process = subprocess.Popen([DIFFLOW, *shlex.split(command)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    try:
+        deadline = time.monotonic() + 120
+        while not there() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    finally: process.kill()
+    return process.returncode, error
+
+
+def test_ctrl_c_leaves_whole_images(models, tmp_path):
+    made = tmp_path / 'made'
+    command = f'sample --model {models}/plain.safetensors --n 100000 --steps 2 --batch-size 4 --out made'
+    code, error = stop_when(lambda: made.exists() and len(list(made.glob('*.png'))) > 8, command, tmp_path)
+    assert code == 130 and error.splitlines()[-1] == 'difflow: stopped' and 'Traceback' not in error
+    files = list(made.rglob('*'))
+    assert len(files) > 8 and {f.suffix for f in files} == {'.png'} and not load_images(made).broken()
+
+
+def test_ctrl_c_while_writing_keeps_what_was_there(models, tmp_path, monkeypatch, capsys):
+    from difflow import cli
+    monkeypatch.chdir(tmp_path)
+    for name in ('sweep.png', 'sweep.gif'): Path(name).write_bytes(b'before')
+    def half(self, path, **options):
+        Path(path).write_bytes(b'half')
+        raise KeyboardInterrupt
+    whole = Image.Image.save
+    for broken in ('PNG', 'GIF'):
+        monkeypatch.setattr(Image.Image, 'save', lambda self, path, format, **options:
+                            (half if format == broken else whole)(self, path, format=format, **options))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(['sweep', '--model', str(models / 'plain.safetensors'), '--steps', '2', '--levels', '2', '--gif', 'sweep.gif'])
+        assert stop.value.code == 130 and capsys.readouterr().err.strip() == 'difflow: stopped'
+        assert Path('sweep.gif').read_bytes() == b'before' and sorted(os.listdir()) == ['sweep.gif', 'sweep.png']
+    assert Image.open('sweep.png').size[0] > 8
+
+
+def test_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
+    line = f'train --data digits {TINY} --steps 100 --save-every 10 --class-cond --out'
+    state = tmp_path / 'stopped/training.safetensors'
+    code, error = stop_when(state.exists, f'{line} stopped', tmp_path)
+    assert code == 130 and 'Traceback' not in error
+    assert [p.name for p in (tmp_path / 'stopped').iterdir()] == ['training.safetensors']
+    resumed = difflow(f'{line} stopped').stdout
+    assert 0 < int(re.match(r'(\d+) of 100 steps', resumed)[1]) < 100
+    difflow(f'{line} whole')
+    models = [tmp_path / name / 'model.safetensors' for name in ('stopped', 'whole')]
+    assert same(states(models[0]), states(models[1]))
+    command = describe(models[1])['card']['command']
+    difflow(command.removeprefix('difflow ') + ' --out again')
+    assert same(states(tmp_path / 'again/model.safetensors'), states(models[1]))
+
+
+@pytest.mark.slow
+def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
+    line = f'train --data digits {TINY} --steps 10 --lr 0.0001 --out'
+    difflow(f'{line} one')
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--no-python', DIFFLOW]
+    done = run(*torchrun, *shlex.split(f'{line} two'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('model.safetensors') == 1
+    one, two = (states(tmp_path / name / 'model.safetensors') for name in ('one', 'two'))
+    assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
