@@ -79,7 +79,7 @@ def test_forward_backward_loops(name, sampler, r):
 
 def test_repo_convention_noises_one_step_too_far_and_forgets_the_image_at_the_end():
     denoiser = toy('fixsmall')
-    s = Scheduler.linear(1000).respace('10')
+    s = denoiser.grid(10)
     result = sweep(denoiser, X0.clamp(-1, 1), [4, 10], steps=10, convention='repo', noise=lambda stream, step: NOISE)
     told = s.alphas_cumprod[[3, 9]].sqrt().float()
     torch.testing.assert_close(result.noised[0] * told[0], s.q_sample(X0.clamp(-1, 1), 4, NOISE), atol=1e-5, rtol=0)
