@@ -22,7 +22,7 @@ def as_sigma(
     sigma:float|Tensor, # noise level, () or (B,), > 0
     x:Tensor, # (B, ...) the images it belongs to
 ) -> Tensor: # float64 (float32 where a device has no float64), () or (B,)
-    "Return `sigma` as a tensor; raise ValueError for a wrong shape or, when it can be seen without a sync, sigma <= 0."
+    "Return `sigma` as a tensor; raise ValueError for a wrong shape or (seen on a CPU) sigma <= 0."
     sigma = torch.as_tensor(sigma)
     sigma = sigma.to(torch.float32 if x.device.type == 'mps' else torch.float64)
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
@@ -61,9 +61,11 @@ class Denoiser(nn.Module, ABC):
 
     def check(self, x:Tensor, labels:Tensor|None=None):
         "Raise ValueError where `x` or `labels` do not fit this denoiser."
-        if not x.is_floating_point(): raise ValueError(f'x must be floating point in [-1, 1] plus noise, got {x.dtype}')
+        if not x.is_floating_point():
+            raise ValueError(f'x must be floating point in [-1, 1] plus noise, got {x.dtype}')
         if self.image_shape is not None and tuple(x.shape[1:]) != tuple(self.image_shape):
-            raise ValueError(f'x must have the shape (B, {", ".join(map(str, self.image_shape))}), got {tuple(x.shape)}')
+            shape = ', '.join(map(str, self.image_shape))
+            raise ValueError(f'x must have the shape (B, {shape}), got {tuple(x.shape)}')
         self.check_labels(labels, len(x))
 
     def check_labels(self, labels:Tensor|None, count:int):
@@ -71,11 +73,15 @@ class Denoiser(nn.Module, ABC):
         if self.num_classes is None:
             if labels is not None: raise ValueError('labels must be None: this denoiser has no classes')
         elif labels is None:
-            if not self.null_class: raise ValueError(f'labels are missing: this denoiser needs them, 0..{self.num_classes - 1}')
+            if not self.null_class:
+                raise ValueError(f'labels are missing: this denoiser needs them, 0..{self.num_classes - 1}')
         elif labels.shape != (count,) or labels.is_floating_point():
-            raise ValueError(f'labels must be integers of shape ({count},), got {labels.dtype} {tuple(labels.shape)}')
-        elif labels.device.type == 'cpu' and count and not 0 <= labels.min() <= labels.max() < self.num_classes + self.null_class:
-            raise ValueError(f'labels must be in 0..{self.num_classes - 1}, got {labels.min()}..{labels.max()}')
+            found = f'{labels.dtype} {tuple(labels.shape)}'
+            raise ValueError(f'labels must be integers of shape ({count},), got {found}')
+        elif labels.device.type == 'cpu' and count:
+            low, high, last = labels.min().item(), labels.max().item(), self.num_classes - 1
+            if low < 0 or high > last + self.null_class:
+                raise ValueError(f'labels must be in 0..{last}, got {low}..{high}')
 
     def steps(self, n:int) -> Scheduler: # `n` levels
         "Return the noise levels that samplers walk by default: this denoiser's own grid, or EDM's."
@@ -108,7 +114,7 @@ class Denoiser(nn.Module, ABC):
         return torch.tensor(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
 
     def sigmas_for(self, u:Tensor) -> Tensor:
-        "Map uniform numbers in (0, 1) to training noise levels: ln sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022)."
+        "Map uniform numbers in (0, 1) to training levels, ln sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022)."
         return torch.exp(1.2 * torch.special.ndtri(u) - 1.2)
 
     def weight(self, sigma:Tensor) -> Tensor:
@@ -150,7 +156,8 @@ class GaussianDenoiser(Denoiser):
         if covariance.ndim == 0: return covariance.expand(n).clone(), None
         if covariance.shape == mean.shape: return covariance.flatten(), None
         if covariance.shape == (n, n): return torch.linalg.eigh(covariance)
-        raise ValueError(f'covariance must be (), {tuple(mean.shape)} or ({n}, {n}), got {tuple(covariance.shape)}')
+        shapes = f'(), {tuple(mean.shape)} or ({n}, {n})'
+        raise ValueError(f'covariance must be {shapes}, got {tuple(covariance.shape)}')
 
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         z = (x - self.mean.to(x.dtype)).flatten(1)
@@ -171,7 +178,8 @@ class Preconditioned(Denoiser):
     def __init__(self, net:nn.Module):
         super().__init__()
         self.net, config = net, getattr(net, 'config', {})
-        self.num_classes, self.null_class = getattr(net, 'num_classes', None), getattr(net, 'null_class', False)
+        self.num_classes = getattr(net, 'num_classes', None)
+        self.null_class = getattr(net, 'null_class', False)
         if 'image_size' in config: self.image_shape = (config['in_channels'],) + (config['image_size'],) * 2
 
     @abstractmethod
@@ -186,7 +194,8 @@ class Preconditioned(Denoiser):
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         return self.predict(x, sigma, labels, check=False)[0]
 
-    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None, check:bool=True) -> tuple[Tensor, Tensor|None]:
+    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None,
+                check:bool=True) -> tuple[Tensor, Tensor|None]:
         if check:
             self.check(x, labels)
             sigma = as_sigma(sigma, x)
@@ -219,15 +228,19 @@ class EDMDenoiser(Preconditioned):
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
         total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+        scale = total.rsqrt()
+        return self.sigma_data**2 / total, sigma * self.sigma_data * scale, scale, sigma.log() / 4
 
-    def sigmas_for(self, u:Tensor) -> Tensor: return torch.exp(self.P_std * torch.special.ndtri(u) + self.P_mean)
+    def sigmas_for(self, u:Tensor) -> Tensor:
+        return torch.exp(self.P_std * torch.special.ndtri(u) + self.P_mean)
 
-    def weight(self, sigma:Tensor) -> Tensor: return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2
+    def weight(self, sigma:Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2
 
 class VPDenoiser(Preconditioned):
     "Denoise with the variance-preserving preconditioning of score-sde, as EDM writes it."
-    def __init__(self, net:nn.Module, beta_d:float=19.9, beta_min:float=0.1, M:int=1000, epsilon_t:float=1e-5):
+    def __init__(self, net:nn.Module, beta_d:float=19.9, beta_min:float=0.1, M:int=1000,
+                 epsilon_t:float=1e-5):
         super().__init__(net)
         self.options_ = dict(beta_d=beta_d, beta_min=beta_min, M=M, epsilon_t=epsilon_t)
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
@@ -243,7 +256,8 @@ class VPDenoiser(Preconditioned):
 
     def time_of(self, sigma:Tensor) -> Tensor:
         "Return the time of a noise level, the inverse of `sigma_at`."
-        return ((self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt() - self.beta_min) / self.beta_d
+        root = (self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt()
+        return (root - self.beta_min) / self.beta_d
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.M - 1) * self.time_of(sigma)
@@ -256,7 +270,8 @@ class VEDenoiser(Preconditioned):
     "Denoise with the variance-exploding preconditioning of score-sde, as EDM writes it."
     def __init__(self, net:nn.Module, sigma_min:float=0.02, sigma_max:float=100.):
         super().__init__(net)
-        if not 0 < sigma_min < sigma_max: raise ValueError(f'0 < sigma_min < sigma_max must hold, got {sigma_min}, {sigma_max}')
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f'0 < sigma_min < sigma_max must hold, got {sigma_min}, {sigma_max}')
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     @property
@@ -282,15 +297,18 @@ class DDPMDenoiser(Preconditioned):
         clip:bool=True, # samplers clamp the prediction to [-1, 1], as the published scripts do
     ):
         super().__init__(net)
-        if prediction not in PREDICTIONS: raise ValueError(f'prediction must be one of {PREDICTIONS}, got {prediction!r}')
-        if variance not in VARIANCES: raise ValueError(f'variance must be one of {VARIANCES}, got {variance!r}')
+        if prediction not in PREDICTIONS:
+            raise ValueError(f'prediction must be one of {PREDICTIONS}, got {prediction!r}')
+        if variance not in VARIANCES:
+            raise ValueError(f'variance must be one of {VARIANCES}, got {variance!r}')
         self.scheduler = scheduler or Scheduler.linear(1000)
         self.prediction, self.variance_type, self.clip = prediction, variance, clip
         self.sigma_min, self.sigma_max = self.scheduler.sigmas[0].item(), self.scheduler.sigmas[-1].item()
 
     @property
     def options(self) -> dict:
-        return dict(scheduler=self.scheduler.to_dict(), prediction=self.prediction, variance=self.variance_type, clip=self.clip)
+        return dict(scheduler=self.scheduler.to_dict(), prediction=self.prediction,
+                    variance=self.variance_type, clip=self.clip)
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
         alpha, spread, one = 1 / (1 + sigma**2), sigma / (1 + sigma**2).sqrt(), torch.ones_like(sigma)
@@ -300,7 +318,8 @@ class DDPMDenoiser(Preconditioned):
     def split(self, output:Tensor, x:Tensor) -> tuple[Tensor, Tensor|None]:
         mean, extra = super().split(output, x)
         if self.variance_type == 'learned_range' and extra is None:
-            raise ValueError(f"variance 'learned_range' needs {2 * x.shape[1]} output channels, got {output.shape[1]}")
+            channels = 2 * x.shape[1]
+            raise ValueError(f"variance 'learned_range' needs {channels} outputs, got {output.shape[1]}")
         return mean, extra
 
     def variance(self, sigma:float, sigma_next:float, extra:Tensor|None) -> Tensor:
@@ -319,8 +338,9 @@ class DDPMDenoiser(Preconditioned):
         "Turn the squared error of x0 into that of what is predicted."
         return dict(eps=sigma**-2, x0=torch.ones_like(sigma), v=1 + sigma**-2)[self.prediction]
 
-    def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor, noise:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)
-        "Return the squared error of what is predicted and, for a learned variance, the variational bound in bits."
+    def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor,
+                   noise:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)
+        "Return the squared error of what is predicted and, for a learned variance, the bound in bits."
         x = x0 + like(sigma, x0) * noise
         x0hat, extra = self.predict(x, sigma, labels)
         terms = dict(mse=self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1))
@@ -328,10 +348,12 @@ class DDPMDenoiser(Preconditioned):
             levels = self.scheduler.sigmas.to(sigma)
             t = torch.searchsorted(levels, sigma * (1 - 1e-6)).clamp(max=len(levels) - 1)
             log_variance = step_log_variance(self, t, extra, x0)
-            terms['vb'] = variational_bound(self.scheduler, x0, x / like((1 + sigma**2).sqrt(), x), t, x0hat, log_variance)
+            terms['vb'] = variational_bound(self.scheduler, x0, x / like((1 + sigma**2).sqrt(), x), t, x0hat,
+                                            log_variance)
         return terms
 
-    def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None, noise:Tensor|None=None) -> Tensor: # (B,)
+    def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None,
+             noise:Tensor|None=None) -> Tensor: # (B,)
         "Return the sum of `loss_terms` for each image; `sigma` on the grid, drawn from it when None."
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
@@ -357,7 +379,8 @@ def p_mean_variance(
     log_variance = step_log_variance(denoiser, t, extra, x_vp)
     small = like(s.posterior_variance.to(x_vp.device)[t], x_vp).expand_as(x_vp)
     variance = small if denoiser.variance_type == 'fixed_small' else log_variance.exp()
-    return dict(mean=q_posterior_mean(s, x0hat, x_vp, t), variance=variance, log_variance=log_variance, pred_xstart=x0hat)
+    return dict(mean=q_posterior_mean(s, x0hat, x_vp, t), variance=variance, log_variance=log_variance,
+                pred_xstart=x0hat)
 
 def q_posterior_mean(s:Scheduler, x0:Tensor, x_vp:Tensor, t:Tensor) -> Tensor:
     "Return the mean of q(x_{t-1} | x_t, x_0), guided-diffusion's units."
@@ -366,7 +389,7 @@ def q_posterior_mean(s:Scheduler, x0:Tensor, x_vp:Tensor, t:Tensor) -> Tensor:
     return like(of_x0.to(x0.device)[t], x0) * x0 + like(of_x.to(x0.device)[t], x0) * x_vp
 
 def step_log_variance(denoiser:DDPMDenoiser, t:Tensor, extra:Tensor|None, x:Tensor) -> Tensor: # like `x`
-    "Return the logarithm of the variance of step `t` by the denoiser's rule; index 0 of the small one is replaced by index 1."
+    "Return the log variance of step `t` by the denoiser's rule; the small one at 0 is that at 1."
     s, at = denoiser.scheduler, lambda table: like(table.to(x.device)[t], x)
     small, large = s.posterior_log_variance_clipped, s.betas.log()
     if denoiser.variance_type == 'learned_range': return between(extra, at(small), at(large))
@@ -383,7 +406,7 @@ def tanh_cdf(z:Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
 def grey_level_nll(x0:Tensor, mean:Tensor, log_variance:Tensor) -> Tensor:
-    "Return -log of the probability that a Gaussian gives to the grey level of `x0`, a bin 2/255 wide, in nats."
+    "Return -log of a Gaussian's probability of the grey level of `x0`, a bin 2/255 wide, in nats."
     cdf = lambda edge: tanh_cdf((edge - mean) * (-log_variance / 2).exp())
     below = torch.where(x0 < -0.999, 0., cdf(x0 - 1 / 255))
     above = torch.where(x0 > 0.999, 1., cdf(x0 + 1 / 255))

@@ -35,12 +35,14 @@ def check_levels(steps_reverse:Sequence[int], steps:int) -> list[int]:
     levels = [int(r) if float(r).is_integer() else r for r in steps_reverse]
     if not levels: raise ValueError('steps_reverse must name at least one level, got none')
     for r in levels:
-        if not isinstance(r, int) or not 0 <= r <= steps: raise ValueError(f'step_reverse must be an integer in 0..{steps}, got {r}')
+        if not isinstance(r, int) or not 0 <= r <= steps:
+            raise ValueError(f'step_reverse must be an integer in 0..{steps}, got {r}')
     return levels
 
 def grid_of(denoiser:Denoiser, steps:int, scheduler:Scheduler|None) -> Scheduler: # `steps` levels
     "Return the schedule that is walked: `scheduler` or the denoiser's own, respaced to `steps`."
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1: raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
     if scheduler is None: return denoiser.grid(int(steps))
     return scheduler if len(scheduler) == steps else scheduler.respace(str(int(steps)))
 
@@ -66,7 +68,7 @@ class Experiment:
         noise, sigmas = self.noise(self.stream(FORWARD, r), 0), self.scheduler.sigmas.tolist()
         told = sigmas[r - 1]
         if self.convention == 'matched': return self.x0 + told * noise
-        scale = math.sqrt(1 + told**2) # from the published x_vp to sigma coordinates, at the level the model is told
+        scale = math.sqrt(1 + told**2) # from the published x_vp to ours, at the level the model is told
         if r == len(sigmas): return scale * noise
         return scale / math.sqrt(1 + sigmas[r]**2) * (self.x0 + sigmas[r] * noise)
 
@@ -92,8 +94,8 @@ def wavefront(e:Experiment) -> Iterator[Front]:
             x[active] = e.start(e.levels[active])
             active += 1
         with torch.inference_mode():
-            step = e.sampler.step(everyone.first(active * count), x[:active].flatten(0, 1), sigmas[i + 1], sigmas[i],
-                                  lambda: common(e, i, active), memory, steps, **e.options)
+            step = e.sampler.step(everyone.first(active * count), x[:active].flatten(0, 1),
+                                  sigmas[i + 1], sigmas[i], lambda: common(e, i, active), memory, steps, **e.options)
         x[:active], memory = step[0].unflatten(0, (active, count)), (sigmas[i + 1], step[1])
         yield Front(i, active, x, step[1].unflatten(0, (active, count)))
 
@@ -113,7 +115,7 @@ class Sweep:
     x0:Tensor # (B, C, H, W)
     noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n
     images:Tensor # (S, B, C, H, W) in [-1, 1]; while the walk goes on, the prediction of each chain
-    x0hat:Tensor|None = None # (S, B, C, H, W) first prediction of each chain, made from the noised image alone
+    x0hat:Tensor|None = None # (S, B, C, H, W) first prediction of each chain, of the noised image alone
     done:Tensor|None = None # (S,) bool, chains that have come back
 
     @property
@@ -128,18 +130,22 @@ class Sweep:
 
     def strip(self, image:int=0, scale:int|None=None): # PIL.Image
         "Draw the film strip of one image: above what was sent, below what came back."
-        if not 0 <= image < len(self.x0): raise ValueError(f'image must be in 0..{len(self.x0) - 1}, got {image}')
+        if not 0 <= image < len(self.x0):
+            raise ValueError(f'image must be in 0..{len(self.x0) - 1}, got {image}')
         rows = torch.cat([self.noised_vp[:, image], self.images[:, image]]).clamp(-1, 1)
         scale = scale or max(1, round(56 / rows.shape[-1]))
         titles = [f's={s:.3g}' for s in self.sigmas.tolist()] + [f'r={r}' for r in self.steps_reverse]
         return image_grid(rows, columns=len(self.steps_reverse), scale=scale, titles=titles)
 
 # %% ../nbs/10_forward_backward.ipynb #830b9679
-def experiment(denoiser:Denoiser, x0:Tensor, levels:list[int], steps:int, sampler:str|Sampler, seeds:int|Sequence[int], labels:Tensor|int|None,
-               convention:str, scheduler:Scheduler|None, independent:bool, batch_size:int|None, guidance:float, clip:bool|None,
+def experiment(denoiser:Denoiser, x0:Tensor, levels:list[int], steps:int, sampler:str|Sampler,
+               seeds:int|Sequence[int], labels:Tensor|int|None,
+               convention:str, scheduler:Scheduler|None, independent:bool, batch_size:int|None,
+               guidance:float, clip:bool|None,
                noise:NoiseOf|None, options:dict) -> Experiment:
     "Check all arguments of a run; raise ValueError naming the one that is out of range."
-    if convention not in CONVENTIONS: raise ValueError(f'convention must be one of {CONVENTIONS}, got {convention!r}')
+    if convention not in CONVENTIONS:
+        raise ValueError(f'convention must be one of {CONVENTIONS}, got {convention!r}')
     sampler, device = as_sampler(sampler), device_of(denoiser)
     sampler.check_options(options)
     x0 = check_images(x0, denoiser.image_shape).to(device)
@@ -150,7 +156,8 @@ def experiment(denoiser:Denoiser, x0:Tensor, levels:list[int], steps:int, sample
     draw = lru_cache(maxsize=1)(draw) # forward noise that all levels share is drawn once
     if noise is None: draw(FORWARD, 0) # the seeds are checked now
     distinct = sorted({r for r in check_levels(levels, len(grid)) if r}, reverse=True)
-    return Experiment(Bound(denoiser, labels, guidance, clip, batch_size), x0, distinct, grid, sampler, options, draw, convention, independent)
+    return Experiment(Bound(denoiser, labels, guidance, clip, batch_size), x0, distinct, grid, sampler,
+                      options, draw, convention, independent)
 
 def sweep_states(
     denoiser:Denoiser,
@@ -171,7 +178,8 @@ def sweep_states(
 ) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far
     "Yield the sweep before the first step and after each; raise ValueError for bad input before any work."
     levels = even_levels(int(steps)) if steps_reverse is None else list(steps_reverse)
-    e = experiment(denoiser, x0, levels, steps, sampler, seeds, labels, convention, scheduler, independent, batch_size,
+    e = experiment(denoiser, x0, levels, steps, sampler, seeds, labels, convention, scheduler, independent,
+                   batch_size,
                    guidance, clip, noise, options)
     return states(e, check_levels(levels, len(e.scheduler)))
 
@@ -202,7 +210,7 @@ def sweep(
     steps:int=250, # of the whole schedule, 1..its length
     sampler:str|Sampler=ddpm,
     progress:bool=False, # show a bar
-    callback:Callable[[int, Sweep], None]|None=None, # callback(levels still to walk, sweep so far), every step
+    callback:Callable[[int, Sweep], None]|None=None, # callback(levels left, sweep so far), every step
     **arguments, # of `sweep_states`
 ) -> Sweep:
     "Return what came back from every level, in one pass; raise ValueError for bad input before any work."

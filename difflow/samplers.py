@@ -32,7 +32,8 @@ class Bound:
         if not math.isfinite(guidance): raise ValueError(f'guidance must be finite, got {guidance}')
         if guidance != 1 and not (denoiser.null_class and labels is not None):
             raise ValueError(f'guidance={guidance} needs labels and a denoiser trained with and without them')
-        if batch_size is not None and batch_size < 1: raise ValueError(f'batch_size must be >= 1, got {batch_size}')
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f'batch_size must be >= 1, got {batch_size}')
         self.denoiser, self.labels, self.guidance, self.batch_size = denoiser, labels, guidance, batch_size
         self.clip = denoiser.clip if clip is None else clip
 
@@ -65,28 +66,31 @@ class Bound:
 Noise = Callable[[], Tensor]
 Memory = tuple[float, Tensor]|None
 
-def ddpm_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory) -> tuple[Tensor, Tensor]:
-    "Draw from the posterior of one DDPM step, with the denoiser's own variance (Ho et al. 2020, algorithm 2)."
+def ddpm_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+              memory:Memory) -> tuple[Tensor, Tensor]:
+    "Draw from the posterior of one step, with the denoiser's variance (Ho et al. 2020, algorithm 2)."
     x0hat, extra = bound.predict(x, sigma)
     mean = x0hat + (sigma_next / sigma)**2 * (x - x0hat)
     if sigma_next == 0: return mean, x0hat
     return mean + bound.denoiser.variance(sigma, sigma_next, extra).sqrt().to(x.dtype) * noise(), x0hat
 
-def ddim_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory, eta:float=0.) -> tuple[Tensor, Tensor]:
+def ddim_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
+              eta:float=0.) -> tuple[Tensor, Tensor]:
     "Keep the predicted noise, but for the share `eta`, 0..1, that is drawn anew (Song et al. 2021, eq. 12)."
     x0hat = bound(x, sigma)
     variance = eta**2 * sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2
     x = x0hat + math.sqrt(sigma_next**2 - variance) / sigma * (x - x0hat)
     return (x + math.sqrt(variance) * noise() if variance else x), x0hat
 
-def euler_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory) -> tuple[Tensor, Tensor]:
+def euler_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+               memory:Memory) -> tuple[Tensor, Tensor]:
     "Go straight towards the denoised image."
     x0hat = bound(x, sigma)
     return x0hat + sigma_next / sigma * (x - x0hat), x0hat
 
 def heun_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
               gamma:float=0., S_noise:float=1.) -> tuple[Tensor, Tensor]:
-    "Raise the noise by `gamma`, go straight, look back from the end and correct (Karras et al. 2022, algorithm 2)."
+    "Raise the noise by `gamma`, go straight, look back and correct (Karras et al. 2022, algorithm 2)."
     if gamma > 0:
         x = x + sigma * math.sqrt((1 + gamma)**2 - 1) * S_noise * noise()
         sigma = sigma * (1 + gamma)
@@ -97,8 +101,9 @@ def heun_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
     corrected = (ahead - bound(ahead, sigma_next)) / sigma_next
     return x + (sigma_next - sigma) * (slope + corrected) / 2, x0hat
 
-def dpmpp_2m_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory) -> tuple[Tensor, Tensor]:
-    "Solve the linear part exactly and extrapolate the prediction (DPM-Solver++(2M), Lu et al. 2022, algorithm 2)."
+def dpmpp_2m_step(bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+                  memory:Memory) -> tuple[Tensor, Tensor]:
+    "Solve the linear part exactly, extrapolate the prediction (Lu et al. 2022, algorithm 2)."
     x0hat = bound(x, sigma)
     if sigma_next == 0: return x0hat, x0hat
     ahead, h = x0hat, math.log(sigma / sigma_next)
@@ -150,7 +155,7 @@ class Sampler:
     def __call__(self,
         denoiser:Denoiser,
         x:Tensor, # (B, C, H, W) at noise level sigmas[0]; float64 states stay float64
-        sigmas:Sequence[float]|Scheduler, # falling noise levels, the last may be 0; or a scheduler, walked down to 0
+        sigmas:Sequence[float]|Scheduler, # falling levels, the last may be 0; a scheduler is walked to 0
         seeds:int|Sequence[int]=0, # of the noise on the way, see `normal`
         labels:Tensor|None=None, # (B,) int64
         noise:Callable[[int], Tensor]|None=None, # noise(step) like `x`, in place of seeded noise
@@ -166,31 +171,39 @@ class Sampler:
         draw = noise or (lambda step: normal(x.shape, seeds, step, BACKWARD, device=x.device).to(x.dtype))
         return self.walk(Bound(denoiser, labels, guidance, clip, batch_size), x, sigmas, draw, options)
 
-    def walk(self, bound:Bound, x:Tensor, sigmas:list[float], draw:Callable[[int], Tensor], options:dict) -> Iterator[State]:
+    def walk(self, bound:Bound, x:Tensor, sigmas:list[float], draw:Callable[[int], Tensor],
+             options:dict) -> Iterator[State]:
         "Yield the states from `x` at sigmas[0] down."
         memory, n = None, len(sigmas) - 1
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:])):
             with torch.inference_mode():
-                x, x0hat = self.step(bound, x, sigma, sigma_next, lambda: draw(n - 1 - i), memory, n, **options)
+                x, x0hat = self.step(bound, x, sigma, sigma_next, lambda: draw(n - 1 - i), memory, n,
+                                     **options)
             memory = sigma, x0hat
             yield State(i + 1, sigma_next, x, x0hat)
 
 class HeunSampler(Sampler):
     "Turn EDM's churn into the rise of the noise at one level."
-    def step(self, bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory=None, count:int=1,
-             S_churn:float=0., S_min:float=0., S_max:float=math.inf, S_noise:float=1.) -> tuple[Tensor, Tensor]:
+    def step(self, bound:Bound, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory=None,
+             count:int=1,
+             S_churn:float=0., S_min:float=0., S_max:float=math.inf, S_noise:float=1.,
+             ) -> tuple[Tensor, Tensor]:
         gamma = min(S_churn / count, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         return self.one_step(bound, x, sigma, sigma_next, noise, memory, gamma, S_noise)
 
-ddpm, euler, dpmpp_2m = Sampler('ddpm', ddpm_step), Sampler('euler', euler_step), Sampler('dpmpp_2m', dpmpp_2m_step)
+ddpm, euler = Sampler('ddpm', ddpm_step), Sampler('euler', euler_step)
+dpmpp_2m = Sampler('dpmpp_2m', dpmpp_2m_step)
 ddim = Sampler('ddim', ddim_step, dict(eta=(0, 1)))
-heun = HeunSampler('heun', heun_step, dict(S_churn=(0, math.inf), S_min=(0, math.inf), S_max=(0, math.inf), S_noise=(0, math.inf)))
+heun = HeunSampler('heun', heun_step,
+                   dict(S_churn=(0, math.inf), S_min=(0, math.inf), S_max=(0, math.inf),
+                        S_noise=(0, math.inf)))
 SAMPLERS = {sampler.name: sampler for sampler in (ddpm, ddim, euler, heun, dpmpp_2m)}
 
 def as_sampler(sampler:str|Sampler) -> Sampler:
     "Return the sampler of this name; raise ValueError listing the known ones."
     if isinstance(sampler, Sampler): return sampler
-    if sampler not in SAMPLERS: raise ValueError(f'sampler must be one of {", ".join(SAMPLERS)}, got {sampler!r}')
+    if sampler not in SAMPLERS:
+        raise ValueError(f'sampler must be one of {", ".join(SAMPLERS)}, got {sampler!r}')
     return SAMPLERS[sampler]
 
 # %% ../nbs/06_samplers.ipynb #9aeb60ec
@@ -202,7 +215,8 @@ def plan(
     labels:Tensor|int|None=None, # (B,), or one for all
 ) -> tuple[list[float], tuple[int, ...], Tensor|None]: # sigmas, shape, labels
     "Check what `sample` is asked for, before any work."
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1: raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
     shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
     if denoiser.image_shape and shape[1:] != tuple(denoiser.image_shape):
         raise ValueError(f'shape must be (B, {", ".join(map(str, denoiser.image_shape))}), got {shape}')
@@ -234,14 +248,19 @@ def sample(
     sampler, device = as_sampler(sampler), device_of(denoiser)
     sigmas, shape, labels = plan(denoiser, shape_or_x, steps, scheduler, labels)
     sampler.check_options(options)
-    done, bar = [], tqdm(total=shape[0] * (len(sigmas) - 1), disable=not progress, desc=sampler.name, unit='step')
+    done, bar = [], tqdm(total=shape[0] * (len(sigmas) - 1), disable=not progress, desc=sampler.name,
+                         unit='step')
     for i in range(0, shape[0], batch_size):
         rows = range(i, min(i + batch_size, shape[0]))
-        keys = dict(seeds=seeds, images=rows) if isinstance(seeds, int) else dict(seeds=[seeds[j] for j in rows], images=None)
-        draw = lambda step, stream=BACKWARD: normal((len(rows), *shape[1:]), step=step, stream=stream, device=device, **keys)
-        x = shape_or_x[i:rows.stop].to(device) if isinstance(shape_or_x, Tensor) else sigmas[0] * draw(0, FORWARD)
+        keys = dict(seeds=seeds, images=rows)
+        if not isinstance(seeds, int): keys = dict(seeds=[seeds[j] for j in rows])
+        draw = lambda step, stream=BACKWARD: normal((len(rows), *shape[1:]), step=step, stream=stream,
+                                                    device=device, **keys)
+        given = isinstance(shape_or_x, Tensor)
+        x = shape_or_x[i:rows.stop].to(device) if given else sigmas[0] * draw(0, FORWARD)
         batch_labels = None if labels is None else labels[i:rows.stop].to(device)
-        for state in sampler(denoiser, x, sigmas, labels=batch_labels, noise=draw, guidance=guidance, **options):
+        for state in sampler(denoiser, x, sigmas, labels=batch_labels, noise=draw, guidance=guidance,
+                             **options):
             bar.update(len(rows))
             if callback is not None: callback(i, state)
         done.append(state.x.float().cpu())

@@ -65,7 +65,8 @@ def draw(
     shift = uniform((1,), seed, step, LEVELS, device=device)
     u = (shift + torch.tensor(list(rows), device=device) / batch_size) % 1
     drop = uniform((len(rows),), seed, step, DROP, images=list(rows), device=device)
-    return Draw(u.clamp(1e-6, 1 - 1e-6), normal((len(rows), *shape), seed, step, NOISE, images=list(rows), device=device), drop)
+    return Draw(u.clamp(1e-6, 1 - 1e-6),
+                normal((len(rows), *shape), seed, step, NOISE, images=list(rows), device=device), drop)
 
 # %% ../nbs/07_training.ipynb #3fcbaa1d
 class EMA:
@@ -98,11 +99,13 @@ class Settings:
     seed:int=0
 
     def __post_init__(self):
-        ranges = dict(steps=(1, 2**31), batch_size=(1, 2**20), lr=(1e-12, 1e3), warmup=(0, 2**31), cooldown=(0, 1), weight_decay=(0, 1e3),
-                      grad_clip=(1e-12, math.inf), ema_halflife=(0, math.inf), label_dropout=(0, 1), accumulate=(1, self.batch_size),
+        ranges = dict(steps=(1, 2**31), batch_size=(1, 2**20), lr=(1e-12, 1e3), warmup=(0, 2**31),
+                      cooldown=(0, 1), weight_decay=(0, 1e3), grad_clip=(1e-12, math.inf),
+                      ema_halflife=(0, math.inf), label_dropout=(0, 1), accumulate=(1, self.batch_size),
                       seed=(0, 2**63))
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high: raise ValueError(f'{name} must be in {low}..{high}, got {getattr(self, name)}')
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f'{name} must be in {low}..{high}, got {getattr(self, name)}')
 
     def rate(self, step:int) -> float:
         "Return the learning rate of a step: a rise, a plateau, and a cosine down to 0."
@@ -138,11 +141,13 @@ class Training:
         plt.figure(figsize=(6, 2.5))
         plt.semilogy(self.losses, alpha=0.3)
         window = min(window, len(self.losses))
-        plt.semilogy(np.arange(window - 1, len(self.losses)), np.convolve(self.losses, np.ones(window) / window, 'valid'))
+        plt.semilogy(np.arange(window - 1, len(self.losses)),
+                     np.convolve(self.losses, np.ones(window) / window, 'valid'))
         plt.xlabel('step'); plt.ylabel('loss')
 
 # %% ../nbs/07_training.ipynb #40f79082
-def save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:EMA, optimizer:torch.optim.Optimizer, losses:Tensor):
+def save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:EMA,
+               optimizer:torch.optim.Optimizer, losses:Tensor):
     "Write the whole state of a run to one safetensors file, all of it or nothing."
     from safetensors.torch import save_file
     tensors = {f'raw.{k}': v for k, v in objective.denoiser.state_dict().items()}
@@ -155,16 +160,21 @@ def save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:
               metadata=dict(step=str(step), settings=json.dumps(vars(settings))))
     partial.replace(path)
 
-def load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, optimizer:torch.optim.Optimizer, losses:Tensor) -> int: # steps done
+def load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, optimizer:torch.optim.Optimizer,
+               losses:Tensor) -> int: # steps done
     "Read back what `save_state` wrote; raise ValueError when it belongs to other settings."
-    from safetensors import safe_open
-    with safe_open(path, 'pt') as file:
+    from safetensors import SafetensorError, safe_open
+    try: file = safe_open(path, 'pt')
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f'{path} is not a whole training state: {error}') from None
+    with file:
         metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
     before, now = json.loads(metadata['settings']), json.loads(json.dumps(vars(settings)))
     changed = [f'{k} {before.get(k)} -> {now[k]}' for k in now if before.get(k) != now[k]]
     if changed: raise ValueError(f'{path} belongs to a run with other settings: {", ".join(changed)}')
     part = lambda head: {k[len(head):]: v for k, v in tensors.items() if k.startswith(head)}
-    objective.denoiser.load_state_dict(part('raw.'))
+    try: objective.denoiser.load_state_dict(part('raw.'))
+    except RuntimeError as error: raise ValueError(f'{path} belongs to another network: {error}') from None
     ema.model.load_state_dict(part('ema.'))
     state = optimizer.state_dict()
     for key, value in part('optimizer.').items():
@@ -191,9 +201,11 @@ def check_training(denoiser:Denoiser, images:ImageSet|Tensor):
     denoiser.check(image[None], None if denoiser.num_classes is None else torch.zeros(1, dtype=torch.int64))
     if denoiser.num_classes is None: return
     labels = getattr(images, 'labels', None)
-    if labels is None: raise ValueError(f'labels are missing: the denoiser has {denoiser.num_classes} classes')
+    if labels is None:
+        raise ValueError(f'labels are missing: the denoiser has {denoiser.num_classes} classes')
     if labels.ndim != 1 or labels.min() < 0 or labels.max() >= denoiser.num_classes:
-        raise ValueError(f'labels must be one an image in 0..{denoiser.num_classes - 1}, got {labels.min()}..{labels.max()}')
+        last, found = denoiser.num_classes - 1, f'{labels.min()}..{labels.max()}'
+        raise ValueError(f'labels must be one an image in 0..{last}, got {found}')
 
 def train(
     denoiser:Denoiser, # is left alone; its copy is trained
@@ -221,14 +233,19 @@ def train(
 
 class Run:
     "Hold the parts of one training run in one process."
-    def __init__(self, accelerator, denoiser:Denoiser, images:ImageSet|Tensor, settings:Settings, out:Path|None, compile:bool):
+    def __init__(self, accelerator, denoiser:Denoiser, images:ImageSet|Tensor, settings:Settings,
+                 out:Path|None, compile:bool):
         self.accelerator, self.images, self.settings, self.out = accelerator, images, settings, out
-        self.device, self.rank, self.world = accelerator.device, accelerator.process_index, accelerator.num_processes
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
         if settings.batch_size % (self.world * settings.accumulate):
-            raise ValueError(f'batch_size must divide by {self.world} processes x {settings.accumulate} parts, got {settings.batch_size}')
-        self.objective = Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout).to(self.device).train()
+            shares = f'{self.world} processes x {settings.accumulate} parts'
+            raise ValueError(f'batch_size must divide by {shares}, got {settings.batch_size}')
+        objective = Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout)
+        self.objective = objective.to(self.device).train()
         self.ema = EMA(self.objective.denoiser, settings.ema_halflife)
-        optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas,
+                                      weight_decay=settings.weight_decay)
         self.losses = torch.zeros(settings.steps, device=self.device)
         self.model, self.optimizer = accelerator.prepare(self.objective, optimizer)
         if compile: self.model = torch.compile(self.model)
@@ -249,9 +266,11 @@ class Run:
     def loader(self, start:int, workers:int) -> torch.utils.data.DataLoader:
         "Return the batches of this process from step `start` on."
         s = self.settings
-        mine = [indices[self.rank::self.world] for indices in batches(len(self.images), s.batch_size, s.seed, start, s.steps)]
+        everyone = batches(len(self.images), s.batch_size, s.seed, start, s.steps)
+        mine = [indices[self.rank::self.world] for indices in everyone]
         pairs = Pairs(self.images, self.objective.denoiser.num_classes is not None)
-        return torch.utils.data.DataLoader(pairs, batch_sampler=mine, num_workers=workers, collate_fn=ImageSet.collate,
+        return torch.utils.data.DataLoader(pairs, batch_sampler=mine, num_workers=workers,
+                                           collate_fn=ImageSet.collate,
                                            pin_memory=self.device.type == 'cuda')
 
     def step(self, step:int, x0:Tensor, labels:Tensor|None):
@@ -272,19 +291,23 @@ class Run:
         self.optimizer.zero_grad()
         self.ema.update(self.objective.denoiser, step * s.batch_size, s.batch_size)
 
-    def loop(self, start:int, save_every:int, sample_every:int|None, workers:int, progress:bool, callback:Callable|None) -> Training:
+    def loop(self, start:int, save_every:int, sample_every:int|None, workers:int, progress:bool,
+             callback:Callable|None) -> Training:
         "Run all steps from `start`; save on the way, at the end, and when interrupted."
         from tqdm.auto import tqdm
         began, done = time.time(), start # `done` is None while a step is half made
-        bar = tqdm(total=self.settings.steps, initial=start, disable=not progress or not self.accelerator.is_main_process, unit='step')
+        bar = tqdm(total=self.settings.steps, initial=start,
+                   disable=not progress or not self.accelerator.is_main_process, unit='step')
         try:
             for step, (x0, labels) in enumerate(self.loader(start, workers), start):
                 done = None
-                self.step(step, x0.to(self.device, non_blocking=True), None if labels is None else labels.to(self.device, non_blocking=True))
+                if labels is not None: labels = labels.to(self.device, non_blocking=True)
+                self.step(step, x0.to(self.device, non_blocking=True), labels)
                 done = step + 1
                 bar.update()
                 if callback is not None: callback(step, self.losses[step])
-                if (step + 1) % 50 == 0: bar.set_postfix(loss=f'{self.losses[step - 49:step + 1].mean().item():.4f}')
+                if (step + 1) % 50 == 0:
+                    bar.set_postfix(loss=f'{self.losses[step - 49:step + 1].mean().item():.4f}')
                 if (step + 1) % save_every == 0: self.save(step + 1)
                 if sample_every and (step + 1) % sample_every == 0: self.preview(step + 1)
         except KeyboardInterrupt:
@@ -293,12 +316,14 @@ class Run:
         bar.close()
         self.save(self.settings.steps)
         losses = self.accelerator.reduce(self.losses, 'mean').cpu().numpy()
-        return Training(self.ema.model.eval(), losses, self.settings, time.time() - began, self.objective.denoiser.eval())
+        seconds, raw = time.time() - began, self.objective.denoiser.eval()
+        return Training(self.ema.model.eval(), losses, self.settings, seconds, raw)
 
     def preview(self, step:int, count:int=64):
         "Write a grid of samples of the averaged weights."
         if not self.out or not self.accelerator.is_main_process: return
         denoiser = self.ema.model
         labels = None if denoiser.num_classes is None else torch.arange(count) % denoiser.num_classes
-        grid = image_grid(sample(denoiser, (count, *denoiser.image_shape), labels=labels, progress=False).clamp(-1, 1), columns=10)
+        images = sample(denoiser, (count, *denoiser.image_shape), labels=labels, progress=False)
+        grid = image_grid(images.clamp(-1, 1), columns=10)
         write_png(grid, self.out / f'samples_{step:06d}.png')

@@ -300,8 +300,8 @@ class Explorer(anywidget.AnyWidget):
         grid = grid_of(next(iter(rows)), request.steps, self._scheduler) # one for all rows
         levels = self._ask.steps_reverse(request.steps)
         labels = [None if row.num_classes is None else request.label for row in rows]
-        return [sweep_states(row, x0, levels, request.steps, request.sampler, request.seed, label, scheduler=grid,
-                             **self._options) for row, label in zip(rows, labels)]
+        return [sweep_states(row, x0, levels, request.steps, request.sampler, request.seed, label,
+                             scheduler=grid, **self._options) for row, label in zip(rows, labels)]
 
     def _states(self, request:Request) -> Iterator[tuple[dict[str, Sweep], float]]:
         "Yield all sweeps as far as they are, and the share of the steps that is done."
