@@ -95,7 +95,8 @@ def wavefront(e:Experiment) -> Iterator[Front]:
             active += 1
         with torch.inference_mode():
             step = e.sampler.step(everyone.first(active * count), x[:active].flatten(0, 1),
-                                  sigmas[i + 1], sigmas[i], lambda: common(e, i, active), memory, steps, **e.options)
+                                  sigmas[i + 1], sigmas[i], lambda: common(e, i, active), memory, steps,
+                                  **e.options)
         x[:active], memory = step[0].unflatten(0, (active, count)), (sigmas[i + 1], step[1])
         yield Front(i, active, x, step[1].unflatten(0, (active, count)))
 
