@@ -267,7 +267,7 @@ class Run:
         "Return the batches of this process from step `start` on."
         s = self.settings
         everyone = batches(len(self.images), s.batch_size, s.seed, start, s.steps)
-        mine = [indices[self.rank::self.world] for indices in everyone]
+        mine = (indices[self.rank::self.world] for indices in everyone)
         pairs = Pairs(self.images, self.objective.denoiser.num_classes is not None)
         return torch.utils.data.DataLoader(pairs, batch_sampler=mine, num_workers=workers,
                                            collate_fn=ImageSet.collate,
