@@ -164,7 +164,8 @@ function stage(model, { names, shape }) {
       paint(canvas, model.get('_frames'), k * levels.length + i, shape);
       const [first, own] = model.get('_distances')[k]?.[i] ?? [];
       const more = k ? `\n${first?.toFixed(3)} to ${names[0]}` : '';
-      note.textContent = own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}`;
+      const said = model.get('_notes')[k]?.[i];
+      note.textContent = own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}${said ? `\n${said}` : ''}`;
     });
     numbers.show(levels[i], levels[levels.length - 1], sigma[i], snr[i]);
   };
@@ -178,6 +179,60 @@ function stage(model, { names, shape }) {
   return { node, show, layout };
 }
 
+const SVG = 'http://www.w3.org/2000/svg';
+const HEAT_ROW = 12; // px
+const LINES_HIGH = 76; // px
+
+function draw(tag, attributes) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+// One panel of numbers under the frames: rows of cells, or curves; one unit of width is one level.
+function panel({ title, kind, names, colors, values }, count) {
+  const high = kind === 'heat' ? HEAT_ROW * names.length : LINES_HIGH;
+  const frame = { viewBox: `0 0 ${count} ${high}`, preserveAspectRatio: 'none', height: high };
+  const svg = draw('svg', { ...frame, role: 'img', 'aria-label': title });
+  values.forEach((row, k) => {
+    if (kind === 'lines') {
+      const points = row.map((y, i) => `${i + 0.5},${2 + (1 - y) * (high - 4)}`).join(' ');
+      svg.append(draw('polyline', { points, stroke: colors[k], fill: 'none', 'vector-effect': 'non-scaling-stroke' }));
+    } else {
+      const at = { y: k * HEAT_ROW, width: 0.94, height: HEAT_ROW - 1, fill: colors[k] };
+      row.forEach((y, i) => svg.append(draw('rect', { x: i, ...at, 'fill-opacity': y })));
+    }
+  });
+  const cursor = draw('rect', { y: 0, width: 1, height: high, class: 'df-cursor', 'vector-effect': 'non-scaling-stroke' });
+  svg.append(cursor);
+  const node = make('figure', {}, make('figcaption', {}, title), svg);
+  const side = make('div', { 'aria-hidden': 'true' }, ...names.map((name, k) => {
+    const label = make('span', { title: name }, name);
+    if (kind === 'lines') label.style.color = colors[k];
+    label.style.height = `${high / names.length}px`;
+    return label;
+  }));
+  return { node, side, high, show: (i, text) => {
+    cursor.setAttribute('x', i);
+    svg.setAttribute('aria-label', values.length ? `${title}: ${text(values)}` : title);
+  } };
+}
+
+// All panels, under the film strip and as wide; their names stand in `side`.
+function panels(model) {
+  const node = make('div', { class: 'df-panels' });
+  const side = make('div', { class: 'df-panel-names' });
+  let parts = [];
+  const build = (count) => {
+    parts = model.get('_panels').map((data) => panel(data, count));
+    node.replaceChildren(...parts.map((part) => part.node));
+    side.replaceChildren(...parts.map((part) => part.side));
+  };
+  const show = (i) => model.get('_panels').forEach(({ names }, k) => parts[k]?.show(i,
+    (values) => names.map((name, row) => `${name} ${values[row][i].toFixed(2)}`).join(', ')));
+  return { node, side, build, show };
+}
+
 // The slider, and under it the film strip of all levels; `choose(i)` is called for a level chosen by hand.
 function reel(model, { names, shape }, choose) {
   const kinds = ['noised', ...names];
@@ -186,10 +241,11 @@ function reel(model, { names, shape }, choose) {
   const slider = make('input', { ...range, ...NO_SHORTCUTS });
   const list = { class: 'df-strip', role: 'listbox', tabindex: 0, 'aria-label': 'Film strip' };
   const strip = make('div', { ...list, 'aria-orientation': 'horizontal', ...NO_SHORTCUTS });
-  const film = make('div', { class: 'df-film' }, slider, strip);
+  const numbers = panels(model);
+  const film = make('div', { class: 'df-film' }, slider, strip, numbers.node);
   const titles = make('div', { class: 'df-titles', 'aria-hidden': 'true' },
     ...kinds.map((name) => make('span', { title: name }, name)));
-  const side = make('div', { class: 'df-side' }, titles);
+  const side = make('div', { class: 'df-side' }, titles, numbers.side);
   const node = make('div', { class: 'df-reel' }, side, film);
   const columns = () => [...strip.children];
 
@@ -200,10 +256,13 @@ function reel(model, { names, shape }, choose) {
     slider.max = levels.length - 1;
     node.style.setProperty('--df-count', levels.length);
   };
-  const fill = (levels) => columns().forEach((column, i) => kinds.forEach((_, k) => {
-    const [buffer, at] = k ? [model.get('_frames'), (k - 1) * levels.length + i] : [model.get('_noised'), i];
-    paint(column.children[k], buffer, at, shape);
-  }));
+  const fill = (levels) => {
+    columns().forEach((column, i) => kinds.forEach((_, k) => {
+      const [buffer, at] = k ? [model.get('_frames'), (k - 1) * levels.length + i] : [model.get('_noised'), i];
+      paint(column.children[k], buffer, at, shape);
+    }));
+    numbers.build(levels.length);
+  };
   const show = (levels, i) => {
     const { sigma, snr } = model.get('_levels');
     const where = `${levels[i]} of ${levels[levels.length - 1]}`;
@@ -211,6 +270,7 @@ function reel(model, { names, shape }, choose) {
     slider.setAttribute('aria-valuetext', `${where}, sigma ${decimals(sigma[i])}, SNR ${decibels(snr[i])}`);
     columns().forEach((column, k) => column.setAttribute('aria-selected', k === i));
     strip.setAttribute('aria-activedescendant', `${id}-${i}`);
+    numbers.show(i);
     const { offsetLeft, offsetWidth } = strip.children[i]; // kept in sight where the strip is too wide
     const left = offsetLeft - film.offsetLeft;
     film.scrollLeft = clamp(film.scrollLeft, left + offsetWidth - film.clientWidth, left);
@@ -346,7 +406,7 @@ function render({ model, el }) {
   const moved = () => { if (levels.length && nearest() !== current) show(nearest()); };
   const on = (names) => names.map((name) => `change:${name}`).join(' ');
   const handlers = [
-    [on(['_levels', '_original', '_noised', '_frames', '_distances', 'progress', 'error']), soon],
+    [on(['_levels', '_original', '_noised', '_frames', '_distances', '_panels', '_notes', 'progress', 'error']), soon],
     [on(['image', 'sampler', 'steps', 'seed', 'label', 'error']), mark],
     [on(['step_reverse']), moved],
   ];
