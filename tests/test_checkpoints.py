@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from difflow.checkpoints import (KNOWN, _plan, describe, embedded_models, find_checkpoint, load_denoiser,
-                                 read_tensors, save, unet_architecture, what_is)
+from difflow.catalogue import FACTORIES, GUIDED, plan_state_dict, published_config
+from difflow.checkpoints import (KNOWN, PUBLISHED, describe, embedded_models, export, find_checkpoint, lighten,
+                                 load_denoiser, read_tensors, save, unet_architecture, what_is)
 from difflow.denoisers import DDPMDenoiser, EDMDenoiser, GaussianDenoiser, VEDenoiser, VPDenoiser
 from difflow.schedulers import Scheduler
 from difflow.unet import UNet
-from golden import fill, tiny_unet, wave
+from golden import FIXTURES, fill, tiny_unet, wave
 
 TELL = dict(image_size=32, num_head_channels=32, use_new_attention_order=False, schedule='linear')
 
@@ -148,7 +149,7 @@ def test_configurations_are_recovered(options, size, tmp_path):
 
 def meta_plan(given=None, **options):
     with torch.device('meta'): net = UNet(**options)
-    return net, _plan(net.state_dict(), None, given or {}, Path('x.pt'))
+    return net, plan_state_dict(net.state_dict(), given or {})
 
 
 ADM = dict(model_channels=256, out_channels=6, attention_resolutions='32,16,8', num_head_channels=64,
@@ -203,6 +204,62 @@ def test_the_caller_beats_the_table():
     assert plan.config['use_new_attention_order'] and plan.options['variance'] == 'fixed_large'
     assert plan.options['scheduler'] == Scheduler.cosine(50).to_dict()
     assert not {'schedule', 'num_heads', 'variance'} & plan.assumed.keys()
+
+
+@pytest.mark.parametrize('name, size, channels, classes, parameters, tensors', [
+    ('ADM', 256, 3, None, 552_814_086, 566), ('ADM', 256, 3, 1000, 553_838_086, 567),
+    ('ADM', 64, 3, 1000, 295_904_454, 541), ('ADM', 128, 3, 1000, 421_529_606, 493),
+    ('ADM', 512, 3, 1000, 558_997_638, 645), ('UNet', 28, 1, 10, 14_417_345, 537),
+    ('UNet', 32, 3, 10, 14_419_651, 537), ('UNet', 32, 3, 43, 14_428_099, 537), ('UNet', 64, 3, 102, 32_875_395, 541),
+    ('UNet', 128, 3, None, 33_993_347, 638), ('UNetSmall', 28, 1, 10, 2_578_369, 413),
+    ('UNetSmall', 32, 3, 10, 2_579_523, 413), ('UNetSmall', 64, 3, 102, 6_071_939, 417),
+    ('UNetBig', 32, 3, 10, 129_422_403, 537), ('UNetBig', 64, 3, 102, 295_209_603, 541)])
+def test_named_configurations_have_the_published_sizes(name, size, channels, classes, parameters, tensors):
+    net, plan = meta_plan({'image_size': size}, **published_config(name, size, channels, classes))
+    assert sum(p.numel() for p in net.parameters()) == parameters and len(net.state_dict()) == tensors
+    with torch.device('meta'): assert UNet(**plan.config).config == net.config
+    assert plan.missing == [] and (name if name != 'ADM' else 'guided') in plan.card['model']
+
+
+def test_the_published_list_of_keys_makes_the_unconditional_model():
+    lines = [line.split('\t') for line in (FIXTURES / 'adm256_uncond_state_dict.txt').read_text().splitlines()]
+    tensors = {key: torch.empty([int(n) for n in shape.strip('()').split(',') if n], device='meta')
+               for key, shape in lines}
+    assert len(tensors) == 566
+    plan = plan_state_dict(tensors, {})
+    with torch.device('meta'): net = UNet(**plan.config)
+    assert {k: t.shape for k, t in net.state_dict().items()} == {k: t.shape for k, t in tensors.items()}
+    assert plan.config['num_head_channels'] == 64 and not plan.config['use_new_attention_order']
+
+
+@pytest.mark.parametrize('size', GUIDED)
+@pytest.mark.parametrize('classes', [None, 1000])
+def test_reduced_guided_diffusion_models_load_and_answer(size, classes, tmp_path):
+    config = published_config('ADM', size, num_classes=classes)
+    config |= dict(model_channels=64, num_heads=4, num_res_blocks=1, attention_resolutions=[size // 32],
+                   channel_mult=[1, 1], image_size=16, num_head_channels=-1)
+    net = fill(UNet(**config | dict(attention_resolutions=[8])))
+    torch.save(net.state_dict(), tmp_path / 'm.pt')
+    new_order = config.get('use_new_attention_order', False)
+    loaded = load_denoiser(tmp_path / 'm.pt', image_size=16, num_heads=4, schedule='linear',
+                           use_new_attention_order=new_order)
+    labels = torch.tensor([3, 999]) if classes else None
+    expected = DDPMDenoiser(net, variance='learned_range')
+    assert torch.equal(answer(loaded, labels), answer(expected, labels))
+
+
+@pytest.mark.parametrize('factory', FACTORIES)
+def test_released_minimal_diffusion_files_load_strictly(factory, tmp_path):
+    config, whole = published_config(factory, 28, 1, 10), factory == 'UNetSmall'
+    if not whole: config |= dict(model_channels=32, num_head_channels=32) # the others on the meta device, above
+    net = UNet(**config)
+    path = tmp_path / f'{factory}_mnist-epoch_100-timesteps_1000-class_condn_True_ema_0.9995.pt'
+    torch.save({f'module.{name}': tensor for name, tensor in net.state_dict().items()}, path)
+    given = dict(image_size=28, num_head_channels=32, schedule='cosine', use_new_attention_order=True)
+    loaded = load_denoiser(path, **{} if whole else given)
+    assert loaded.net.state_dict().keys() == net.state_dict().keys() and loaded.num_classes == 10
+    assert loaded.scheduler == Scheduler.cosine(1000)
+    assert all(torch.equal(loaded.net.state_dict()[k], t) for k, t in net.state_dict().items())
 
 
 def test_known_models_do_not_overlap():
@@ -310,14 +367,6 @@ def test_attacks_run_nothing(name, way, suffix, tmp_path):
         assert not sentinel.exists()
 
 
-def test_edm_pickles_say_so(tmp_path):
-    path = tmp_path / 'edm-cifar10.pkl'
-    path.write_bytes(b'\x80\x04}\x8c\x03ema\x8c\x17torch_utils.persistence'
-                     b'\x8c\x1a_reconstruct_persistent_obj\x93}\x85Rs.')
-    with pytest.raises(ValueError, match='edm-cifar10.pkl is a network pickle of EDM, which is not read yet'):
-        load_denoiser(path)
-
-
 # ---- files that are something else, or damaged
 
 def test_foreign_files(tmp_path):
@@ -341,11 +390,11 @@ def test_foreign_files(tmp_path):
         'png': 'a PNG image', 'jpeg': 'a JPEG image', 'npy.npy': 'a NumPy array',
         'npz.npz': 'compressed zip archive', 'text': "text, 'version https://git-lfs", 'json': 'text,',
         'empty': 'an empty file', 'noise': 'unknown data',
-        'pickle': 'a pickle', 'list': 'a list', 'tensor': 'a Tensor', 'nothing': 'an empty dict',
+        'pickle': 'a list', 'list': 'a list', 'tensor': 'a Tensor', 'nothing': 'an empty dict',
         'mixed': "'a' is a int", 'script': 'compressed zip archive'}
     for name, message in found.items():
         with pytest.raises(ValueError, match=f'{name} .*{message}'): read_tensors(tmp_path / name)
-    with pytest.raises(ValueError, match='is a folder, expected a file'): load_denoiser(tmp_path)
+    with pytest.raises(ValueError, match='is no folder of diffusers: it has no config.json'): load_denoiser(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['safetensors', 'zip', 'legacy'])
@@ -417,11 +466,80 @@ def test_foreign_safetensors(tmp_path):
     assert load_denoiser(tmp_path / 'x.safetensors', **TELL).net.config == net.config
 
 
+# ---- half precision, modes, exports
+
+def rough(net, dtype):
+    "Return the rms difference that a half-precision torso makes, relative to the answer."
+    light = type(net)(**net.config).eval()
+    light.load_state_dict(net.state_dict())
+    x, t = wave((2, 3, 32, 32)), torch.tensor([17., 999.])
+    with torch.inference_mode(): exact, found = net(x, t), light.half_torso(dtype)(x, t)
+    return ((found - exact).square().mean() / exact.square().mean()).sqrt().item()
+
+
+def test_the_error_of_a_half_torso_is_that_of_its_numbers():
+    fp16, bf16 = rough(tiny_unet(), torch.float16), rough(tiny_unet(), torch.bfloat16)
+    assert 2**-11 < fp16 < 0.03 # numbers are rounded by up to 2^-11, and thirty layers follow one another
+    assert 4 < bf16 / fp16 < 16 # bfloat16 keeps three bits less
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_torso(dtype, tmp_path):
+    net = tiny_unet()
+    torch.save(net.state_dict(), tmp_path / 'm.pt')
+    light = load_denoiser(tmp_path / 'm.pt', dtype=dtype, channels_last=True, **TELL)
+    kinds = {name: p.dtype for name, p in light.net.named_parameters()}
+    halves = {name for name, kind in kinds.items() if kind == dtype}
+    inside = {name for name, layer in net.named_modules() if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d))
+              and not name.startswith('out.')}
+    assert halves == {f'{name}.{part}' for name in inside for part in ('weight', 'bias')}
+    assert light.net.input_blocks[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert answer(light).dtype == torch.float32
+    with pytest.raises(ValueError, match='dtype must be one of .*, got torch.float64'):
+        load_denoiser(tmp_path / 'm.pt', dtype=torch.float64, **TELL)
+    again = load_denoiser(save(light, tmp_path / 'half.safetensors'))
+    assert all(p.dtype == torch.float32 for p in again.parameters())
+
+
+def test_lighten_leaves_float32_alone():
+    denoiser = EDMDenoiser(small_net())
+    before = answer(denoiser)
+    assert torch.equal(answer(lighten(denoiser, torch.float32)), before)
+    torch.testing.assert_close(answer(lighten(denoiser, channels_last=True)), before)
+
+
+@pytest.mark.parametrize('umask, mode', [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_follow_the_umask(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try: path = save(EDMDenoiser(small_net()), tmp_path / 'x.safetensors')
+    finally: os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_export_is_bare(tmp_path):
+    from safetensors import safe_open
+    net = tiny_unet()
+    path = export(DDPMDenoiser(net), tmp_path / 'x.safetensors')
+    with safe_open(path, 'pt') as file: assert file.metadata() is None and set(file.keys()) == set(net.state_dict())
+    assert load_denoiser(path, **TELL).net.config == net.config
+    with pytest.raises(ValueError, match='can save'): export(GaussianDenoiser(torch.zeros(1, 2, 2), 1.), path)
+
+
+def test_a_header_of_any_length_is_read(tmp_path):
+    from difflow.archives import write_tensors
+    firsts = set()
+    for extra in range(0, 256, 8): # the first byte of the file is that of a pickle, too
+        path = write_tensors({'a': torch.arange(3.)}, tmp_path / 'x', {'b': 'c' * extra})
+        firsts.add(path.read_bytes()[0])
+        assert read_tensors(path)['a'].tolist() == [0, 1, 2]
+    assert 0x80 in firsts
+
+
 # ---- names and URLs
 
 def test_names():
     for name in embedded_models(): assert find_checkpoint(name).stem == name
-    with pytest.raises(ValueError, match="'mnits' is neither a file nor an embedded model; known are"):
+    with pytest.raises(ValueError, match="'mnits' is neither a file nor a model; known are .*; to download: adm-imagenet256, "):
         load_denoiser('mnits')
 
 
@@ -459,6 +577,36 @@ def test_urls(server, tmp_path):
     httpd.shutdown()
     httpd.server_close()
     with pytest.raises(ConnectionError, match='could not be fetched'): load_denoiser(f'{url}/z.safetensors')
+
+
+def test_published_names(server, tmp_path, monkeypatch):
+    folder, url, httpd = server
+    net = tiny_unet()
+    torch.save(net.state_dict(), folder / 'tiny.pt')
+    import hashlib
+    sha256 = hashlib.sha256((folder / 'tiny.pt').read_bytes()).hexdigest()
+    model = PUBLISHED['adm-imagenet256']
+    assert model.url == 'https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt'
+    monkeypatch.setitem(PUBLISHED, 'adm-imagenet256', model._replace(url=f'{url}/tiny.pt'))
+    with pytest.raises(ValueError, match='tiny.pt is not what was expected'): load_denoiser('adm-imagenet256', **TELL)
+    monkeypatch.setitem(PUBLISHED, 'adm-imagenet256', model._replace(url=f'{url}/tiny.pt', sha256=sha256))
+    loaded = load_denoiser('adm-imagenet256', **TELL)
+    assert loaded.card['name'] == 'adm-imagenet256' and loaded.card['licence'] == 'MIT'
+    assert 'sha256' not in loaded.assumed
+    monkeypatch.setitem(PUBLISHED, 'adm-lsun-cat256', model._replace(url=f'{url}/tiny.pt', sha256=None))
+    assert describe('adm-lsun-cat256', **TELL)['assumed']['sha256'].startswith('none is published')
+    monkeypatch.chdir(folder)
+    (folder / 'adm-imagenet256').write_bytes((folder / 'tiny.pt').read_bytes()) # a file of that name goes first
+    assert 'name' not in load_denoiser('adm-imagenet256', **TELL).card
+    httpd.shutdown()
+
+
+def test_all_published_urls_are_of_their_owners():
+    for name, model in PUBLISHED.items():
+        assert model.url.startswith(('https://openaipublic.blob.core.windows.net/diffusion/jul-2021/',
+                                     'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/'))
+        assert model.sha256 is None or len(model.sha256) == 64
+        assert model.url.endswith(f'/{name}.pkl') or name.startswith('adm-')
 
 
 # ---- describe

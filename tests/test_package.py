@@ -52,11 +52,12 @@ def test_installed_requirements_are_those_of_settings():
     pytest.importorskip('packaging')
     from packaging.requirements import Requirement
     cfg = settings()
-    wanted = {r: 'plain' for r in map(Requirement, cfg['requirements'].split())}
-    wanted |= {r: 'dev' for r in map(Requirement, cfg['dev_requirements'].split())}
-    installed = {(r.name, str(r.specifier), 'dev' if r.marker else 'plain')
-                 for r in map(Requirement, metadata.requires('difflow'))}
-    assert {(r.name, str(r.specifier), extra) for r, extra in wanted.items()} == installed
+    names = {'plain': 'requirements', 'dev': 'dev_requirements', 'peers': 'peers_requirements'}
+    wanted = {(r.name, str(r.specifier), extra) for extra, key in names.items()
+              for r in map(Requirement, cfg[key].split())}
+    extra = lambda r: re.search(r'extra == .(\w+)', str(r.marker))[1] if r.marker else 'plain'
+    installed = {(r.name, str(r.specifier), extra(r)) for r in map(Requirement, metadata.requires('difflow'))}
+    assert wanted == installed
 
 
 def test_changelog_tells_of_this_version():
@@ -212,7 +213,7 @@ def test_notebooks_are_one_module_each():
 
 
 def test_modules_import_smaller_numbers_only():
-    number = {p.stem.split('_', 1)[1]: int(p.stem[:2]) for p in NOTEBOOKS if p.stem[:2].isdigit()}
+    number = {p.stem.split('_', 1)[1]: p.stem for p in NOTEBOOKS if p.stem[:2].isdigit()} # in order of the list
     for module in MODULES:
         nodes = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom)]
         names = [n.module.removeprefix('difflow.') for n in nodes if n.module and (n.level or 'difflow' in n.module)]
