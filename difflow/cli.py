@@ -75,7 +75,7 @@ def count(text:str, least:int=1) -> object: return option(int, text, min=least)
 def share(text:str) -> object: return option(float, text, min=0, max=1)
 def flag(name:str, text:str) -> object: return option(bool, text, name)
 
-ModelOption = option(str, 'mnist, mnist-class or digits (embedded), or a checkpoint file')
+ModelOption = option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint file')
 DataOption = option(str, 'digits, mnist5k or colored_mnist (embedded); a folder, zip or npz; a torchvision name')
 SplitOption = option(str, 'part of the data: train, test or all')
 SamplerOption = option(str, 'ddpm, ddim, euler, heun or dpmpp_2m')
@@ -264,6 +264,19 @@ def _new_denoiser(images:'ImageSet', kind:str, class_cond:bool, options:dict) ->
     if kind in ('vp', 've'): return {'vp': VPDenoiser, 've': VEDenoiser}[kind](net)
     return DDPMDenoiser(net, schedules[name](), prediction=kind)
 
+def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:str|None) -> None:
+    "Give the network the weights in `path`, but for `delete_keys`, which stay fresh; ValueError if they do not fit"
+    from difflow.checkpoints import find_checkpoint, load_strictly, read_tensors
+    deleted = [key for key in (delete_keys or '').split(',') if key]
+    if path is None:
+        if deleted: raise ValueError('--delete-keys: there is no --pretrained-ckpt to delete them from')
+        return
+    tensors, own = read_tensors(find_checkpoint(path)), denoiser.net.state_dict()
+    unknown = [key for key in deleted if key not in tensors and key not in own]
+    if unknown: raise ValueError(f'--delete-keys {unknown[0]}: neither in {path} nor in the network')
+    kept = {key: tensor for key, tensor in tensors.items() if key not in deleted}
+    load_strictly(denoiser.net, kept | {key: own[key] for key in deleted if key in own})
+
 def _command_line(context:typer.Context) -> str:
     "Write the command of `context` as one would type it, without what was left at its default and the folder"
     words = ['difflow', context.info_name]
@@ -298,6 +311,7 @@ def _train(options:dict, command:str) -> None:
     images = load_images(options['data'], size=options['size'], split=options['split'])
     torch.manual_seed(settings.seed)  # of the first weights
     denoiser = _new_denoiser(images, options['denoiser'], options['class_cond'], options)
+    _start_from(denoiser, options['pretrained_ckpt'], options['delete_keys'])
     first, start, made = os.environ.get('RANK', '0') == '0', time.perf_counter(), []
     result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
                    progress=first and sys.stderr.isatty(), **{name: options[name] for name in _RUN})
@@ -335,6 +349,8 @@ def train_command(context:typer.Context,
     ema_halflife:option(float, 'of the weight average, in images, >= 0')=20_000.,
     label_dropout:share('labels not shown, with --class-cond')=0.1, accumulate:count('parts of a batch')=1,
     seed:count('of everything random', least=0)=0,
+    pretrained_ckpt:option(str|None, 'start from the weights of a checkpoint')=None,
+    delete_keys:option(str|None, 'names of weights, by commas, that start fresh in spite of it')=None,
     resume:option(bool, 'go on from the state there')=True, save_every:count('steps between states')=1000,
     sample_every:option(int|None, 'steps between sample grids; default: none', min=1)=None,
     mixed_precision:option(str, 'no, bf16, fp16')='no', compile:flag('--compile', 'by torch.compile')=False,
@@ -354,7 +370,7 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
 
 @app.command('info', short_help='Say what a checkpoint file holds.')
 def info_command(
-    file:Annotated[str, typer.Argument(help='mnist, mnist-class or digits (embedded), or a checkpoint file')],
+    file:Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint file')],
 ) -> None:
     "Say what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints import describe

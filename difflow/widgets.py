@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_STEPS', 'MAX_SEED', 'Panels', 'Notes', 'InvalidChoice', 'check_int', 'FloatImages', 'Choices', 'Request',
-           'in_kernel', 'Explorer', 'SweepExplorer', 'CompareExplorer']
+           'in_kernel', 'Explorer', 'SweepExplorer', 'classifier_panels', 'CompareExplorer']
 
 # %% ../nbs/50_widgets.ipynb #0686a666
 import base64
@@ -24,10 +24,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .activations import Statistics
 from .data import ImageSet, check_images
 from .denoisers import Denoiser
 from .film import Panel, film, pixel_distance, pixels
 from .forward_backward import Sweep, even_levels, grid_of, sweep_states
+from .layer_change import activation_change
 from .samplers import SAMPLERS, Sampler
 from .schedulers import Scheduler
 
@@ -396,6 +398,28 @@ class SweepExplorer(Explorer):
     def images(self) -> Tensor: # (S, C, H, W) in [-1, 1]
         "Returned images of all levels; waits until they are done."
         return self.wait().sweep.images[:, 0]
+
+# %% ../nbs/50_widgets.ipynb #b97feede
+def classifier_panels(
+    model:torch.nn.Module, # takes (B, C, H, W) in [-1, 1], returns logits (B, K), or {head: logits}
+    statistics:Statistics|None=None, # of its layers, from `activation_statistics`; None: probabilities alone
+    classes:Sequence[str]|None=None, # names of the classes of a single head; None: 0, 1, ...
+) -> Panels:
+    "Return what `panels=` takes: class probabilities and, with `statistics`, the cosine of each layer."
+    device = next(model.parameters()).device
+    def read(images:Tensor, x0:Tensor) -> list[Panel]:
+        with torch.inference_mode(): logits = model(images.clamp(-1, 1).to(device))
+        heads = logits if isinstance(logits, dict) else {'class': logits}
+        panels = []
+        for head, values in heads.items():
+            p = values.softmax(-1).clamp(0, 1).T.tolist()
+            names = classes if classes and len(heads) == 1 else range(len(p))
+            panels.append(Panel(f'{head} probability', {str(name): row for name, row in zip(names, p)}))
+        if statistics is None: return panels
+        change = activation_change(model, x0, images[:, None], statistics)
+        rows = dict(zip(change.layers, change.cosine[..., 0].clip(0, 1).T.tolist()))
+        return [*panels, Panel('cosine to the original, layer by layer', rows, 'lines')]
+    return read
 
 # %% ../nbs/50_widgets.ipynb #89774bc3
 class CompareExplorer(Explorer):
