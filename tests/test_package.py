@@ -19,7 +19,7 @@ MODULES = sorted(p for p in (ROOT / 'difflow').glob('*.py') if not p.name.starts
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:]))
 COMMANDS = ["pip install -e . && jupyter lab index.ipynb", "pip install -e '.[dev]' && nbdev_test && pytest"]
 HEAVY = 'matplotlib sklearn torchvision ipywidgets accelerate'.split()
-EMBEDDED_MODELS = ['mnist', 'mnist-class', 'digits']
+EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits']
 
 
 def settings():
