@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.callback()
 def _commands() -> None: "Keep the name of a command, which typer drops while there is only one"
 
-STUDIES = 'forward_backward', 'classifiers', 'reproducibility', 'jacobian', 'representations', 'synthetic_data'
+STUDIES = 'forward_backward', 'classifiers', 'reproducibility', 'jacobian'
 
 def load_studies() -> None:
     "Import the commands of each study, `difflow.cli_*`, which add themselves to `app`"
@@ -75,8 +75,8 @@ def count(text:str, least:int=1) -> object: return option(int, text, min=least)
 def share(text:str) -> object: return option(float, text, min=0, max=1)
 def flag(name:str, text:str) -> object: return option(bool, text, name)
 
-ModelOption = option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint file')
-DataOption = option(str, 'digits, mnist5k or colored_mnist (embedded); a folder, zip or npz; a torchvision name')
+ModelOption = option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
+DataOption = option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name')
 SplitOption = option(str, 'part of the data: train, test or all')
 SamplerOption = option(str, 'ddpm, ddim, euler, heun or dpmpp_2m')
 GuidanceOption = option(float, 'w in D(no label) + w (D(label) - D(no label)); 1 is no guidance')
@@ -265,7 +265,7 @@ def _new_denoiser(images:'ImageSet', kind:str, class_cond:bool, options:dict) ->
     return DDPMDenoiser(net, schedules[name](), prediction=kind)
 
 def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:str|None) -> None:
-    "Give the network the weights in `path`, but for `delete_keys`, which stay fresh; ValueError if they do not fit"
+    "Give the network the weights in `path` but for `delete_keys`; ValueError where they do not fit"
     from difflow.checkpoints import find_checkpoint, load_strictly, read_tensors
     deleted = [key for key in (delete_keys or '').split(',') if key]
     if path is None:
@@ -370,7 +370,7 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
 
 @app.command('info', short_help='Say what a checkpoint file holds.')
 def info_command(
-    file:Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint file')],
+    file:Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist, digits, or a checkpoint file')],
 ) -> None:
     "Say what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints import describe

@@ -103,7 +103,9 @@ def _draw_panel(draw:ImageDraw.ImageDraw, panel:Panel, chosen:list[int], top:int
         draw.text((LEFT - 8, top + step * (k + 0.5)), name[:14], ink, font, 'rm')
         shown = [values[i] for i in chosen]
         if panel.kind == 'heat': _draw_heat(draw, shown, color, top + HEAT_ROW * k, cell)
-        else: draw.line([(LEFT + cell * (j + 0.5), top + (1 - y) * high) for j, y in enumerate(shown)], color, 2)
+        else:
+            x = [LEFT + cell * (j + 0.5) for j in range(len(shown))]
+            draw.line([(a, top + (1 - y) * high) for a, y in zip(x, shown)], color, 2)
     draw.rectangle((LEFT, top, LEFT + wide - 1, top + high), outline='#cccccc')
     return end
 

@@ -53,7 +53,7 @@ def ksg_information(
     k:int=3, # neighbours, 1..N/8
     parts:int=8, # disjoint parts of the examples that give the error
 ) -> Estimate:
-    "Estimate mutual information from nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
+    "Estimate mutual information by nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
     x, y = _pair(x, y)
     if not 1 <= k <= len(x) // parts - 1: raise ValueError(f'k must be in 1..{len(x) // parts - 1}, got {k}')
     rng = np.random.default_rng(0)

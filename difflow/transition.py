@@ -41,7 +41,8 @@ def fit_transition(
         raise ValueError(f'kept must be (S, N) for S >= 3 levels and N >= 2 images, got {shapes}')
     if (np.diff(levels) <= 0).any(): raise ValueError(f'levels must ascend, got {levels.tolist()}')
     if not 0 <= chance < 1: raise ValueError(f'chance must be in 0..1, got {chance}')
-    if kept.min() < 0 or kept.max() > 1: raise ValueError(f'kept must be in 0..1, got {kept.min()}..{kept.max()}')
+    if kept.min() < 0 or kept.max() > 1:
+        raise ValueError(f'kept must be in 0..1, got {kept.min()}..{kept.max()}')
     if bootstrap < 20: raise ValueError(f'bootstrap must be >= 20, got {bootstrap}')
     best, rng = _fit(levels, kept.mean(1), chance), np.random.default_rng(seed)
     draws = rng.integers(kept.shape[1], size=(bootstrap, kept.shape[1]))
