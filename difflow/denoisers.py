@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'VARIANCES', 'as_sigma', 'like', 'Denoiser', 'GaussianDenoiser', 'Preconditioned', 'EDMDenoiser',
-           'VPDenoiser', 'VEDenoiser', 'DDPMDenoiser', 'between', 'p_mean_variance', 'q_posterior_mean',
-           'step_log_variance', 'gaussian_kl', 'tanh_cdf', 'grey_level_nll', 'variational_bound']
+           'VPDenoiser', 'VEDenoiser', 'IDDPMDenoiser', 'DDPMDenoiser', 'between', 'p_mean_variance',
+           'q_posterior_mean', 'step_log_variance', 'gaussian_kl', 'tanh_cdf', 'grey_level_nll', 'variational_bound']
 
 # %% ../nbs/05_denoisers.ipynb #4da99203
 import math
@@ -88,6 +88,10 @@ class Denoiser(nn.Module, ABC):
         if self.scheduler is not None: return self.scheduler.respace(str(n))
         return Scheduler.karras(n, max(0.002, self.sigma_min), min(80., self.sigma_max))
 
+    def round_sigma(self, sigma:float|Tensor) -> float|Tensor:
+        "Return the nearest noise level that this denoiser can tell apart, here `sigma` itself."
+        return sigma
+
     def grid(self, n:int) -> Scheduler: # `n` levels
         "Return the noise levels of the forward-backward experiment: its own grid, or DDPM's linear one."
         return (self.scheduler or Scheduler.linear(1000)).respace(str(n))
@@ -126,11 +130,12 @@ class Denoiser(nn.Module, ABC):
         labels:Tensor|None=None, # (B,) int64
         sigma:Tensor|None=None, # (B,), None: drawn by `sigmas_for`
         noise:Tensor|None=None, # like `x0`, standard normal, None: drawn
+        **told:Tensor, # more arguments of the call: augment_labels
     ) -> Tensor: # (B,)
         "Return the weighted squared error of each image, averaged over its pixels."
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
-        x0hat = self(x0 + like(sigma, x0) * noise, sigma, labels)
+        x0hat = self(x0 + like(sigma, x0) * noise, sigma, labels, **told)
         return self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1)
 
 # %% ../nbs/05_denoisers.ipynb #47a901a3
@@ -180,6 +185,7 @@ class Preconditioned(Denoiser):
         self.net, config = net, getattr(net, 'config', {})
         self.num_classes = getattr(net, 'num_classes', None)
         self.null_class = getattr(net, 'null_class', False)
+        self.image_shape = getattr(net, 'image_shape', None)
         if 'image_size' in config: self.image_shape = (config['in_channels'],) + (config['image_size'],) * 2
 
     @abstractmethod
@@ -191,17 +197,22 @@ class Preconditioned(Denoiser):
         "Name the arguments of the constructor beside `net`."
         return {}
 
+    def forward(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None, **told:Tensor) -> Tensor:
+        "Return E[x0 | x]; `told` are more arguments of the network: augment_labels."
+        return self.predict(x, sigma, labels, **told)[0]
+
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         return self.predict(x, sigma, labels, check=False)[0]
 
-    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None,
-                check:bool=True) -> tuple[Tensor, Tensor|None]:
+    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None, check:bool=True,
+                **told:Tensor) -> tuple[Tensor, Tensor|None]:
         if check:
             self.check(x, labels)
             sigma = as_sigma(sigma, x)
         c_skip, c_out, c_in, c_noise = (c.to(sigma) for c in self.coefficients(sigma))
         inputs = like(c_in, x) * x, c_noise.to(x.device, torch.float32).expand(len(x))
-        output, extra = self.split(self.net(*inputs) if labels is None else self.net(*inputs, labels), x)
+        if labels is not None: inputs += (labels,)
+        output, extra = self.split(self.net(*inputs, **told), x)
         return like(c_skip, x) * x + like(c_out, x) * output.to(x.dtype), extra
 
     def split(self, output:Tensor, x:Tensor) -> tuple[Tensor, Tensor|None]:
@@ -239,11 +250,18 @@ class EDMDenoiser(Preconditioned):
 
 class VPDenoiser(Preconditioned):
     "Denoise with the variance-preserving preconditioning of score-sde, as EDM writes it."
-    def __init__(self, net:nn.Module, beta_d:float=19.9, beta_min:float=0.1, M:int=1000,
-                 epsilon_t:float=1e-5):
+    def __init__(self,
+        net:nn.Module,
+        beta_d:float=19.9, # rise of the noise rate
+        beta_min:float=0.1, # noise rate at time 0
+        M:int=1000, # times are told to the network as 0..M-1
+        epsilon_t:float=1e-5, # first time
+        expm1:bool=False, # exact at small times; False: in float32 with its rounding, as published
+    ):
         super().__init__(net)
-        self.options_ = dict(beta_d=beta_d, beta_min=beta_min, M=M, epsilon_t=epsilon_t)
+        self.options_ = dict(beta_d=beta_d, beta_min=beta_min, M=M, epsilon_t=epsilon_t, expm1=expm1)
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
+        self.expm1 = expm1
         ends = self.sigma_at(torch.tensor([epsilon_t, 1.], dtype=torch.float64)).tolist()
         self.sigma_min, self.sigma_max = ends
 
@@ -252,12 +270,15 @@ class VPDenoiser(Preconditioned):
 
     def sigma_at(self, t:Tensor) -> Tensor:
         "Return the noise level at time `t` in (0, 1]."
-        return torch.expm1(self.beta_d / 2 * t**2 + self.beta_min * t).sqrt()
+        exponent = lambda t: self.beta_d / 2 * t**2 + self.beta_min * t
+        if self.expm1: return torch.expm1(exponent(t)).sqrt()
+        return (exponent(t.float()).exp() - 1).sqrt().to(t.dtype)
 
     def time_of(self, sigma:Tensor) -> Tensor:
         "Return the time of a noise level, the inverse of `sigma_at`."
-        root = (self.beta_min**2 + 2 * self.beta_d * torch.log1p(sigma**2)).sqrt()
-        return (root - self.beta_min) / self.beta_d
+        growth = torch.log1p(sigma**2) if self.expm1 else (1 + sigma.float()**2).log()
+        root = (self.beta_min**2 + 2 * self.beta_d * growth).sqrt()
+        return ((root - self.beta_min) / self.beta_d).to(sigma.dtype)
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
         return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.M - 1) * self.time_of(sigma)
@@ -281,6 +302,62 @@ class VEDenoiser(Preconditioned):
         return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
 
     def sigmas_for(self, u:Tensor) -> Tensor: return self.sigma_min * (self.sigma_max / self.sigma_min)**u
+
+    def weight(self, sigma:Tensor) -> Tensor: return sigma**-2
+
+# %% ../nbs/05_denoisers.ipynb #48bdc3b6
+class IDDPMDenoiser(Preconditioned):
+    "Denoise with a network trained on the cosine chain of improved DDPM, as EDM writes it."
+    def __init__(self,
+        net:nn.Module, # answers with C channels, or with 2C of which the first C are the noise
+        C_1:float=0.001, # least ratio of neighbouring alphas_cumprod, in (0, 1)
+        C_2:float=0.008, # offset of the cosine, > 0
+        M:int=1000, # length of the chain
+    ):
+        super().__init__(net)
+        self.options_, self.M = dict(C_1=C_1, C_2=C_2, M=M), M
+        if not 0 < C_1 < 1 or not C_2 > 0 or M < 1:
+            raise ValueError(f'0 < C_1 < 1, C_2 > 0, M >= 1 must hold, got {C_1}, {C_2}, {M}')
+        self.register_buffer('u', self.levels(C_1, C_2, M))
+        self.sigma_min, self.sigma_max = self.u[-2].item(), self.u[0].item()
+
+    @staticmethod
+    def levels(C_1:float, C_2:float, M:int) -> Tensor: # (M + 1,) float32, u[0] is the noisiest, u[M] = 0
+        "Return the levels in float32 step by step, as published: the smallest is off by 0.05 %."
+        abar = (math.pi / 2 * torch.arange(M + 1) / M / (C_2 + 1)).sin()**2
+        u = torch.zeros(M + 1)
+        ratio = (abar[:-1] / abar[1:]).clamp(min=C_1)
+        for j in range(M, 0, -1): u[j - 1] = ((u[j]**2 + 1) / ratio[j - 1] - 1).sqrt()
+        return u
+
+    @property
+    def options(self) -> dict: return self.options_
+
+    def nearest(self, sigma:Tensor) -> Tensor: # int64, like `sigma`
+        "Return the index of the level nearest to `sigma`, () or (B,); index 0 is the noisiest."
+        return (sigma.to(self.u)[..., None] - self.u).abs().argmin(-1)
+
+    def round_sigma(self, sigma:float|Tensor) -> float|Tensor:
+        "Return the nearest level of the chain."
+        if isinstance(sigma, Tensor): return self.u[self.nearest(sigma)].to(sigma)
+        return self.u[self.nearest(torch.tensor(sigma))].item()
+
+    def steps(self, n:int) -> Scheduler:
+        "Return EDM's `n` noise levels, each rounded to the chain; those that meet there are one."
+        rounded = self.round_sigma(super().steps(n).sigmas).tolist()
+        return Scheduler.from_sigmas(sorted(set(rounded)))
+
+    def grid(self, n:int) -> Scheduler:
+        "Return `n` levels of the chain."
+        return Scheduler.from_sigmas(self.u[:-1].flip(0).tolist()).respace(str(n))
+
+    def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
+        label = self.M - 1 - self.nearest(sigma)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), label.to(sigma)
+
+    def sigmas_for(self, u:Tensor) -> Tensor:
+        "Take every level of the chain equally often."
+        return self.u.to(u)[(u * self.M).long().clamp(max=self.M - 1)]
 
     def weight(self, sigma:Tensor) -> Tensor: return sigma**-2
 
@@ -338,11 +415,11 @@ class DDPMDenoiser(Preconditioned):
         "Turn the squared error of x0 into that of what is predicted."
         return dict(eps=sigma**-2, x0=torch.ones_like(sigma), v=1 + sigma**-2)[self.prediction]
 
-    def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor,
-                   noise:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)
+    def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor, noise:Tensor,
+                   **told:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)
         "Return the squared error of what is predicted and, for a learned variance, the bound in bits."
         x = x0 + like(sigma, x0) * noise
-        x0hat, extra = self.predict(x, sigma, labels)
+        x0hat, extra = self.predict(x, sigma, labels, **told)
         terms = dict(mse=self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1))
         if self.variance_type == 'learned_range':
             levels = self.scheduler.sigmas.to(sigma)
@@ -352,12 +429,12 @@ class DDPMDenoiser(Preconditioned):
                                             log_variance)
         return terms
 
-    def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None,
-             noise:Tensor|None=None) -> Tensor: # (B,)
+    def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None, noise:Tensor|None=None,
+             **told:Tensor) -> Tensor: # (B,)
         "Return the sum of `loss_terms` for each image; `sigma` on the grid, drawn from it when None."
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
-        return sum(self.loss_terms(x0, labels, as_sigma(sigma, x0), noise).values())
+        return sum(self.loss_terms(x0, labels, as_sigma(sigma, x0), noise, **told).values())
 
 def between(frac:Tensor, low:float|Tensor, high:float|Tensor) -> Tensor:
     "Interpolate from `low` at frac = -1 to `high` at frac = 1, without clamping."

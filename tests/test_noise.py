@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difflow import noise
-from difflow.noise import generator_normal, normal, philox, uniform
+from difflow.noise import ImageStreams, cuda_normal, generator_normal, normal, philox, uniform
 
 word = st.integers(0, 2**32 - 1)
 few = settings(deadline=None, max_examples=60)
@@ -170,3 +170,79 @@ def test_cuda_gives_the_same_numbers():
         assert (on_gpu.cpu() - normal((4, 3, 32, 32), seeds)).abs().max() < 1e-5
         on_gpu = uniform((4, 3, 32, 32), seeds, device='cuda')
         assert torch.equal(on_gpu.cpu(), uniform((4, 3, 32, 32), seeds))
+
+
+# CUDA's stream: numbers that GPUs printed in public threads, to their four digits
+
+PRINTED = { # where: seed, threads of the GPU (None where it does not matter), shape, {index: numbers}
+    "Triton's tutorials": (0, None, (4, 8), {0: [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284],
+                                             24: [0.0697, -0.0074, 1.8969, 0.6878, -0.0779, -0.8373, 1.3506, -0.2879]}),
+    'pytorch issue 79496': (10, None, (3,), {0: [-0.1029, 1.6810, -0.2708]}),
+    'pytorch issue 143086': (1, None, (3,), {0: [-0.2963, 2.6764, -0.1408]}),
+    'pytorch issue 158398': (42, 28 * 1536, (1, 64, 2048), {
+        0: [0.1940, 2.1614, -0.1721], 2045: [1.4540, -2.7733, -0.8932, -0.4574, 0.8063, 0.1580],
+        4093: [0.1124, 0.2769, -1.2535, 1.1346, -0.6329, -0.9147], 131072 - 6144: [-0.4861, 0.3358, 1.0578],
+        131072 - 4099: [-0.7282, 0.5087, 0.1318, 0.7881, 0.8339, -1.1424], 131069: [-0.4841, 1.2850, -0.0282]})}
+
+
+@pytest.mark.parametrize('where', PRINTED)
+def test_cuda_numbers_are_those_that_gpus_printed(where):
+    seed, threads, shape, printed = PRINTED[where]
+    found = cuda_normal((1, *shape), [seed], threads=threads).flatten()
+    for index, numbers in printed.items():
+        assert found[index:index + len(numbers)].tolist() == pytest.approx(numbers, abs=6e-5)
+
+
+def test_cuda_numbers_of_a_gpu_with_48_processors():
+    "normal_(5, sqrt(5)) of 100,000 numbers on an RTX A4000, 48 x 1536 threads (pytorch issue 97097)."
+    found = 5 + 5**0.5 * cuda_normal((1, 1000, 100), [14], threads=48 * 1536)[0]
+    assert found[0, :3].tolist() == pytest.approx([2.8731, 5.2727, 2.9889], abs=1e-4)
+    assert found[-1, :3].tolist() == pytest.approx([2.7337, 2.2106, 7.7815], abs=1e-4)
+    assert found[-1, -3:].tolist() == pytest.approx([8.2207, 6.5395, 4.2604], abs=1e-4)
+
+
+@few
+@given(st.integers(0, 2**32 - 1), st.integers(0, 50), st.sampled_from([1, 7, 256, 300, 700]), st.booleans())
+def test_cuda_layout_by_hand(seed, calls, size, double):
+    "Thread i has the counter (call, 0, i, 0) and the key (seed, 0); of its block only the first number is used."
+    dtype = torch.float64 if double else torch.float32
+    found = cuda_normal((1, size), [seed], 4 * calls, dtype)[0]
+    for i in (0, size - 1):
+        w = philox_by_hand([calls, 0, i, 0], [seed, 0])
+        u, v = (w[0] + 0.5) / 2**32, (w[1] + 0.5) / 2**32
+        if double: u, v = ((w[j] ^ w[j + 1] << 21) / 2**53 + 2**-54 for j in (0, 2))
+        by_hand = np.sqrt(-2 * np.log(u)) * np.sin(2 * np.pi * v)
+        assert found[i].item() == pytest.approx(by_hand, abs=1e-12 if double else 4e-6)
+
+
+@pytest.mark.parametrize('kind', ['edm', 'cuda'], ids=['cpu-generator', 'gpu-generator'])
+def test_streams_do_not_depend_on_the_batch(kind):
+    draw = lambda seeds: (lambda s: (s.normal((2, 3)), s.integers(7), s.normal((5,), torch.float64)))(ImageStreams(seeds, kind))
+    together, apart = draw([4, 2**32 + 8, 15]), draw([8])
+    for a, b in zip(together, apart): assert torch.equal(a[1:2], b)
+
+
+def test_published_latents_of_two_seeds():
+    latents = ImageStreams([0, 100000]).normal((3, 32, 32)).flatten(1)[:, :3]
+    assert latents[0].tolist() == pytest.approx([-1.12584, -1.15236, -0.250579], abs=1e-5)
+    assert latents[1].tolist() == pytest.approx([-0.706041, -0.089824, 0.140101], abs=1e-5)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: ImageStreams([0], 'gpu'), "kind must be 'edm' or 'cuda', got 'gpu'"), (lambda: ImageStreams([-1]), 'seeds'),
+    (lambda: cuda_normal((1, 4), [0], offset=2), 'offset must be a multiple of 4, got 2'),
+    (lambda: cuda_normal((1, 4), [0], dtype=torch.float16), 'float16'),
+    (lambda: cuda_normal((1, 50_000), [0]), 'differs from GPU to GPU'), (lambda: ImageStreams([0]).integers(0), 'high')])
+def test_streams_refuse(call, message):
+    with pytest.raises(ValueError, match=message): call()
+
+
+@pytest.mark.cuda
+def test_a_gpu_draws_what_is_imitated():
+    properties = torch.cuda.get_device_properties(0)
+    threads = properties.multi_processor_count * properties.max_threads_per_multi_processor
+    for shape in ((3, 32, 32), (3, 64, 64), (3, 600, 600)):
+        real, imitated = ImageStreams([0, 7], 'cuda', 'cuda'), ImageStreams([0, 7], 'cuda', 'cpu', threads)
+        torch.testing.assert_close(real.normal(shape).cpu(), imitated.normal(shape), atol=3e-6, rtol=0)
+        assert torch.equal(real.integers(10).cpu(), imitated.integers(10))
+        torch.testing.assert_close(real.normal(shape, torch.float64).cpu(), imitated.normal(shape, torch.float64), atol=1e-12, rtol=0)
