@@ -239,3 +239,19 @@ def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
     assert done.stdout.count('model.safetensors') == 1
     one, two = (states(tmp_path / name / 'model.safetensors') for name in ('one', 'two'))
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
+
+
+def test_training_starts_from_a_checkpoint_but_for_deleted_keys(difflow, tmp_path):
+    difflow(f'train --data digits {TINY} --steps 3 --out start')
+    first = tmp_path / 'start/model.safetensors'
+    still = TINY.replace('--lr 0.003', '--lr 1e-12')
+    start = f'train --data digits {still} --steps 1 --seed 5 --pretrained-ckpt {first}'
+    difflow(f'{start} --out a')
+    before, after = states(first), states(tmp_path / 'a/model.safetensors')
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    difflow(f'{start} --out b --delete-keys out.2.weight')
+    after = states(tmp_path / 'b/model.safetensors')
+    fresh = [k for k in before if not torch.allclose(before[k], after[k], atol=1e-6)]
+    assert fresh == ['net.out.2.weight']
+    assert 'neither in' in difflow(f'{start} --out c --delete-keys nothing', code=2).stderr
+    assert 'no --pretrained-ckpt' in difflow(f'train --data digits {TINY} --steps 1 --out d --delete-keys x', code=2).stderr
