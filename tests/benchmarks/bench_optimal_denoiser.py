@@ -1,0 +1,118 @@
+"""One streamed product against two broadcast passes in float64, and against the bare products; run with `pytest tests/benchmarks/bench_optimal_denoiser.py -s`."""
+from time import process_time
+
+import pytest
+import torch
+
+from difflow.optimal_denoiser import OptimalDenoiser
+
+COUNT, BATCH, SHAPE, SLICE = 50_000, 64, (3, 32, 32), 512
+SIGMAS = (0.002, 0.1, 1., 3., 10., 30., 80.)
+
+
+def smooth_images(count):
+    "Make uint8 images with the spectrum of photographs, roughly: coarse patterns and a little grain"
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    images = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3) // 8 * 7
+    return images + torch.randint(0, 30, (1024, *SHAPE), generator=generator, dtype=torch.uint8).repeat(count // 1024 + 1, 1, 1, 1)[:count]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def images(): return smooth_images(COUNT)
+
+
+@pytest.fixture(scope='module')
+def denoiser(images): return OptimalDenoiser(images)
+
+
+def seconds(work, times=2):
+    "CPU seconds of one thread, the best of some"
+    taken = []
+    for _ in range(times):
+        start = process_time()
+        result = work()
+        taken.append(process_time() - start)
+    return min(taken), result
+
+
+def noisy(images, sigma):
+    generator = torch.Generator().manual_seed(1)
+    x0 = images[:BATCH].float() / 127.5 - 1
+    return x0 + sigma * torch.randn(x0.shape, generator=generator)
+
+
+def published(images, x, sigma, chunk=BATCH):
+    "Two passes over the set, differences broadcast in float64: the largest exponent first, the sums then"
+    x, chunks = x.double()[:, None], [part.double() / 127.5 - 1 for part in images.split(chunk)]
+    exponent = lambda y: -(x - y[None]).square().sum((2, 3, 4)) / (2 * sigma**2)
+    best = torch.stack([exponent(y).amax(1) for y in chunks]).amax(0)
+    total, sums = 0., 0.
+    for y in chunks:
+        weights = (exponent(y) - best[:, None]).exp()
+        total, sums = total + weights.sum(1), sums + (weights[:, :, None, None, None] * y[None]).sum(1)
+    return sums / total[:, None, None, None]
+
+
+@pytest.fixture(scope='module')
+def floats(images): return images.flatten(1).float()
+
+
+def bare_products(floats, x):
+    "The two matrix products alone, on data that are float32 already (four times the memory) and weights that are known"
+    rows, weights = x.flatten(1), torch.rand(len(x), len(floats))
+    return rows @ floats.T, weights @ floats
+
+
+def test_beside_the_published_algorithm(images, denoiser):
+    x, sigma = noisy(images, 3.), 3.
+    few = OptimalDenoiser(images[:SLICE])
+    slow, expected = seconds(lambda: published(images[:SLICE], x, sigma), 1)
+    torch.testing.assert_close(few(x, sigma).double(), expected, atol=1e-5, rtol=0)
+    fast, _ = seconds(lambda: denoiser(x, sigma))
+    whole = slow * COUNT / SLICE
+    print(f'\n{COUNT} images {SHAPE}, batch {BATCH}: {fast:.2f} s; published {slow:.2f} s for {SLICE} of them, so {whole:.0f} s: {whole / fast:.0f} x')
+    assert whole / fast >= 150
+
+
+def test_beside_the_bare_products_at_every_sigma(images, floats, denoiser):
+    ratios = {}
+    for sigma in SIGMAS:
+        x = noisy(images, sigma)
+        bare, ours = seconds(lambda: bare_products(floats, x), 3)[0], seconds(lambda: denoiser(x, sigma), 3)[0]
+        ratios[sigma] = ours / bare
+        print(f'\nsigma {sigma:6}: {ours:.2f} s, bare products {bare:.2f} s, {ours / bare:.2f} x', end='')
+    assert max(ratios.values()) <= 1.5
+
+
+MEMORY = '''if True:
+    import sys
+    import torch
+    sys.path.insert(0, 'tests/benchmarks')
+    from bench_optimal_denoiser import smooth_images, noisy, COUNT
+    from difflow.optimal_denoiser import OptimalDenoiser
+    def status(name): return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(name)) / 1024
+    torch.set_num_threads(1)
+    images = smooth_images(COUNT)
+    x = noisy(images, 3.).repeat(int(sys.argv[1]), 1, 1, 1)
+    x[:8] @ x[0].mT # the library of the products is loaded
+    open('/proc/self/clear_refs', 'w').write('5') # the peak so far is forgotten
+    before = status('VmRSS')
+    OptimalDenoiser(images)(x, 3.)
+    print(status('VmHWM') - before)'''
+
+
+@pytest.mark.parametrize('times', [1, 8])
+def test_memory_beyond_the_pixels(times, python, root):
+    "Peak above the pixels and the noisy images, with the making of the denoiser"
+    used = float(python(MEMORY, str(times), cwd=root, env={'OMP_NUM_THREADS': '1'}))
+    print(f'\nbatch {BATCH * times}: {used:.0f} MiB more')
+    assert used < 300
