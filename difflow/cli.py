@@ -71,9 +71,17 @@ def option(kind:type, text:str, *names:str, **settings) -> object:
     "Describe an option: its type, the words in --help, its range by min= and max="
     return Annotated[kind, typer.Option(*names, help=text, **settings)]
 
-def count(text:str, least:int=1) -> object: return option(int, text, min=least)
-def share(text:str) -> object: return option(float, text, min=0, max=1)
-def flag(name:str, text:str) -> object: return option(bool, text, name)
+def count(text:str, least:int=1) -> object:
+    "Describe a whole number from `least` on"
+    return option(int, text, min=least)
+
+def share(text:str) -> object:
+    "Describe a number in 0..1"
+    return option(float, text, min=0, max=1)
+
+def flag(name:str, text:str) -> object:
+    "Describe a switch"
+    return option(bool, text, name)
 
 ModelOption = option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
 DataOption = option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name')
@@ -350,7 +358,7 @@ def train_command(context:typer.Context,
     label_dropout:share('labels not shown, with --class-cond')=0.1, accumulate:count('parts of a batch')=1,
     seed:count('of everything random', least=0)=0,
     pretrained_ckpt:option(str|None, 'start from the weights of a checkpoint; default: fresh ones')=None,
-    delete_keys:option(str|None, 'names of weights, by commas, that start fresh in spite of it; default: none')=None,
+    delete_keys:option(str|None, 'weights that start fresh in spite of it, by commas; default: none')=None,
     resume:option(bool, 'go on from the state there')=True, save_every:count('steps between states')=1000,
     sample_every:option(int|None, 'steps between sample grids; default: none', min=1)=None,
     mixed_precision:option(str, 'no, bf16, fp16')='no', compile:flag('--compile', 'by torch.compile')=False,
@@ -370,7 +378,7 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
 
 @app.command('info', short_help='Say what a checkpoint file holds.')
 def info_command(
-    file:Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist, digits, or a checkpoint file')],
+    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')],
 ) -> None:
     "Say what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints import describe
