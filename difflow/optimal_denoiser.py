@@ -103,9 +103,10 @@ class _Pass(Denoiser):
     ):
         super().__init__()
         pixels = pixels_of(images)
-        for name, value, high in (('block', 1 if block is None else block, math.inf), ('exact', exact, math.inf),
-                                  ('top_k', 1 if top_k is None else top_k, len(pixels))):
-            if not 1 <= value <= high: raise ValueError(f'{name} must be in 1..{high}, got {value}')
+        for name, value, high in (('block', block, math.inf), ('exact', exact, math.inf),
+                                  ('top_k', top_k, len(pixels))):
+            if value is not None and not 1 <= value <= high:
+                raise ValueError(f'{name} must be in 1..{high}, got {value}')
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f'dtype must be torch.float32 or torch.float64, got {dtype}')
         self.image_shape, self.block, self.dtype = tuple(pixels.shape[1:]), block, dtype
@@ -126,12 +127,18 @@ class _Pass(Denoiser):
 
     def _set_moments(self):
         "Find the mean of the set, half the squared norms about it, and the range of its pixels."
-        parts = self.pixels.split(512)
-        mean = sum(part.sum(0, dtype=wide(part.device)) for part in parts) / len(self)
+        parts, double = self.pixels.split(512), wide(self.pixels.device)
+        room = torch.empty(parts[0].shape, dtype=double, device=self.pixels.device) # for one part at a time
+        mean = torch.zeros_like(room[0])
+        for part in parts: mean += room[:len(part)].copy_(part).sum(0) / len(self)
         self.register_buffer('centre', (mean.round() if self.unit > 1 else mean).float())
-        half = [(part - self.centre.to(mean.dtype)).square_().sum(1) / 2 for part in parts]
-        self.register_buffer('halves', torch.cat(half))
-        self.reach = max(part.to(mean.dtype).square().sum(1).max() for part in parts).sqrt().item()
+        self.register_buffer('halves', room.new_empty(len(self)))
+        squares = torch.empty_like(self.halves)
+        for i, part in enumerate(parts):
+            rows, y = slice(512 * i, 512 * i + len(part)), room[:len(part)]
+            squares[rows] = y.copy_(part).square_().sum(1)
+            self.halves[rows] = y.copy_(part).sub_(self.centre).square_().sum(1) / 2
+        self.reach = squares.max().sqrt().item()
         self.spread = (self.pixels.max().item() - self.pixels.min().item()) / self.unit
 
     def _set_classes(self, labels:Tensor|None):
