@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoints import load_strictly, read_tensors, tensors_sha256
+from .archives import read_tensors, tensors_sha256
 from .data import ImageSet, to_uint8
 from .noise import normal, uniform
 from .training import EMA, Settings, batches
@@ -186,6 +186,7 @@ def embedded_classifiers() -> list[str]:
 
 def _load_small(path:Path) -> SmallClassifier:
     "Read what `save_classifier` wrote; ValueError for any other file"
+    from difflow.checkpoints import load_strictly
     from safetensors import SafetensorError, safe_open
     if not path.is_file(): raise ValueError(f'{path} is not a file')
     try:
@@ -232,7 +233,9 @@ def _torchvision(name:str, weights:str|Path|None, truncate:bool) -> nn.Module:
     except OSError as error:
         raise ConnectionError(f'{chosen.url} could not be fetched ({error}): give the path of that file as '
                               f'weights=, or put it into {torch.hub.get_dir()}/checkpoints') from None
-    if weights is not None and not is_name: load_strictly(network, read_tensors(weights))
+    if weights is not None and not is_name:
+        from difflow.checkpoints import load_strictly
+        load_strictly(network, read_tensors(weights))
     network.preprocess = Preprocess(chosen.transforms(), truncate)
     network.classes = chosen.meta['categories']
     network.register_forward_pre_hook(network.preprocess.hook)

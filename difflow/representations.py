@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, silu
 
-from .checkpoints import load_strictly, read_tensors, tensors_sha256
+from .archives import tensors_sha256
 from .data import ImageSet
 from .denoisers import Denoiser, VEDenoiser, as_sigma, like
 from .noise import normal
@@ -122,6 +122,7 @@ class TimeEncoder(nn.Module):
 
     def load_published(self, path:str|Path) -> 'TimeEncoder':
         "Take the weights of a published `encoder_state` file; raise ValueError where they do not fit."
+        from difflow.checkpoints import load_strictly, read_tensors
         unused = 'linear.', 'time_embedding.param_t' # never trained, never used
         tensors = {name: t for name, t in read_tensors(path).items() if not name.startswith(unused)}
         return load_strictly(self, tensors)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .checkpoints import tensors_sha256
+from .archives import tensors_sha256
 from .data import image_grid
 from .denoisers import Denoiser
 

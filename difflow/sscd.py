@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .archives import read_archive, tensors_sha256, write_tensors
-from .checkpoints import find_checkpoint, load_strictly
 from .data import ImageSet, load_images, to_uint8
 from .preprocess import Preprocess
 from .published_sscd import (ARCHITECTURES, PUBLISHED_SSCD, THRESHOLDS, SmallNet, architecture_of,
@@ -92,6 +91,7 @@ def embedded_descriptors() -> list[str]:
 
 def _find(name:str|Path, hash:str|None) -> Path:
     "Return the file that `name` stands for; ValueError or ConnectionError saying what to do"
+    from difflow.checkpoints import find_checkpoint
     text = str(name)
     if Path(text).is_file(): return find_checkpoint(text, hash)
     if text in embedded_descriptors():
@@ -112,6 +112,7 @@ def load_descriptor(
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
 ) -> SSCD: # in eval mode, on the CPU
     "Load a descriptor; ValueError for another layout, ConnectionError when it cannot be fetched"
+    from difflow.checkpoints import load_strictly
     path = _find(name, hash)
     tensors, header = (read_torchscript(path), None) if is_torchscript(path) else read_archive(path)[::2]
     try:

@@ -73,7 +73,8 @@ def test_console_script():
 
 def light_modules():
     "Name every module but the widgets, which are classes of ipywidgets"
-    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if p.stem != 'widgets')]
+    widgets = 'widgets', 'direction_explorer'
+    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if p.stem not in widgets)]
 
 
 @pytest.fixture(scope='module')
