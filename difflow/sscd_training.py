@@ -19,7 +19,6 @@ from torch import Tensor
 
 from .data import ImageSet, check_images
 from .sscd import SSCD, as_set, check_features
-from .training import batches
 
 # %% ../nbs/21_sscd_training.ipynb #df9d7a9e
 def gaussian_blur(
@@ -215,6 +214,8 @@ def train_sscd(
 ) -> SSCDTraining:
     "Train a descriptor to tell copies from other images; ValueError for bad settings or images"
     from tqdm.auto import tqdm
+
+    from difflow.training import batches
     settings, images = settings or SSCDSettings(**options), as_set(images)
     check_images(images.tensor([0]), (len(model.preprocess.mean), *images.image_shape[1:]), 'images')
     if len(images) < settings.batch_size:
@@ -241,7 +242,7 @@ def micro_average_precision(
     similarity:Tensor, # (Q,R) of queries to references
     match:Tensor, # (Q,R) bool: true pairs, at least one
 ) -> float: # 0..1
-    "Return the average precision over all pairs in one ranking; of equal similarities, false ones come first"
+    "Return the average precision over all pairs in one ranking; of equal similarities, false pairs come first"
     if similarity.shape != match.shape or match.dtype != torch.bool or not match.any():
         raise ValueError(f'match must be bool {tuple(similarity.shape)} with a true pair, not {match.dtype} '
                          f'{tuple(match.shape)} with {int(match.sum())}')

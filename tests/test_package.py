@@ -3,7 +3,6 @@ import ast
 import json
 import re
 import shutil
-import statistics
 import sys
 import tarfile
 import zipfile
@@ -79,10 +78,12 @@ def light_modules():
 
 @pytest.fixture(scope='module')
 def imports(python):
-    "Import each module seven times, in forks of a process that has torch: [(CPU seconds, modules loaded)]"
+    "Import each module seven times, in forks of a process that has torch: torch's CPU seconds, (seconds, modules)"
     code = '''if True:
         import importlib, json, os, sys, time
+        start = time.process_time()
         import torch
+        whole = time.process_time() - start
         def once(name):
             read, write = os.pipe()
             if os.fork() == 0:
@@ -94,14 +95,16 @@ def imports(python):
             with open(read) as file: text = file.read()
             os.wait()
             return json.loads(text)
-        print(json.dumps({name: [once(name) for _ in range(7)] for name in sys.argv[1:]}))'''
+        print(json.dumps([whole, {name: [once(name) for _ in range(7)] for name in sys.argv[1:]}]))'''
     return json.loads(python(code, *light_modules()))
 
 
 @pytest.mark.parametrize('module', light_modules())
 def test_import_is_light(module, imports):
-    seconds, loaded = zip(*imports[module])
-    assert statistics.median(seconds) < 0.1, f'CPU seconds after `import torch`: {seconds}'
+    whole, times = imports
+    seconds, loaded = zip(*times[module])
+    limit = 0.1 if module == 'difflow' else 0.1 * whole
+    assert min(seconds) < limit, f'CPU seconds {seconds} after {whole:.2f} for `import torch`'
     assert [name for name in HEAVY if name in loaded[0]] == []
 
 
