@@ -72,8 +72,7 @@ def test_console_script():
 
 def light_modules():
     "Name every module but the widgets, which are classes of ipywidgets"
-    widgets = 'widgets', 'direction_explorer'
-    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if p.stem not in widgets)]
+    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if not p.stem.endswith(('widgets', '_explorer')))]
 
 
 @pytest.fixture(scope='module')
