@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.callback()
 def _commands() -> None: "Keep the name of a command, which typer drops while there is only one"
 
-STUDIES = 'forward_backward', 'classifiers', 'reproducibility', 'jacobian'
+STUDIES = 'forward_backward', 'classifiers', 'reproducibility', 'jacobian', 'representations', 'synthetic_data'
 
 def load_studies() -> None:
     "Import the commands of each study, `difflow.cli_*`, which add themselves to `app`"
