@@ -23,7 +23,7 @@ def as_sigma(
     x:Tensor, # (B, ...) the images it belongs to
 ) -> Tensor: # float64 (float32 where a device has no float64), () or (B,)
     "Return `sigma` as a tensor; raise ValueError for a wrong shape or (seen on a CPU) sigma <= 0."
-    sigma = torch.as_tensor(sigma)
+    sigma = sigma if isinstance(sigma, Tensor) else torch.as_tensor(sigma, dtype=torch.float64)
     sigma = sigma.to(torch.float32 if x.device.type == 'mps' else torch.float64)
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
         raise ValueError(f'sigma must have the shape () or ({len(x)},), got {tuple(sigma.shape)}')
