@@ -7,7 +7,6 @@ __all__ = ['RANGES', 'Course', 'AblationSampler', 'sigma_range', 'discretize', '
 
 # %% ../nbs/09_ablation.ipynb #1bed7e38
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
