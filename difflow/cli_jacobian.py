@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from difflow.denoisers import Denoiser
-    from difflow.jacobian import RankCurve
+    from difflow.trajectory_ranks import RankCurve
     from difflow.schedulers import Scheduler
 
 # %% ../nbs/55_cli_jacobian.ipynb #3ef36a39
@@ -70,7 +70,7 @@ def read_ranks(path:Path, settings:dict) -> tuple['RankCurve', list[int]]:
     import numpy as np
     import torch
 
-    from difflow.jacobian import RankCurve
+    from difflow.trajectory_ranks import RankCurve
     try:
         with np.load(path) as file: arrays = {name: file[name] for name in file.files}
         before = json.loads(str(arrays['settings']))
@@ -106,7 +106,7 @@ def _curve(denoiser:'Denoiser', seeds:list[int], label:int|None, batch_size:int,
     "Measure batch after batch of points, write each, and leave out those that are written already"
     from tqdm import tqdm
 
-    from difflow.jacobian import check_levels, trajectory_ranks
+    from difflow.trajectory_ranks import check_levels, trajectory_ranks
     levels = check_levels(denoiser, walk['scheduler'], settings['steps'], walk['at'])
     curve, done = read_ranks(path, settings) if path.exists() else (None, [])
     left = [seed for seed in seeds if seed not in done]

@@ -23,7 +23,8 @@ from torch import Tensor
 from .data import image_grid
 from .denoisers import Denoiser
 from .film import pixels
-from .jacobian import check_range, edit, singular_directions, trajectory
+from .jacobian import check_range
+from .trajectory_ranks import edit, singular_directions, trajectory
 from .widgets import MAX_SEED, InvalidChoice, check_int, in_kernel
 
 # %% ../nbs/57_direction_explorer.ipynb #63c5cf31

@@ -6,14 +6,12 @@
 __all__ = ['Points', 'OVERSAMPLE', 'groups', 'check_range', 'check_dropout', 'check_answer', 'check_point', 'differentiable',
            'Tangent', 'rows_of', 'check_chunk', 'jacobian', 'Rank', 'Spectrum', 'first_above', 'as_spectrum',
            'check_energy', 'numerical_rank', 'orthonormal', 'random_directions', 'columns', 'leading_spectrum',
-           'is_certain', 'from_subspace', 'with_vectors', 'full_spectrum', 'joined', 'check_k', 'jacobian_spectrum',
-           'check_levels', 'trajectory', 'RankCurve', 'ranks_along', 'trajectory_ranks', 'singular_directions',
-           'levels_below', 'edit']
+           'is_certain', 'from_subspace', 'with_vectors', 'full_spectrum', 'joined', 'check_k', 'jacobian_spectrum']
 
 # %% ../nbs/23_jacobian.ipynb #7d5be9ca
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,8 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .denoisers import Denoiser, as_sigma
 from .noise import normal
-from .samplers import FORWARD, Sampler, as_sampler, device_of, heun
-from .schedulers import Scheduler, karras_sigmas
 
 # %% ../nbs/23_jacobian.ipynb #3c3fdb2e
 Points = tuple[Tensor, Tensor, Tensor|None] # x (B, C, H, W), sigma () or (B,), labels (B,) or None
@@ -318,172 +314,3 @@ def jacobian_spectrum(
     tangents = (Tangent(denoiser, *part, chunk) for part in parts)
     if formed: return joined([full_spectrum(t, k, vectors) for t in tangents])
     return joined([leading_spectrum(t, k, iterations, probes, energy) for t in tangents])
-
-# %% ../nbs/23_jacobian.ipynb #9a321b06
-def check_levels(denoiser:Denoiser, scheduler:Scheduler|None, steps:int,
-                 at:Sequence[float]|None) -> list[float]:
-    "Return the falling levels of the walk, `at` among them; raise ValueError outside the denoiser's range."
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
-    if at is not None and not len(at): raise ValueError('at must name at least one noise level, got none')
-    walked = (scheduler or denoiser.steps(steps)).walk()[:-1]
-    levels = sorted({*walked, *map(float, at or ())}, reverse=True)
-    for sigma in levels:
-        if not 0 < sigma < math.inf: raise ValueError(f'sigma must be in (0, inf), got {sigma:g}')
-    check_range(denoiser, torch.tensor(levels))
-    return levels
-
-def trajectory(
-    denoiser:Denoiser,
-    shape:Sequence[int]|None=None, # (C, H, W); None: the denoiser's own
-    seeds:Sequence[int]=range(64), # one a point
-    labels:Tensor|int|None=None, # (B,), or one for all
-    steps:int=18, # noise levels of the walk
-    at:Sequence[float]|None=None, # look at these levels, which join the walk; None: at all of the walk
-    scheduler:Scheduler|None=None, # noise levels instead of `steps` of the denoiser's own
-    sampler:str|Sampler=heun,
-) -> Iterator[tuple[float, Tensor]]: # sigma falling, x (B, C, H, W)
-    "Return a generator of the sampler's states, as `sample` makes them; ValueError for bad input at once."
-    levels, sampler = check_levels(denoiser, scheduler, steps, at), as_sampler(sampler)
-    shape = (len(seeds), *(shape or denoiser.image_shape))
-    if labels is not None: labels = torch.as_tensor(labels, device=device_of(denoiser)).expand(len(seeds))
-    x = levels[0] * normal(shape, list(seeds), stream=FORWARD, device=device_of(denoiser))
-    states = sampler(denoiser, x, [*levels, 0.], list(seeds), labels)
-    wanted = set(levels if at is None else map(float, at))
-    return _states(levels, x, states, wanted)
-
-def _states(levels:list[float], x:Tensor, states:Iterator,
-            wanted:set[float]) -> Iterator[tuple[float, Tensor]]:
-    "Yield (sigma, x) at the wanted levels, and stop the walk after the last of them."
-    for sigma in levels:
-        if sigma in wanted: yield sigma, x.clone() # inference tensors cannot be differentiated
-        if sigma <= min(wanted): return
-        x = next(states).x
-
-# %% ../nbs/23_jacobian.ipynb #164d210b
-@dataclass(frozen=True)
-class RankCurve:
-    "Ranks of B Jacobians at each of S noise levels."
-    sigmas:Tensor # (S,) falling
-    rank:Tensor # (S, B) int64; where it is not found, the least that it can be
-    low:Tensor # (S, B)
-    high:Tensor # (S, B)
-    found:Tensor # (S, B) bool
-    dim:int # D
-    products:Tensor # (S,) products a point
-
-    def mean(self) -> Tensor: # (S,)
-        "Return the mean rank of each level; where some were not found it is a lower bound."
-        return self.rank.double().mean(1)
-
-    def interval(self) -> tuple[Tensor, Tensor]: # (S,), (S,)
-        "Return a 95 % interval of the mean over points: two standard errors, and the doubt of each rank."
-        error = 2 * self.rank.double().std(1, unbiased=False) / math.sqrt(max(1, self.rank.shape[1] - 1))
-        return self.low.double().mean(1) - error, self.high.double().mean(1) + error
-
-    def and_points(self, other:'RankCurve') -> 'RankCurve':
-        "Return the curve of the points of both; raise ValueError where the levels or dimensions differ."
-        if self.dim != other.dim or not torch.equal(self.sigmas, other.sigmas):
-            raise ValueError(f'curves must share dimension and levels, got {self.dim}, {other.dim}')
-        names = 'rank', 'low', 'high', 'found'
-        points = {n: torch.cat([getattr(self, n), getattr(other, n)], 1) for n in names}
-        return replace(self, products=torch.maximum(self.products, other.products), **points)
-
-    def plot(self, ax=None, label:str|None=None):
-        "Draw rank / dimension against 1 / sigma, with its interval; hollow where some ranks were not found."
-        import matplotlib.pyplot as plt
-        ax = ax or plt.gca()
-        x, mean = 1 / self.sigmas, self.mean() / self.dim
-        line, = ax.plot(x, mean, label=label)
-        low, high = (t / self.dim for t in self.interval())
-        ax.fill_between(x, low.clamp(min=0), high.clamp(max=1), color=line.get_color(), alpha=0.2, lw=0)
-        for full in (True, False):
-            chosen = self.found.all(1) == full
-            face = line.get_color() if full else 'white'
-            ax.plot(x[chosen], mean[chosen], 'o', ms=4, color=line.get_color(), mfc=face)
-        ax.set(xscale='log', xlabel='1 / $\\sigma$', ylabel='rank / dimension')
-        return ax
-
-def ranks_along(
-    denoiser:Denoiser,
-    labels:Tensor|int|None=None, # (B,), or one for all: of the walk and of the Jacobian
-    seeds:Sequence[int]=range(64), # one a point
-    k:int|None=None, # leading singular values, None: all, by forming the matrix
-    energy:float=0.99, # share of the norm, see `numerical_rank`
-    chunk:int=256, # rows of the network at once
-    walk:dict|None=None, # further arguments of `trajectory`: steps, at, scheduler, sampler, shape
-    **options, # of `jacobian_spectrum`: iterations, probes
-) -> Iterator[tuple[float, Rank, Spectrum]]:
-    "Yield (sigma, ranks, spectra) at the points of the walk, from the highest level down."
-    check_energy(energy)
-    if labels is not None: labels = torch.as_tensor(labels, device=device_of(denoiser)).expand(len(seeds))
-    for sigma, x in trajectory(denoiser, seeds=seeds, labels=labels, **walk or {}):
-        spectrum = jacobian_spectrum(denoiser, x, sigma, k, labels, energy=energy, chunk=chunk, **options)
-        yield sigma, numerical_rank(spectrum, energy), spectrum
-
-def trajectory_ranks(
-    denoiser:Denoiser,
-    steps:int=18, # noise levels of the walk
-    seeds:Sequence[int]=range(64), # one a point
-    labels:Tensor|int|None=None, # (B,), or one for all
-    k:int|None=None, # leading singular values; None: all
-    at:Sequence[float]|None=None, # look at these levels only
-    scheduler:Scheduler|None=None, # noise levels instead of `steps` of the denoiser's own
-    sampler:str|Sampler=heun,
-    callback:Callable[[float, Rank], None]|None=None, # callback(sigma, ranks), every level
-    **options, # energy, chunk, shape and those of `jacobian_spectrum`
-) -> RankCurve:
-    "Measure the numerical rank along the sampling trajectory; ValueError for bad input before any work."
-    walk = dict(steps=steps, at=at, scheduler=scheduler, sampler=sampler, shape=options.pop('shape', None))
-    sigmas, ranks, products = [], [], []
-    for sigma, rank, spectrum in ranks_along(denoiser, labels, seeds, k, walk=walk, **options):
-        sigmas.append(sigma), ranks.append(rank), products.append(spectrum.products)
-        if callback is not None: callback(sigma, rank)
-    stacked = {n: torch.stack([getattr(r, n).cpu() for r in ranks]) for n in ('rank', 'low', 'high', 'found')}
-    sigmas, products = torch.tensor(sigmas, dtype=torch.float64), torch.tensor(products)
-    return RankCurve(sigmas, dim=ranks[0].dim, products=products, **stacked)
-
-# %% ../nbs/23_jacobian.ipynb #086d2ccc
-def singular_directions(
-    denoiser:Denoiser,
-    x:Tensor, # (B, C, H, W) noisy images
-    sigma:float, # noise level
-    k:int=8, # directions, 1..D
-    labels:Tensor|None=None, # (B,)
-    **options, # of `jacobian_spectrum`
-) -> Spectrum: # with `right` and `left` (B, k, C, H, W)
-    "Return the leading singular vectors of each image's Jacobian, for their own sake and not for the rank."
-    options = dict(energy=None, iterations=4) | options # directions need more care than a rank
-    return jacobian_spectrum(denoiser, x, sigma, k, labels, vectors=True, **options)
-
-def levels_below(denoiser:Denoiser, sigma:float, steps:int) -> list[float]:
-    "Return `steps` levels from `sigma` down, spaced as EDM's, and 0."
-    check_range(denoiser, sigma)
-    if not 1 <= steps <= 10**6: raise ValueError(f'steps must be in 1..1000000, got {steps}')
-    least = max(0.002, denoiser.sigma_min)
-    if steps == 1 or sigma <= least: return [float(sigma), 0.]
-    return [*karras_sigmas(steps, least, sigma)[::-1].tolist(), 0.]
-
-def edit(
-    denoiser:Denoiser,
-    x:Tensor, # (1, C, H, W) noisy image
-    sigma:float, # its noise level
-    direction:Tensor, # (C, H, W), of norm 1
-    strengths:Sequence[float], # displacements in units of `sigma`; 0 leaves x as it is
-    labels:Tensor|None=None, # (1,)
-    steps:int=18, # noise levels on the way back
-    sampler:str|Sampler=heun,
-    seeds:int=0, # of the sampler's noise, where it draws any: the same for all strengths
-) -> Tensor: # (S, C, H, W) one clean image a strength
-    "Move `x` along `direction` and walk back to clean images; raise ValueError for bad input."
-    if len(x) != 1 or direction.shape != x.shape[1:]:
-        found = f'{tuple(x.shape)}, {tuple(direction.shape)}'
-        raise ValueError(f'x must be (1, C, H, W) and direction (C, H, W), got {found}')
-    a = torch.tensor([float(s) for s in strengths], dtype=x.dtype, device=x.device)
-    if len(a) == 0 or not bool(a.isfinite().all()):
-        raise ValueError(f'strengths must be finite numbers, got {strengths}')
-    moved = x + sigma * a.reshape(-1, 1, 1, 1) * direction.to(x)
-    many = None if labels is None else labels.expand(len(a))
-    levels, sampler = levels_below(denoiser, sigma, steps), as_sampler(sampler)
-    *_, state = sampler(denoiser, moved, levels, [seeds] * len(a), many)
-    return state.x.clone() # outside inference mode

@@ -10,7 +10,7 @@ from PIL import Image
 
 from difflow.checkpoints import load_denoiser, save
 from difflow.denoisers import EDMDenoiser
-from difflow.jacobian import trajectory_ranks
+from difflow.trajectory_ranks import trajectory_ranks
 from difflow.schedulers import Scheduler
 from difflow.unet import UNet
 
@@ -87,7 +87,7 @@ def test_class_is_passed_to_walk_and_jacobian(difflow, folder):
 
 
 def test_goes_on_where_it_stopped(difflow, monkeypatch):
-    import difflow.jacobian as module
+    import difflow.trajectory_ranks as module
     line = 'jacobian --network DIR/plain.safetensors --steps 4 --batch-size 2'
     assert difflow(f'{line} --samples 5 --out whole.npz')[0] == 0
     real, calls = module.trajectory_ranks, []

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from difflow.denoisers import DDPMDenoiser, Denoiser, EDMDenoiser, GaussianDenoiser, VEDenoiser, VPDenoiser, as_sigma
-from difflow.jacobian import (Rank, RankCurve, Spectrum, Tangent, edit, jacobian, jacobian_spectrum, levels_below,
-                              numerical_rank, singular_directions, trajectory, trajectory_ranks)
+from difflow.jacobian import Rank, Spectrum, Tangent, jacobian, jacobian_spectrum, numerical_rank
 from difflow.low_rank import MoLRG
 from difflow.noise import normal
 from difflow.samplers import euler, heun, sample
 from difflow.schedulers import Scheduler
+from difflow.trajectory_ranks import RankCurve, edit, levels_below, singular_directions, trajectory, trajectory_ranks
 from difflow.unet import UNet
 
 OptimalDenoiser = pytest.importorskip('difflow.optimal_denoiser').OptimalDenoiser
