@@ -239,11 +239,13 @@ class Augmentation:
 
     def __call__(self,
         x:Tensor, # (B, C, H, W) in [-1, 1], C 1 or 3 where colours change
-        generator:torch.Generator|None=None, # on the device of `x`; None: torch's own
+        generator:torch.Generator|Dice|None=None, # on the device of `x`; None: torch's own; or B images' dice
     ) -> tuple[Tensor, Tensor]: # images like `x`, labels (B, dim)
         "Return transformed images and the `augment_labels` that say how."
         self.check(x)
-        dice, told, size = Dice(len(x), self.p, x.device, generator), [], (x.shape[3], x.shape[2])
+        ours = isinstance(generator, Dice)
+        dice = generator if ours else Dice(len(x), self.p, x.device, generator)
+        told, size = [], (x.shape[3], x.shape[2])
         for operation, m in self.chosen(PIXELS):
             x, says = operation(x, dice, m)
             told += says

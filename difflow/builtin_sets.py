@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'SHAPES', 'EMBEDDED', 'Found', 'ArrayReader', 'numbered', 'digits', 'mnist5k', 'colored_mnist', 'shapes',
-           'mnist_m5k']
+           'mnist_m', 'mnist_m5k']
 
 # %% ../nbs/00_builtin_sets.ipynb #cef8d60a
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -97,19 +97,33 @@ def shapes(seed:int) -> Found:
     return Found(ArrayReader(images), labels, numbered('shapes', len(labels)), None, test)
 
 # %% ../nbs/00_builtin_sets.ipynb #6f3829ba
+def mnist_m(
+    digits:np.ndarray, # uint8 (N, S, S)
+    photographs:Sequence[np.ndarray], # uint8 (H, W, 3), H > S, W > S
+    seed:int=0, # of the patches
+    test:np.ndarray|None=None, # bool (N,): patches from the right 30 % of a photograph, else the left 70 %
+) -> np.ndarray: # uint8 (N, S, S, 3)
+    "Return the absolute differences of digits and patches of photographs; ValueError for small photographs"
+    rng, side = np.random.default_rng(seed), digits.shape[1]
+    least = side if test is None else -(-side * 10 // 3) + 1
+    if not photographs or any(p.shape[0] <= side or p.shape[1] <= least for p in photographs):
+        raise ValueError(f'photographs must be larger than {side} x {least}, got '
+                         f'{[p.shape[:2] for p in photographs][:3]}')
+    images = np.empty((*digits.shape, 3), np.uint8)
+    for i, digit in enumerate(digits):
+        photo = photographs[rng.integers(len(photographs))]
+        border, last = photo.shape[1] * 7 // 10, photo.shape[1] - side
+        low, high = (0, last) if test is None else (border, last) if test[i] else (0, border - side)
+        top, left = rng.integers(photo.shape[0] - side), rng.integers(low, high)
+        patch = photo[top:top + side, left:left + side]
+        images[i] = np.abs(patch.astype(np.int16) - digit[..., None])
+    return images
+
 def mnist_m5k(seed:int) -> Found:
     "`mnist5k` on patches of two photographs, 28x28 in colour, patches drawn from `seed`; labels (N,)"
     from sklearn.datasets import load_sample_images
-    grey, rng = mnist5k(seed), np.random.default_rng(seed)
-    photos = np.stack(load_sample_images().images) # (2, 427, 640, 3)
-    border = photos.shape[2] * 7 // 10
-    images = np.empty((len(grey.labels), 28, 28, 3), np.uint8)
-    for i, (digit, test) in enumerate(zip(grey.read.images, grey.test)):
-        low, high = (border, photos.shape[2] - 28) if test else (0, border - 28)
-        photo, top = rng.integers(len(photos)), rng.integers(photos.shape[1] - 28)
-        left = rng.integers(low, high)
-        patch = photos[photo, top:top + 28, left:left + 28]
-        images[i] = np.abs(patch.astype(np.int16) - digit[..., None])
+    grey = mnist5k(seed)
+    images = mnist_m(grey.read.images, load_sample_images().images, seed, grey.test)
     names = numbered('mnist_m5k', len(images))
     return Found(ArrayReader(images), grey.labels, names, grey.classes, grey.test)
 

@@ -287,13 +287,17 @@ class Mixer:
         crowd.buffers = {k: v[chosen] for k, v in crowd.buffers.items()}
         self.crowd, self.runs = crowd, {k: v[chosen] for k, v in runs.items()}
 
-    def _probabilities(self, codes:Tensor|np.ndarray) -> Tensor: # (F, times, seeds, N, K)
-        "Return what each kept network says of every code."
+    def _taken(self, codes:Tensor|np.ndarray) -> Tensor:
+        "Return codes as the networks take them; raise ValueError for other shapes, or before `fit`."
         if not hasattr(self, 'crowd'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
         codes, _ = check_codes(codes)
         if tuple(codes.shape[1:]) != self.shape:
             raise ValueError(f'codes must be (N, {self.shape[0]}, {self.shape[1]}), got {tuple(codes.shape)}')
-        codes, count, parts = self._standard(codes), len(self.runs['lr']), []
+        return self._standard(codes)
+
+    def _probabilities(self, codes:Tensor|np.ndarray) -> Tensor: # (F, times, seeds, N, K)
+        "Return what each kept network says of every code."
+        codes, count, parts = self._taken(codes), len(self.runs['lr']), []
         with torch.no_grad():
             for rows in torch.arange(len(codes)).split(1024):
                 logits = self._logits(self.crowd, codes, rows.expand(count, -1), self.runs)
@@ -301,20 +305,27 @@ class Mixer:
         sizes = len(self.classes), -1, self.seeds
         return torch.cat(parts, 1).unflatten(0, sizes)
 
+    def _check_factors(self, labels:Tensor):
+        known, given = len(self.classes), labels.shape[1]
+        if given != known: raise ValueError(f'labels must have {known} factors, got {given}')
+
     def _at_best(self, p:Tensor) -> Tensor: # (F, times, ...) -> (F, ...)
         return torch.stack([p[f, t] for f, t in enumerate(self.time_index.tolist())])
 
+    def probabilities(self, codes:Tensor|np.ndarray) -> Tensor: # (F, N, K), rows sum to 1
+        "Return the mean probability over the seeds of each of the K classes that the largest factor has."
+        return self._at_best(self._probabilities(codes)).mean(1)
+
     def predict(self, codes:Tensor|np.ndarray) -> np.ndarray: # (N,) or (N, F) int64
         "Return the class with the highest mean probability over the seeds."
-        answer = self._at_best(self._probabilities(codes)).mean(1).argmax(-1).T.numpy()
+        answer = self.probabilities(codes).argmax(-1).T.numpy()
         return answer[:, 0] if self.single else answer
 
     def scores(self, codes:Tensor|np.ndarray, labels:Tensor|np.ndarray) -> np.ndarray:
         "Return the share of right answers of every seed's network, in 0..1: (seeds,) or (F, seeds)."
         codes, labels = check_codes(codes, labels)
         answers = self._at_best(self._probabilities(codes)).argmax(-1) # (F, seeds, N)
-        if len(answers) != labels.shape[1]:
-            raise ValueError(f'labels must have {len(answers)} factors, got {labels.shape[1]}')
+        self._check_factors(labels)
         right = (answers == labels.T[:, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
@@ -340,10 +351,15 @@ class SingleTime(Mixer):
 
     def view(self, codes, time): return codes[torch.arange(len(codes)), :, time] # (R, B, D)
 
+    def probabilities_by_time(self, codes:Tensor|np.ndarray) -> Tensor: # (F, T, N, K), rows sum to 1
+        "Return what the read-out of every time says, the mean over the seeds."
+        return self._probabilities(codes).mean(2)
+
     def scores_by_time(self, codes:Tensor|np.ndarray, labels:Tensor|np.ndarray) -> np.ndarray:
         "Return the share of right answers at every time: (T, seeds) or (F, T, seeds)."
         codes, labels = check_codes(codes, labels)
         answers = self._probabilities(codes).argmax(-1) # (F, T, seeds, N)
+        self._check_factors(labels)
         right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
@@ -387,8 +403,7 @@ class TransformerMixer(Mixer):
 
     def attention(self, codes:Tensor|np.ndarray) -> np.ndarray: # (F, N, T + 1), each row sums to 1
         "Return how much the token attends to each code, and to itself, over the heads and seeds."
-        codes, parts = self._standard(check_codes(codes)[0]), []
-        count = len(self.runs['lr'])
+        codes, count, parts = self._taken(codes), len(self.runs['lr']), []
         with torch.no_grad():
             for rows in torch.arange(len(codes)).split(1024):
                 x = codes[rows].expand(count, *codes[rows].shape)

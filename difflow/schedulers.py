@@ -124,10 +124,11 @@ def iddpm_sigmas(
 # %% ../nbs/02_schedulers.ipynb #a452b25b
 def space_timesteps(
     n: int,  # number of levels to choose from
-    spec: str | int | Sequence[int] = '',  # '250', 250, '10,15,20', [10, 15, 20], 'ddim50'; '' is all
+    spec: str | int | Sequence[int] = '',  # '250', 250, '10,15,20', 'ddim50', 'linspace50'; '' is all
 ) -> list[int]:  # chosen indices, ascending
-    "Choose among 0..`n`-1 by guided-diffusion's rule; raise `ValueError` where `spec` cannot be met."
+    "Choose among 0..`n`-1 by a published rule; raise `ValueError` where `spec` cannot be met."
     if isinstance(spec, str) and spec.startswith('ddim'): return _strided(n, spec)
+    if isinstance(spec, str) and spec.startswith('linspace'): return _floored(n, spec)
     counts = _section_counts(n, spec)
     chosen, start = [], 0
     for i, count in enumerate(counts):
@@ -158,6 +159,14 @@ def _spread(size: int, count: int) -> list[int]:
         chosen.append(round(current))
         current += stride
     return chosen
+
+
+def _floored(n: int, spec: str) -> list[int]:
+    "Take the number in 'linspaceN' of even fractions of 0..`n`-1, rounded down."
+    number = spec.removeprefix('linspace')
+    count = int(number) if number.isdecimal() else 0
+    if not 1 <= count <= n: raise ValueError(f"respacing 'linspaceN' must have N in 1..{n}, got {spec!r}")
+    return np.linspace(0, n - 1, count, dtype=int).tolist()
 
 
 def _strided(n: int, spec: str) -> list[int]:

@@ -242,7 +242,7 @@ def micro_average_precision(
     similarity:Tensor, # (Q,R) of queries to references
     match:Tensor, # (Q,R) bool: true pairs, at least one
 ) -> float: # 0..1
-    "Return the average precision over all pairs in one ranking; of equal similarities, false pairs come first"
+    "Return the average precision over all pairs in one ranking; false ones first among equals"
     if similarity.shape != match.shape or match.dtype != torch.bool or not match.any():
         raise ValueError(f'match must be bool {tuple(similarity.shape)} with a true pair, not {match.dtype} '
                          f'{tuple(match.shape)} with {int(match.sum())}')

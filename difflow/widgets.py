@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_STEPS', 'MAX_SEED', 'Panels', 'Notes', 'InvalidChoice', 'check_int', 'FloatImages', 'Choices', 'Request',
-           'in_kernel', 'Explorer', 'SweepExplorer', 'classifier_panels', 'CompareExplorer']
+           'in_kernel', 'Explorer', 'SweepExplorer', 'classifier_panels', 'CompareExplorer', 'describer', 'verdict',
+           'verdicts', 'note']
 
 # %% ../nbs/50_widgets.ipynb #0686a666
 import base64
@@ -13,7 +14,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import anywidget
@@ -30,8 +33,10 @@ from .denoisers import Denoiser
 from .film import Panel, film, pixel_distance, pixels
 from .forward_backward import Sweep, even_levels, grid_of, sweep_states
 from .layer_change import activation_change
+from .reproducibility import nearest
 from .samplers import SAMPLERS, Sampler
 from .schedulers import Scheduler
+from .sscd import SSCD, load_descriptor, sscd_features
 
 # %% ../nbs/50_widgets.ipynb #3716a313
 MAX_STEPS, MAX_SEED = 1000, 2**32 - 1
@@ -433,3 +438,51 @@ class CompareExplorer(Explorer):
     def images(self) -> dict[str, Tensor]: # name -> (S, C, H, W) in [-1, 1]
         "Returned images of all levels by every denoiser; waits until they are done."
         return {name: sweep.images[:, 0] for name, sweep in self.wait()._sweeps.items()}
+
+# %% ../nbs/50_widgets.ipynb #c31ed6ec
+def describer(
+    descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
+    threshold:float|None=None, # similarity above which two images are copies, -1..1; None: the descriptor's
+) -> tuple[Callable[[ImageSet|Tensor], Tensor], float]: # extract(images) -> (N, D), and the threshold
+    "Return how a descriptor reads images, and its threshold; raise ValueError where it has none."
+    model = descriptor if isinstance(descriptor, SSCD) else load_descriptor(descriptor)
+    threshold = model.threshold if threshold is None else threshold
+    if threshold is None or not -1 <= threshold <= 1:
+        raise ValueError(f'threshold must be in -1..1, got {threshold}')
+    return partial(sscd_features, model=model), threshold
+
+def verdict(
+    other:float|None, # similarity to the other model's image; None: there is no other
+    nearest:float|None, # to the nearest training image; None: there are none
+    threshold:float, # -1..1
+) -> str:
+    "Say 'reproduced', 'memorised', both, or 'new'."
+    named = {'reproduced': other, 'memorised': nearest}
+    return ', '.join(name for name, s in named.items() if s is not None and s > threshold) or 'new'
+
+def verdicts(
+    descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
+    train:ImageSet|Tensor|None=None, # the training images; None: nothing is called memorised
+    threshold:float|None=None, # similarity above which two images are copies, -1..1; None: the descriptor's
+) -> Notes:
+    "Return what `notes=` takes: similarities and verdict of each picture; raise ValueError for bad input."
+    extract, threshold = describer(descriptor, threshold)
+    known = None if train is None else extract(train)
+
+    def read(images:dict[str, Tensor], x0:Tensor) -> list[list[str]]:
+        names, rows = list(images), torch.stack([extract(x.clamp(-1, 1)) for x in images.values()])
+        notes = []
+        for k, row in enumerate(rows):
+            others = rows[1:] if k == 0 else rows[:1]
+            same = torch.linalg.vecdot(row, others).amax(0).tolist() if len(others) else [None] * len(row)
+            near = [None] * len(row) if known is None else nearest(row, known)[0][:, 0].tolist()
+            who = names[0] if k else names[1] if len(names) == 2 else 'the others'
+            notes.append([note(a, b, who, threshold) for a, b in zip(same, near)])
+        return notes
+    return read
+
+def note(other:float|None, nearest:float|None, who:str, threshold:float) -> str:
+    "Write similarities and verdict in up to three lines."
+    lines = [] if other is None else [f'similarity {other:.2f} to {who}']
+    lines += [] if nearest is None else [f'similarity {nearest:.2f} to train']
+    return '\n'.join([*lines, verdict(other, nearest, threshold)])

@@ -14,9 +14,12 @@ from PIL import Image
 
 from difflow.checkpoints import describe, load_denoiser, save
 from difflow.data import load_images, to_float
-from difflow.denoisers import EDMDenoiser
+from difflow.denoisers import DDPMDenoiser, EDMDenoiser, VPDenoiser
 from difflow.forward_backward import sweep
+from difflow.sample_folder import legacy_ddim
 from difflow.samplers import sample
+from difflow.schedulers import Scheduler
+from difflow.song_unet import edm_network
 from difflow.unet import UNet
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
@@ -106,7 +109,12 @@ def check_error(done, words):
     ('sweep --model PLAIN --convention both', "'matched', 'repo'"), ('sweep --model PLAIN --device cuda:77', 'cuda:77'),
     ('sample --model CLASSES --label 10', '0..9'), ('sample --model PLAIN --guidance 2', 'guidance=2.0'),
     ('train --data digits --out here --channel-mult 1,x', "'1,x'"), ('train --data digits --out here --lr 0', 'lr'),
-    ('train --data digits --out here --mixed-precision fp7', 'fp7')])
+    ('train --data digits --out here --mixed-precision fp7', 'fp7'), ('train --data digits --out here --arch UNet', 'must be one of'),
+    ('train --dataset afhq --out here', 'put its 14630 train images in dataset/afhq/train, 3 folders'),
+    ('train --data digits --out here --epochs 2 --duration 1', '--duration and --epochs: give one'),
+    ('train --data digits --out here --arch ddpmpp --num-heads 2', 'ddpmpp has no num_heads'),
+    ('sample --model PLAIN --class-counts 0:5', 'no classes'), ('sample --model CLASSES --class-counts 10:5', '0..9'),
+    ('sample --model CLASSES --class-counts 1:2,1:3', 'twice')])
 def test_what_the_library_refuses_is_one_line(line, words, models, tmp_path, monkeypatch, capsys):
     from difflow import cli
     monkeypatch.chdir(tmp_path)
@@ -170,6 +178,49 @@ def test_info_tells_of_foreign_files(difflow, models, tmp_path):
     assert 'state dict' in text and 'assumed' in text and 'missing' in text
 
 
+def test_counts_and_a_larger_set(difflow, models, tmp_path):
+    line = f'sample --model {models}/classes.safetensors --steps 2 --batch-size 3 --out made'
+    difflow(f'{line} --class-counts 3:5,0:2 --npz made.npz')
+    first = pngs(tmp_path / 'made')
+    assert sorted(first) == ['0/000000.png', '0/000010.png', *(f'3/{10 * j + 3:06d}.png' for j in range(5))]
+    (tmp_path / 'made/3/000003.png').unlink()
+    more = difflow(f'{line} --num-sampled-images 25')
+    whole = pngs(tmp_path / 'made')
+    assert '22 made here' not in more.stdout and len(whole) == 27 and {n: whole[n] for n in first} == first
+    assert load_images(tmp_path / 'made.npz').labels.tolist() == [0, 3, 0, 3, 3, 3, 3]
+
+
+def pngs(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*.png')}
+
+
+@pytest.mark.slow
+def test_samples_do_not_depend_on_processes_and_hardly_on_the_batch(run, difflow, models, tmp_path):
+    line = f'sample --model {models}/classes.safetensors --num-sampled-images 23 --steps 2' # torchrun would take --n
+    difflow(f'{line} --batch-size 4 --out one')
+    difflow(f'{line} --batch-size 7 --out other')
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--no-python', DIFFLOW]
+    done = run(*torchrun, *shlex.split(f'{line} --batch-size 4 --out two'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0 and done.stdout.count('23 images') == 1, done.stdout + done.stderr
+    assert pngs(tmp_path / 'one') == pngs(tmp_path / 'two')
+    one, other = (load_images(tmp_path / name).images.int() for name in ('one', 'other'))
+    assert (one - other).abs().max() <= 1
+
+
+def test_published_walk(difflow, tmp_path):
+    "DDPM and DDIM on minimal-diffusion's levels, from the command line and from the library"
+    torch.manual_seed(0)
+    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2)
+    torch.nn.init.normal_(net.out[2].weight, std=0.05)
+    denoiser = DDPMDenoiser(net, Scheduler.cosine(1000))
+    save(denoiser, tmp_path / 'eps.safetensors')
+    walk = dict(scheduler=Scheduler.cosine(1000).respace('linspace5'), seeds=[0, 1], progress=False)
+    for words, sampler in (('', 'ddpm'), ('--ddim', 'ddim'), ('--ddim --legacy', legacy_ddim)):
+        out = f'made{len(words)}'
+        difflow(f'sample --model eps.safetensors --n 2 --sampling-steps 5 {words} --out {out}')
+        expected = sample(load_denoiser(tmp_path / 'eps.safetensors'), (2, 1, 8, 8), sampler, **walk)
+        assert (load_images(tmp_path / out).tensor() - expected.clamp(-1, 1)).abs().max() <= 1.5 / 127.5
+
+
 # Stopped half way
 
 def stop_when(there, command, folder):
@@ -191,7 +242,7 @@ def test_ctrl_c_leaves_whole_images(models, tmp_path):
     command = f'sample --model {models}/plain.safetensors --n 100000 --steps 2 --batch-size 4 --out made'
     code, error = stop_when(lambda: made.exists() and len(list(made.glob('*.png'))) > 8, command, tmp_path)
     assert code == 130 and error.splitlines()[-1] == 'difflow: stopped' and 'Traceback' not in error
-    files = list(made.rglob('*'))
+    files = [f for f in made.rglob('*') if f.is_file() and '.run' not in f.parts and f.name != 'run.json']
     assert len(files) > 8 and {f.suffix for f in files} == {'.png'} and not load_images(made).broken()
 
 
@@ -229,6 +280,34 @@ def test_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
     assert same(states(tmp_path / 'again/model.safetensors'), states(models[1]))
 
 
+def test_training_starts_from_a_snapshot_of_edm(difflow, tmp_path):
+    from edm_files import snapshot
+    net = edm_network('ddpmpp', 8, 1, augment_dim=9, model_channels=32, channel_mult=[1], num_blocks=1, attn_resolutions=[4])
+    snapshot(tmp_path / 'network-snapshot-000100.pkl', 'EDMPrecond', net, sigma_data=0.5)
+    line = (f'train --data digits {SMALL_EDM} --transfer network-snapshot-000100.pkl --lr 1e-12 --out').replace('--duration 0.001', '--steps 2')
+    difflow(f'{line} on')
+    after, before = states(tmp_path / 'on/model.safetensors'), net.state_dict()
+    assert all(torch.allclose(before[k], after[f'net.{k}'], atol=1e-6) for k in before)
+    assert 'other settings: seed 0 -> 1' in difflow(f'{line} on --seed 1', code=2).stderr
+
+
+SMALL_EDM = ('--arch ddpmpp --precond vp --duration 0.001 --batch 16 --lr-rampup 500 --ema 0.0005 --augment 0.12 --tick 0.2 --snap 2 '
+             '--dump 3 --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4')
+
+
+def test_edm_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
+    line = f'train --data digits {SMALL_EDM} --save-every 5 --out'
+    difflow(f'{line} whole')
+    code, error = stop_when((tmp_path / 'stopped/training.safetensors').exists, f'{line} stopped', tmp_path)
+    assert code == 130 and 'Traceback' not in error
+    resumed = difflow(f'{line} stopped').stdout
+    assert 0 < int(re.match(r'(\d+) of 63 steps', resumed)[1]) < 63
+    difflow(f'{line} other --resume-from whole/training-state-000000.safetensors')
+    models = [load_denoiser(tmp_path / name / 'model.safetensors') for name in ('whole', 'stopped', 'other')]
+    assert all(isinstance(m, VPDenoiser) and m.net.config['augment_dim'] == 9 and m.net.config['dropout'] == 0.13 for m in models)
+    assert same(models[0].state_dict(), models[1].state_dict()) and same(models[0].state_dict(), models[2].state_dict())
+
+
 @pytest.mark.slow
 def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
     line = f'train --data digits {TINY} --steps 10 --lr 0.0001 --out'
@@ -239,6 +318,21 @@ def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
     assert done.stdout.count('model.safetensors') == 1
     one, two = (states(tmp_path / name / 'model.safetensors') for name in ('one', 'two'))
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', [
+    f'{SMALL_EDM} --data digits --dropout 0'.replace('--duration 0.001', '--steps 6'),
+    '--arch UNetSmall --data mnist5k --class-cond --dropout 0 --steps 3 --batch-size 4'])
+def test_published_recipes_on_two_processes_have_the_losses_of_one(options, run, difflow, tmp_path):
+    difflow(f'train {options} --out one')
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--no-python', DIFFLOW]
+    done = run(*torchrun, *shlex.split(f'train {options} --out two'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr
+    one, two = (load_denoiser(tmp_path / name / 'model.safetensors') for name in ('one', 'two'))
+    assert max((a - b).abs().max() for a, b in zip(one.state_dict().values(), two.state_dict().values())) < 1e-3
+    losses = [describe(tmp_path / name / 'model.safetensors')['card']['final_loss'] for name in ('one', 'two')]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_training_starts_from_a_checkpoint_but_for_deleted_keys(difflow, tmp_path):

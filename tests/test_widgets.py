@@ -11,9 +11,11 @@ from traitlets import TraitError
 
 from difflow.data import ImageSet, load_images, to_uint8
 from difflow.denoisers import Denoiser, GaussianDenoiser
+from difflow.optimal_denoiser import OptimalDenoiser
 from difflow.samplers import ddim
 from difflow.schedulers import Scheduler
-from difflow.widgets import CompareExplorer, SweepExplorer, film
+from difflow.sscd import SSCD, load_descriptor, sscd_features
+from difflow.widgets import CompareExplorer, SweepExplorer, film, verdict, verdicts
 
 DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
 X0 = DIGITS.tensor()
@@ -228,6 +230,40 @@ def test_compare_asks_only_models_with_classes_for_a_class():
     plain, classy = Counting(), Counting(10)
     CompareExplorer({'plain': plain, 'classy': classy}, DIGITS, steps=4, levels=2)
     assert plain.labels is None and classy.labels.unique().tolist() == [int(DIGITS.labels[0])]
+
+
+def last_lines(explorer): return [[note.splitlines()[-1] for note in row] for row in explorer.wait()._notes]
+
+
+def test_verdicts_of_exact_denoisers():
+    "An optimal denoiser returns training images; two of different images agree where nothing was noised"
+    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
+    notes = verdicts('mnist5k', DIGITS[:3])
+    explorer = CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=notes)
+    first, second = last_lines(explorer)
+    assert all(words.endswith('memorised') for words in first)
+    assert first[0] == second[0] == 'reproduced, memorised' and second[-1] == 'new' and first[-1] == 'memorised'
+    descriptor = load_descriptor('mnist5k')
+    z, train = ({name: sscd_features(x, descriptor) for name, x in explorer.images.items()}, sscd_features(DIGITS[:3], descriptor))
+    for i in range(5):
+        other, near = z['three'][i] @ z['others'][i], (z['others'][i] @ train.T).max()
+        assert explorer._notes[1][i].splitlines()[:2] == [f'similarity {other:.2f} to three', f'similarity {near:.2f} to train']
+
+
+def test_one_model_beside_itself_is_reproduced():
+    explorer = CompareExplorer({'a': Counting(), 'b': Counting(), 'c': Counting()}, DIGITS, steps=4, levels=2, notes=verdicts('mnist5k'))
+    assert {words for row in last_lines(explorer) for words in row} == {'reproduced'}
+    assert explorer._notes[0][0] == 'similarity 1.00 to the others\nreproduced' and 'to a' in explorer._notes[2][0]
+    alone = SweepExplorer(Counting(), DIGITS, steps=4, levels=2, notes=verdicts('mnist5k', DIGITS[1:]))
+    assert alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0] # DIGITS[0] was left out
+
+
+def test_verdicts_are_words_of_thresholds():
+    assert [verdict(0.6, 0.6, 0.5), verdict(0.6, 0.4, 0.5), verdict(0.5, 0.6, 0.5), verdict(0.5, 0.5, 0.5), verdict(None, 0.6, 0.5)] == [
+        'reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got -2'): verdicts('mnist5k', threshold=-2)
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got None'): verdicts(SSCD('small', 8))
+    with pytest.raises(ValueError, match='sides of 28..32'): verdicts('mnist5k', X0[..., :14])
 
 
 def test_static_picture():

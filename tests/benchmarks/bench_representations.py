@@ -1,0 +1,148 @@
+"""Codes at many times, grids of read-outs and information matrices against the published loops; run with `pytest -s`.
+
+CPU seconds of one process, so that a busy machine does not stretch them. Sizes are cut to a minute; each test prints its own.
+"""
+from time import process_time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from difflow.data import load_images
+from difflow.information import mine_information
+from difflow.mixers import LRS, MLP, SingleTime
+from difflow.representations import TimeEncoder, trajectory_codes
+
+GRANULARITIES = 2, 5, 7, 10, 17, 25, 37, 50
+
+
+def seconds(work):
+    start = process_time()
+    result = work()
+    return process_time() - start, result
+
+
+@torch.inference_mode()
+def published_codes(encoder, images, granularities):
+    "One pass through the files for each granularity, one pass of the encoder for each of its times"
+    found = {}
+    for g in granularities:
+        loader = DataLoader(images, batch_size=250, collate_fn=images.collate)
+        times = [i / g for i in range(g + 1)]
+        found[g] = torch.cat([torch.stack([encoder(x, t) for t in times], 1) for x, _ in loader])
+    return found
+
+
+def compare_codes(granularities, count):
+    "Print the seconds; return the ratios of the passes of the encoder and of the seconds"
+    torch.manual_seed(0)
+    encoder, passes = TimeEncoder(1 / 8, 1, depth=10).eval(), []
+    images = load_images('mnist5k', size=16, max_images=count)
+    times = sorted({i / g for g in granularities for i in range(g + 1)})
+    hook = encoder.register_forward_hook(lambda module, args, out: passes.append(len(args[0])))
+    work = [lambda: trajectory_codes(encoder, images, times), lambda: published_codes(encoder, images, granularities)]
+    ours, rows = work[0](), [sum(passes)]
+    theirs = work[1]()
+    rows.append(sum(passes) - rows[0])
+    hook.remove()
+    for g, codes in theirs.items():
+        torch.testing.assert_close(ours[:, [times.index(i / g) for i in range(g + 1)]], codes, atol=1e-5, rtol=1e-4)
+    turns = [[seconds(job)[0] for job in work] for _ in range(3)] # in turns: a busy machine is slow for both
+    fast, slow = map(min, zip(*turns))
+    print(f'\n{count} images of 16x16, WRN-10-1/8: {rows[1] // count} passes {slow:.1f} s, '
+          f'{rows[0] // count} times once {fast:.1f} s, {rows[1] / rows[0]:.2f} x fewer rows, {slow / fast:.2f} x faster')
+    return rows[1] / rows[0], slow / fast
+
+
+def test_all_published_times_in_one_pass(): assert compare_codes(GRANULARITIES, 100)[0] >= 1.4
+
+
+def test_eleven_times(): # the published g = 2 and 5 lie in the grid of 10
+    rows, faster = compare_codes((2, 5, 10), 300)
+    assert rows >= 1.4 and faster >= 1.4
+
+
+def one_by_one(train, test, time, lr, seed, epochs, batch_size, hidden):
+    "The published loop for one time, rate and seed: a loader, torch's Adam, test after each epoch"
+    (codes, labels), (more, truth) = train, test
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(codes)))
+    held, fit = order[:len(codes) // 10], order[len(codes) // 10:]
+    torch.manual_seed(seed)
+    net = MLP(codes.shape[2], 10, hidden)
+    adam, best = torch.optim.Adam(net.parameters(), lr, weight_decay=1e-5), (-1., 0.)
+    data = TensorDataset(codes[fit, time], labels[fit])
+    for _ in range(epochs):
+        net.train()
+        for x, y in DataLoader(data, batch_size, shuffle=True, drop_last=True):
+            adam.zero_grad()
+            cross_entropy(net(x), y).backward()
+            adam.step()
+        net.eval()
+        with torch.no_grad():
+            valid = (net(codes[held, time]).argmax(1) == labels[held]).float().mean().item()
+            right = (net(more[:, time]).argmax(1) == truth).float().mean().item()
+        best = max(best, (valid, right))
+    return best
+
+
+def clusters(n, times, size, seed=0):
+    "Codes of ten classes that every time shows a little of"
+    centres = np.random.default_rng(0).normal(size=(10, times, size))
+    rng = np.random.default_rng([seed, 1])
+    labels = rng.integers(0, 10, n)
+    codes = centres[labels] + 1.5 * rng.normal(size=(n, times, size))
+    return torch.from_numpy(codes).float(), torch.from_numpy(labels)
+
+
+def compare_grid(n, times, size, hidden, batch_size, epochs, sample):
+    "Print and return the speed-up of 6 rates x 3 seeds x `times` in one batch; `sample` of the rates are timed one by one"
+    train, test = clusters(n, times, size), clusters(1000, times, size, seed=1)
+    options = dict(epochs=epochs, batch_size=batch_size, hidden=hidden)
+    SingleTime(**options | dict(epochs=1)).fit(*train) # warm up
+    fast, reader = seconds(lambda: SingleTime(**options).fit(*train))
+    rates = LRS[:sample]
+    slow, found = seconds(lambda: [one_by_one(train, test, t, lr, s, **options) for lr in rates for s in range(3) for t in range(times)])
+    slow *= len(LRS) / sample
+    theirs = np.array(found)[:, 1].reshape(sample, 3, times)[0] # the highest rate is the best one in so few steps
+    ours = reader.scores_by_time(*test).T
+    gap, noise = abs(theirs.mean() - ours.mean()), np.sqrt(theirs.std(0).mean()**2 + ours.std(0).mean()**2)
+    print(f'\n6 x 3 x {times} read-outs, {n} codes of {size}, {hidden} hidden, batch {batch_size}, {epochs} epochs: '
+          f'{slow:.1f} s one by one, {fast:.1f} s in one batch, {slow / fast:.1f} x; right {theirs.mean():.3f} and {ours.mean():.3f}')
+    assert gap < 3 * noise / np.sqrt(times) + 0.02
+    return slow / fast
+
+
+def test_grid_of_small_read_outs(): assert compare_grid(600, 11, 4, 16, 32, 4, sample=1) >= 10
+
+
+def test_grid_of_published_read_outs():
+    "512 hidden units keep one core busy with one network: a batch of 198 saves the calls, not the arithmetic"
+    assert compare_grid(600, 11, 16, 512, 256, 2, sample=1) >= 1.5
+
+
+def test_information_matrix():
+    "Published: three nets for each of 121 ordered pairs; here one for each of 66, all at once"
+    codes = clusters(1000, 11, 4)[0]
+    pairs = [(i, j) for i in range(11) for j in range(i, 11)]
+    side = lambda k: torch.stack([codes[:, pair[k]] for pair in pairs])
+    options = dict(steps=100, hidden=32, batch_size=64)
+    fast, ours = seconds(lambda: mine_information(side(0), side(1), **options))
+    few = 6
+    slow, alone = seconds(lambda: [mine_information(codes[:, i], codes[:, j], **options)[0] for i, j in pairs[:few]])
+    assert alone[0].nats == pytest.approx(ours[0].nats, abs=1e-4)
+    slow *= 363 / few
+    print(f'\n11 x 11, 1,000 codes of 4, 100 steps: 363 trainings {slow:.1f} s (from {few}), 66 at once {fast:.1f} s, {slow / fast:.1f} x')
+    assert 363 / len(pairs) >= 5 and slow / fast >= 5
+
+
+@pytest.mark.cuda
+def test_grid_on_a_gpu():
+    train = clusters(5000, 11, 128)
+    options = dict(epochs=3, device='cuda')
+    SingleTime(**options | dict(epochs=1)).fit(*train)
+    fast, _ = seconds(lambda: SingleTime(**options).fit(*train))
+    slow, _ = seconds(lambda: SingleTime(**options | dict(lrs=LRS[:1], seeds=1)).fit(train[0][:, :1], train[1]))
+    print(f'\n198 read-outs {fast:.1f} s at once, one of them {slow:.2f} s: {198 * slow / fast:.0f} x')
+    assert 198 * slow / fast >= 10

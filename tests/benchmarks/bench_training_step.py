@@ -1,0 +1,91 @@
+"""A training step of the published 32-pixel U-Net, ours against the published path; run with `pytest tests/benchmarks/bench_training_step.py -s`."""
+from time import process_time
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from difflow.catalogue import published_config
+from difflow.denoisers import DDPMDenoiser
+from difflow.published_training import recipe, settings_of
+from difflow.schedulers import Scheduler
+from difflow.training import Run
+from difflow.unet import AttentionBlock, UNet
+
+BATCH, ROUNDS = 4, 3
+
+
+def published_attention(block, x, emb=None, size=None):
+    "Attend by two einsums with a softmax in float32 between them; the whole block is computed again in the backward pass"
+    def attend(x):
+        batch, channels, height, width = x.shape
+        flat = x.reshape(batch, channels, height * width)
+        query, key, value = block.qkv(block.norm(flat)).chunk(3, dim=1)
+        rows, side = (batch * block.num_heads, channels // block.num_heads, height * width), (channels // block.num_heads)**-0.25
+        weight = torch.einsum('bct,bcs->bts', (query * side).reshape(rows), (key * side).reshape(rows))
+        weight = torch.softmax(weight.float(), dim=-1).type(weight.dtype)
+        mixed = torch.einsum('bts,bcs->bct', weight, value.reshape(rows)).reshape(batch, channels, height * width)
+        return (flat + block.proj_out(mixed)).reshape(x.shape)
+    return checkpoint(attend, x, use_reentrant=False)
+
+
+class Published:
+    "minimal-diffusion's loop: float32 tables, attention as above, AdamW, and an average kept in a dictionary"
+    def __init__(self, net):
+        self.net = net.train()
+        for block in net.modules():
+            if isinstance(block, AttentionBlock): block.forward = published_attention.__get__(block)
+        self.optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
+        self.abar = Scheduler.cosine(1000).alphas_cumprod.float()
+        self.average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+    def step(self, x0, labels):
+        assert x0.max().item() <= 1 and x0.min().item() >= -1
+        t = torch.randint(1000, (len(x0),))
+        noise, abar = torch.randn_like(x0), self.abar[t][:, None, None, None]
+        predicted = self.net(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t, labels)
+        loss = ((predicted - noise)**2).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, tensor in self.net.state_dict().items(): self.average[name] = 0.9995 * self.average[name] + 0.0005 * tensor
+        return loss.item()
+
+
+def network():
+    torch.manual_seed(0)
+    return UNet(**published_config('UNet', 32, 3, 10))
+
+
+def ours(batch):
+    "The loop of `difflow train --arch UNet`, ready to make steps"
+    from accelerate import Accelerator
+    settings = settings_of(recipe('UNet', steps=1000, batch_size=BATCH), (3, 32, 32))
+    return Run(Accelerator(cpu=True), DDPMDenoiser(network(), Scheduler.cosine(1000)), torch.zeros(1), settings, None, False)
+
+
+def seconds(work):
+    "Return the CPU seconds of all threads, which do not depend on what else the machine does"
+    start = process_time()
+    work()
+    return process_time() - start
+
+
+def test_attention_is_the_published_one():
+    block = next(m for m in network().modules() if isinstance(m, AttentionBlock))
+    nn.init.normal_(block.proj_out.weight, std=0.1)
+    x = torch.randn(2, block.norm.num_channels, 8, 8)
+    torch.testing.assert_close(published_attention(block, x), block(x), atol=1e-5, rtol=1e-4)
+
+
+def test_training_step():
+    x0, labels = torch.rand(BATCH, 3, 32, 32) * 2 - 1, torch.arange(BATCH) % 10
+    theirs, mine = Published(network()), ours(BATCH)
+    slow, fast = [], []
+    for i in range(ROUNDS + 1):  # in turn, so that both meet the same machine; the first round warms up
+        slow.append(seconds(lambda: theirs.step(x0, labels)))
+        fast.append(seconds(lambda: mine.step(i, x0, labels)))
+    slow, fast = min(slow[1:]), min(fast[1:])
+    print(f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, {fast:.2f} here, {slow / fast:.2f} x')
+    assert slow / fast >= 1.4

@@ -1,0 +1,161 @@
+"""`difflow represent` and `difflow mix` as people get them: published spellings, files, going on, and errors in one line."""
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from difflow.data import load_images
+from difflow.mixers import ConcatMixer, SingleTime
+from difflow.representations import TimeEncoder, sigma_of, trajectory_codes, unet_features
+
+DIFFLOW = Path(sys.executable).parent / 'difflow'
+SMALL = '--widen-factor 0.0625 --depth 10 --max-images 60 --steps 2 --batch-size 20 --patch-size 2 --channel-mult 1'
+PLACE = Path('trained_models/0.001/reg-drl/digits_0.0625_none_0')
+BRIEF = '--epochs 2 --batch-size 20 --hidden 8 --lrs 1e-2,1e-3 --seeds 2'
+
+
+@pytest.fixture
+def difflow(capsys, monkeypatch, tmp_path):
+    "Run a line in this process, in an empty folder; return (exit code, stdout, stderr)"
+    from difflow.cli import main
+    monkeypatch.chdir(tmp_path)
+    def difflow(line):
+        with pytest.raises(SystemExit) as stop: main(shlex.split(line))
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+    return difflow
+
+
+@pytest.fixture
+def codes(tmp_path, monkeypatch):
+    "Codes of two factors at times 0, 0.5, 1 where `difflow mix --data made` looks for them"
+    rng, folder = np.random.default_rng(0), tmp_path / 'trained_models/0.001/reg-drl/made_0.25_none_0'
+    folder.mkdir(parents=True)
+    for split, n in (('train', 80), ('test', 40)):
+        labels = np.stack([rng.integers(0, 2, n), rng.integers(0, 3, n)], 1)
+        z = rng.normal(0, 0.3, (n, 3, 4)).astype(np.float32)
+        z[np.arange(n), 1, labels[:, 0]] += 2
+        np.savez(folder / f'{split}.npz', codes=z, labels=labels, times=[0., 0.5, 1.])
+    return folder
+
+
+def test_console_script_knows_the_commands(run, tmp_path):
+    for name, words in (('represent', ('--widen-factor', '--granularity', '--mode', '--aug', '--score-lr')), ('mix', ('--score-lr', '--epochs', '--granularity'))):
+        done = run(DIFFLOW, name, '--help', cwd=tmp_path, env={'COLUMNS': '200'})
+        assert done.returncode == 0 and all(word in done.stdout for word in words)
+
+
+def test_help_needs_no_torch(python):
+    code = '''if True:
+        import sys
+        from difflow.cli import main
+        try: main(['mix', '--help'])
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+    assert python(code).strip().endswith('0 False')
+
+
+def test_codes_are_those_of_the_library(difflow):
+    torch.manual_seed(3)
+    encoder = TimeEncoder(1 / 16, 1, depth=10).eval()
+    torch.save(encoder.state_dict() | {'linear.weight': torch.zeros(10, 4)}, 'encoder_state_1.pth')
+    code, out, err = difflow(f'represent --data digits --mode reg-drl {SMALL} --granularity 2,4 --encoder encoder_state_1.pth')
+    assert code == 0, err
+    assert len(out.strip().split('\n')) == 1 and '60 and 60 images at 5 times' in out
+    with np.load(PLACE / 'test.npz') as file:
+        images = load_images('digits', split='test', max_images=60)
+        expected = trajectory_codes(encoder, images, [0., 0.25, 0.5, 0.75, 1.])
+        assert np.allclose(file['codes'], expected, atol=1e-5) and file['labels'].tolist() == images.labels.tolist()
+        assert file['times'].tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_trains_once_and_goes_on(difflow):
+    line = f'represent --data digits --mode reg-drl {SMALL} --granularity 2'
+    assert difflow(line)[0] == 0
+    before = (PLACE / 'training.safetensors').stat().st_mtime_ns, np.load(PLACE / 'train.npz')['codes']
+    assert before[1].shape == (60, 3, 4)
+    assert difflow(line)[0] == 0
+    assert (np.load(PLACE / 'train.npz')['codes'] == before[1]).all()
+    code, _, err = difflow(f'{line} --steps 3')
+    assert code == 2 and 'steps 2 -> 3' in err
+    code, _, err = difflow(line.replace('--granularity 2', '--granularity 4'))
+    assert code == 2 and 'times' in err
+
+
+@pytest.mark.parametrize('mode', ['vae-bce', 'noreg-drl'])
+def test_other_modes_train(mode, difflow):
+    assert difflow(f'represent --data digits --mode {mode} {SMALL} --granularity 1')[0] == 0
+    with np.load(f'trained_models/0.001/{mode}/digits_0.0625_none_0/train.npz') as file: # one time, 0.5, as published
+        assert file['codes'].shape == (60, 1, 4) and file['times'].tolist() == [0.5]
+
+
+def test_features_of_a_unet(difflow):
+    from difflow.checkpoints import load_denoiser
+    assert difflow('represent --data digits --mode unet-digits --max-images 20 --granularity 2')[0] == 0
+    with np.load('trained_models/0.001/unet-digits/digits_0.25_none_0/test.npz') as file:
+        images = load_images('digits', split='test', max_images=20)
+        expected = unet_features(load_denoiser('digits'), images, sigma_of([0., 0.5, 1.]).tolist())
+        assert np.allclose(file['codes'], expected, atol=1e-4) and len(file['labels']) == 20
+
+
+def test_scores_are_those_of_the_library(difflow, codes):
+    code, out, err = difflow(f'mix --data made --mixers single,concat {BRIEF}')
+    assert code == 0, err
+    assert len(out.strip().split('\n')) == 1 and 'single' in out and '(t = 0.5/' in out
+    report = json.loads((codes / 'mix.json').read_text())
+    train, test = (np.load(codes / f'{split}.npz') for split in ('train', 'test'))
+    options = dict(epochs=2, batch_size=20, hidden=8, lrs=(1e-2, 1e-3), seeds=2)
+    for name, kind in (('single', SingleTime), ('concat', ConcatMixer)):
+        mixer = kind(**options).fit(train['codes'], train['labels'])
+        assert np.allclose(report['mixers'][name]['scores'], mixer.scores(test['codes'], test['labels']))
+    assert np.shape(report['mixers']['single']['by_time']) == (2, 3, 2)
+    assert report['mixers']['single']['best_time'][0] == 0.5 and report['settings']['times'] == [0, 0.5, 1]
+
+
+def test_granularity_chooses_times(difflow, codes):
+    assert difflow(f'mix --data made --mixers single --granularity 1 {BRIEF}')[0] == 0
+    report = json.loads((codes / 'mix_1.json').read_text())
+    assert report['settings']['codes'] == [80, 1, 4] and report['mixers']['single']['best_time'] == [0.5, 0.5]
+
+
+def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
+    assert difflow(f'mix --data made --mixers mean {BRIEF}')[0] == 0
+    import difflow.cli_representations as module
+    done, real = [], module.mixer_scores
+    monkeypatch.setattr(module, 'mixer_scores', lambda mixer, *rest: done.append(type(mixer).__name__) or real(mixer, *rest))
+    assert difflow(f'mix --data made --mixers mean,concat {BRIEF}')[0] == 0
+    assert done == ['ConcatMixer']
+    assert list(json.loads((codes / 'mix.json').read_text())['mixers']) == ['mean', 'concat']
+    code, _, err = difflow(f'mix --data made --mixers mean {BRIEF} --standardise')
+    assert code == 2 and 'standardise False -> True' in err and sorted(p.name for p in codes.iterdir()) == ['mix.json', 'test.npz', 'train.npz']
+
+
+@pytest.mark.parametrize('line, message', [
+    ('represent --mode drl', '--mode drl: known are reg-drl'), ('represent --granularity 0', "--granularity '0': integers >= 1"),
+    ('represent --granularity 5,x', 'integers >= 1'), ('represent --aug simclr', '--aug simclr: only none'),
+    ('represent --widen-factor 0.01', 'k must be 0 or at least 1/16'), ('represent --depth 11', 'depth must be 10'),
+    ('represent --mode unet-nowhere', "'nowhere' is neither"), ('represent --steps 0', "'--steps'"), ('represent --lr 0', 'lr must be in'),
+    ('represent --channel-mult wide', "--channel-mult 'wide': not integers"),
+    ('mix', 'train.npz is missing: difflow represent makes it'), ('mix --mixers single,lstm', "--mixers 'lstm': known are single"),
+    ('mix --out scores.csv', 'scores.csv: the name must end in .json'), ('mix --epochs 0', "'--epochs'"),
+])
+def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
+    code, out, err = difflow(line)
+    assert code == 2 and message in err and len(err.strip().split('\n')) == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_broken_files_are_refused(difflow, codes):
+    code, _, err = difflow('mix --data made --granularity 3')
+    assert code == 2 and 'has no codes at the time 0.3333' in err
+    (codes / 'mix.json').write_text('{')
+    code, _, err = difflow(f'mix --data made --mixers mean {BRIEF}')
+    assert code == 2 and 'is not a file of scores' in err
+    (codes / 'test.npz').write_bytes(b'PK')
+    code, _, err = difflow('mix --data made')
+    assert code == 2 and 'is not a file of codes with labels' in err
+    np.savez(codes / 'test.npz', codes=np.zeros((4, 3, 4), np.float32), times=[0., 0.5, 1.])
+    assert 'is not a file of codes with labels' in difflow('mix --data made')[2]

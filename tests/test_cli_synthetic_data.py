@@ -1,0 +1,119 @@
+"""`difflow cas` as people get it: its files, what it measures, and errors in one line."""
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from difflow.canvas import save_images
+from difflow.data import ImageSet, load_images
+from difflow.synthetic_data import classification_accuracy_score
+
+DIFFLOW = Path(sys.executable).parent / 'difflow'
+SMALL = '--epochs 4 --seeds 1 --batch-size 16 --augmentation none'
+
+
+def squares(n, seed=0):
+    "Dark and bright squares"
+    labels = torch.arange(n) % 2
+    noise = torch.randint(0, 50, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
+    return ImageSet((labels[:, None, None, None] * 150 + noise).to(torch.uint8), labels)
+
+
+def write(path, images, labels=True):
+    "Write the npz of the published sampling script"
+    arrays = dict(arr_0=images.images.permute(0, 2, 3, 1).numpy())
+    np.savez(path, **arrays | (dict(arr_1=images.labels.numpy()) if labels else {}))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Two folders of real images and two npz files of synthetic ones"
+    folder = tmp_path_factory.mktemp('sets')
+    for name, seed, n in (('train', 0, 40), ('test', 1, 60)):
+        for k, kind in enumerate(('dark', 'light')): save_images(squares(n, seed)[k::2], folder / name / kind)
+    write(folder / 'made.npz', squares(48, 2))
+    write(folder / 'plain.npz', squares(48, 2), labels=False)
+    save_images(squares(20)[::2], folder / 'one' / 'dark')
+    return folder
+
+
+@pytest.fixture
+def difflow(folder, capsys, monkeypatch, tmp_path):
+    "Run a line in this process, in an empty folder; return (exit code, stdout, stderr)"
+    from difflow.cli import main
+    monkeypatch.chdir(tmp_path)
+    def difflow(line):
+        with pytest.raises(SystemExit) as stop: main(shlex.split(line.replace('DIR', str(folder))))
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+    return difflow
+
+
+def test_console_script_knows_the_command(run, tmp_path):
+    done = run(DIFFLOW, 'cas', '--help', cwd=tmp_path, env={'COLUMNS': '200'})
+    assert done.returncode == 0
+    for name in ('--real', '--synthetic', '--test', '--protocol', '--seeds', '--classifier', '--metric', '--counts', '--out'):
+        assert name in done.stdout
+
+
+def test_help_needs_no_torch(python):
+    code = '''if True:
+        import sys
+        from difflow.cli import main
+        try: main(['cas', '--help'])
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+    assert python(code).strip().endswith('0 False')
+
+
+def test_table_is_what_the_library_says(difflow, folder):
+    code, out, err = difflow(f'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --counts 20 {SMALL} --seed 3 --out runs/a.npz')
+    assert code == 0, err
+    assert 'real + synthetic' in out and out.strip().split('\n')[-1].endswith('runs/a.npz, runs/a.png')
+    expected = classification_accuracy_score(load_images(folder / 'train'), folder / 'made.npz', load_images(folder / 'test'), [20], epochs=4,
+                                             seeds=[3], batch_size=16, augmentation='none')
+    file = np.load('runs/a.npz')
+    assert file['arms'].tolist() == expected.arms and file['sizes'].tolist() == [40, 48, 88, 20]
+    assert (file['answers'] == expected.answers.numpy()).all() and (file['steps'] == expected.steps.numpy()).all()
+    assert file['mean'][1, 0] == expected.estimate('steps', 'real')[0] and file['seeds'].tolist() == [3]
+    assert json.loads(str(file['settings']))['epochs'] == 4 and file['classes'].tolist() == ['dark', 'light']
+    assert Image.open('runs/a.png').size == (1320, 480)
+    assert sorted(p.name for p in Path('runs').iterdir()) == ['a.npz', 'a.png']
+
+
+def test_one_protocol_auroc_and_the_test_part_of_a_built_in_set(difflow):
+    made = load_images('digits', max_images=60)
+    write('made.npz', made)
+    code, out, err = difflow(f'cas --real digits --max-real 50 --synthetic made.npz --protocol steps --steps 3 --metric auroc {SMALL}')
+    assert code == 0, err
+    file = np.load('cas.npz')
+    assert file['protocols'].tolist() == ['steps'] and file['steps'].tolist() == [[3, 3, 3]] and file['sizes'].tolist() == [50, 60, 110]
+    assert len(file['labels']) == len(load_images('digits', split='test')) and str(file['metric']) == 'auroc'
+
+
+@pytest.mark.parametrize('line, message', [
+    ('--synthetic DIR/plain.npz', 'synthetic has no labels'),
+    ('--synthetic DIR/none.npz', 'no such folder or npz'),
+    ('--synthetic DIR/one', 'synthetic has'),
+    ('--synthetic DIR/made.npz --real DIR/one', 'real_train has one class'),
+    ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels=2: allowed is 1, 3 or None'),
+    ('--synthetic DIR/made.npz --max-real 1', 'at least 2 images, got 1'),
+    ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
+    ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
+    ('--synthetic DIR/made.npz --classifier vgg', 'classifier must be auto, small'),
+    ('--synthetic DIR/made.npz --counts a', "a"),
+    ('--synthetic DIR/made.npz --counts 100', 'counts must be in 2..48, got 100'),
+    ('--synthetic DIR/made.npz --lr 0', 'lr must be in'),
+    ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),
+    ('--synthetic DIR/made.npz --batch-size 1', "'--batch-size'"),
+    ('', "'--synthetic'"),
+])
+def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
+    real = '' if '--real' in line else '--real DIR/train'
+    code, out, err = difflow(f'cas {real} --test DIR/test --epochs 1 --seeds 1 {line}')
+    assert code == 2 and message in err and len(err.strip().split('\n')) == 1
+    assert list(Path().iterdir()) == []
