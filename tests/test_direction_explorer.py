@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
+from difflow.base_explorer import script
 from difflow.data import to_uint8
 from difflow.denoisers import Denoiser, GaussianDenoiser, VEDenoiser
-from difflow.direction_explorer import DirectionExplorer, direction_states, script
+from difflow.direction_explorer import DirectionExplorer, direction_states
 from difflow.low_rank import MoLRG
 
 MIXTURE = MoLRG(2, 48, 3, seed=0)
@@ -91,10 +92,10 @@ def test_refused_assignments_leave_everything():
 
 
 def test_script_is_one_module():
-    assert script().count('export default') == 1
+    assert script('directions').count('export default') == 1
     node = shutil.which('node')
     if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([node, '--input-type=module', '--check'], input=script('directions'), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -119,7 +120,7 @@ def test_frames_are_chosen_in_a_browser(tmp_path):
     names = 'sigma', 'seed', 'label', 'direction', 'strength', 'progress', 'error', '_choices', '_values'
     blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_state', '_vectors', '_frames')}
     html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in names})).replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script().replace('export default', 'const view =')))
+    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('directions').replace('export default', 'const view =')))
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
         page, errors = browser.new_page(), []

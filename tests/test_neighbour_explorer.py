@@ -10,8 +10,9 @@ import pytest
 import torch
 from traitlets import TraitError
 
+from difflow.base_explorer import script
 from difflow.data import load_images, to_uint8
-from difflow.neighbour_explorer import NeighbourExplorer, entrants, script, set_sizes
+from difflow.neighbour_explorer import NeighbourExplorer, entrants, set_sizes
 from difflow.sscd import load_descriptor, sscd_features
 
 TRAIN = load_images('mnist5k', split='train', max_images=60, seed=0)
@@ -117,10 +118,10 @@ def test_refused_assignments_leave_everything():
 
 
 def test_script_is_one_module():
-    assert script().count('export default') == 1
+    assert script('neighbours').count('export default') == 1
     node = shutil.which('node')
     if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([node, '--input-type=module', '--check'], input=script('neighbours'), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -145,7 +146,7 @@ def test_the_browser_finds_the_neighbours_of_every_n_by_itself(tmp_path):
     explorer = explore(n=60)
     blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_samples', '_pictures')}
     html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in ('sample', 'n', 'error', '_choices', '_found')}))
-    html = html.replace('BLOBS', json.dumps(blobs)).replace('SCRIPT', script().replace('export default', 'const view ='))
+    html = html.replace('BLOBS', json.dumps(blobs)).replace('SCRIPT', script('neighbours').replace('export default', 'const view ='))
     (tmp_path / 'page.html').write_text(html)
 
     def check(page, sample, n):

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
+from difflow.base_explorer import script, style
 from difflow.data import ImageSet, to_uint8
 from difflow.denoisers import Denoiser
 from difflow.synthetic_data import labelled_samples
-from difflow.synthetic_explorer import SyntheticExplorer, class_states, opinions, script, style
+from difflow.synthetic_explorer import SyntheticExplorer, class_states, opinions
 
 
 class Told(Denoiser):
@@ -129,10 +130,10 @@ def test_refused_assignments_leave_everything():
 
 
 def test_script_is_one_module():
-    assert script().count('export default') == 1 and '.df-row' in style() and '.df-explorer' in style()
+    assert script('synthetic').count('export default') == 1 and '.df-row' in style('synthetic') and '.df-explorer' in style('synthetic')
     node = shutil.which('node')
     if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([node, '--input-type=module', '--check'], input=script('synthetic'), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -157,9 +158,9 @@ def test_rows_and_sliders_in_a_browser(tmp_path):
     explorer._opinions = dict(explorer._opinions, made=[[0, 0.75], *[[2, 0.9]] * 4])
     names = 'label', 'guidance', 'steps', 'seed', 'progress', 'error', '_choices', '_counts', '_opinions'
     blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_real', '_made')}
-    html = PAGE.replace('STYLE', style()).replace('STATE', json.dumps({n: getattr(explorer, n) for n in names}))
+    html = PAGE.replace('STYLE', style('synthetic')).replace('STATE', json.dumps({n: getattr(explorer, n) for n in names}))
     html = html.replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script().replace('export default', 'const view =')))
+    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('synthetic').replace('export default', 'const view =')))
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
         page, errors = browser.new_page(), []

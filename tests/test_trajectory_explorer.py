@@ -9,10 +9,11 @@ import pytest
 import torch
 from traitlets import TraitError
 
+from difflow.base_explorer import script
 from difflow.data import ImageSet, to_uint8
 from difflow.mixers import ConcatMixer, SingleTime, TransformerMixer
 from difflow.representations import sigma_of
-from difflow.trajectory_explorer import TrajectoryExplorer, noised, script
+from difflow.trajectory_explorer import TrajectoryExplorer, noised
 
 TIMES = [0., 0.5, 1.]
 QUICK = dict(epochs=3, lrs=(1e-2,), seeds=2, hidden=8, batch_size=20)
@@ -103,10 +104,10 @@ def test_a_reader_of_other_factors_is_refused(parts):
 
 
 def test_script_is_one_module():
-    assert script().count('export default') == 1
+    assert script('trajectory').count('export default') == 1
     node = shutil.which('node')
     if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([node, '--input-type=module', '--check'], input=script('trajectory'), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -130,7 +131,7 @@ def test_time_is_dragged_in_a_browser(explorer, tmp_path):
     names = 'image', 'factor', 't', 'error', '_choices', '_levels', '_panels', '_truth', '_single', '_answers'
     blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_thumbnails', '_clean', '_noised', '_frames')}
     html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in names})).replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script().replace('export default', 'const view =')))
+    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('trajectory').replace('export default', 'const view =')))
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
         page, errors = browser.new_page(), []
