@@ -1,7 +1,12 @@
-"""What the tests share: options, the repository's root, and a small model saved to disk."""
+"""What the tests share: options, the repository's root, a small model saved to disk, and an explorer's page in a browser."""
+import base64
+import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,3 +57,66 @@ def python(run):
         assert done.returncode == 0, done.stderr
         return done.stdout
     return python
+
+
+PAGE = '''<!doctype html><style>CSS</style><div id=el style="width:900px"></div><script type=module>
+SCRIPT
+const state = STATE, blobs = BLOBS;
+for (const name in blobs) {
+  state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
+}
+const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
+window.state = state;
+view.render({ model, el: document.getElementById('el') });
+</script>'''
+
+
+@pytest.fixture
+def on_a_page(tmp_path):
+    "Draw an explorer by its script alone, on a page in Chromium: `state` there holds its traits; an error of the page fails"
+    chromium = shutil.which('chromium')
+    if chromium is None: pytest.skip('chromium is not installed')
+    sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
+
+    @contextmanager
+    def on_a_page(explorer):
+        from difflow.base_explorer import BaseExplorer
+        own = set(explorer.traits(sync=True)) - set(BaseExplorer.class_traits(sync=True)) - {'_esm', '_css'} | {'error'}
+        values = {name: getattr(explorer, name) for name in own}
+        blobs = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
+        html = PAGE.replace('CSS', str(explorer._css)).replace('BLOBS', json.dumps(blobs))
+        html = html.replace('STATE', json.dumps({name: v for name, v in values.items() if name not in blobs}))
+        html = html.replace('SCRIPT', str(explorer._esm).replace('export default', 'const view ='))
+        (tmp_path / 'page.html').write_text(html, encoding='utf-8')
+        with sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+            page, errors = browser.new_page(), []
+            page.on('pageerror', lambda error: errors.append(str(error)))
+            page.goto((tmp_path / 'page.html').as_uri())
+            yield page
+            browser.close()
+        assert errors == []
+    return on_a_page
+
+
+@pytest.fixture
+def pixels_of():
+    "Return the pixels of a canvas on a page as (H, W, 3) uint8"
+    import numpy as np
+    grab = 'c => [c.width, c.height, ...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]'
+    def pixels_of(canvas):
+        wide, high, *shown = canvas.evaluate(grab)
+        return np.array(shown, np.uint8).reshape(high, wide, 4)[..., :3]
+    return pixels_of
+
+
+@pytest.fixture
+def difflow_here(capsys, monkeypatch, tmp_path):
+    "Run a line of `difflow` in this process, in an empty folder; return (exit code, stdout, stderr)"
+    from difflow.cli import main
+    monkeypatch.chdir(tmp_path)
+    def difflow_here(line):
+        with pytest.raises(SystemExit) as stop: main(shlex.split(line))
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+    return difflow_here

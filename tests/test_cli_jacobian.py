@@ -1,5 +1,4 @@
 """`difflow jacobian` as people get it: the published spellings, the files, going on, and errors in one line."""
-import shlex
 import sys
 from pathlib import Path
 
@@ -37,15 +36,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def difflow(folder, capsys, monkeypatch, tmp_path):
-    "Run a line in this process, in an empty folder; return (exit code, stdout, stderr)"
-    from difflow.cli import main
-    monkeypatch.chdir(tmp_path)
-    def difflow(line):
-        with pytest.raises(SystemExit) as stop: main(shlex.split(line.replace('DIR', str(folder))))
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-    return difflow
+def difflow(folder, difflow_here):
+    "Run a line in this process, where DIR stands for `folder`"
+    return lambda line: difflow_here(line.replace('DIR', str(folder)))
 
 
 def test_console_script_knows_the_command(run, tmp_path):

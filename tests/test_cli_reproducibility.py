@@ -2,7 +2,6 @@
 import io
 import json
 import os
-import shlex
 import zipfile
 
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow import cli
 from difflow.checkpoints import save
 from difflow.cli_reproducibility import file_of, seeds_in, size_of, transformed
-from difflow.data import image_grid, load_images, save_images
+from difflow.data import load_images, save_images
 from difflow.denoisers import EDMDenoiser
 from difflow.optimal_denoiser import OptimalDenoiser
 from difflow.samplers import sample
@@ -23,14 +21,12 @@ from difflow.unet import UNet
 
 
 @pytest.fixture
-def difflow(tmp_path, monkeypatch, capsys):
+def difflow(difflow_here):
     "Run a line in an empty folder and return what it printed"
-    monkeypatch.chdir(tmp_path)
     def difflow(line, code=0):
-        with pytest.raises(SystemExit) as stop: cli.main(shlex.split(line))
-        printed = capsys.readouterr()
-        assert (stop.value.code or 0) == code, printed.err
-        return printed.out if code == 0 else printed.err
+        ended, out, err = difflow_here(line)
+        assert ended == code, err
+        return out if code == 0 else err
     return difflow
 
 

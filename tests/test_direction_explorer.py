@@ -1,8 +1,4 @@
 """The direction explorer without a browser: what it holds, what is refused, and its script."""
-import base64
-import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,9 +6,8 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
-from difflow.base_explorer import script
 from difflow.data import to_uint8
-from difflow.denoisers import Denoiser, GaussianDenoiser, VEDenoiser
+from difflow.denoisers import Denoiser, VEDenoiser
 from difflow.direction_explorer import DirectionExplorer, direction_states
 from difflow.low_rank import MoLRG
 
@@ -91,47 +86,13 @@ def test_refused_assignments_leave_everything():
     assert 'strength must be one of' in explorer.error
 
 
-def test_script_is_one_module():
-    assert script('directions').count('export default') == 1
-    node = shutil.which('node')
-    if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script('directions'), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-PAGE = '''<!doctype html><div id=el style="width:900px"></div><script type=module>
-SCRIPT
-const state = STATE, blobs = BLOBS;
-for (const name in blobs) {
-  state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
-}
-const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
-window.state = state;
-view.render({ model, el: document.getElementById('el') });
-</script>'''
-
-
-def test_frames_are_chosen_in_a_browser(tmp_path):
+def test_frames_are_chosen_in_a_browser(on_a_page, pixels_of):
     "The script on a page of its own: a click and an arrow key choose a frame, and the canvas shows its pixels"
-    chromium = shutil.which('chromium')
-    if chromium is None: pytest.skip('chromium is not installed')
-    sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
     explorer = explore(directions=3, strengths=(-2, -1, 0, 1, 2))
-    names = 'sigma', 'seed', 'label', 'direction', 'strength', 'progress', 'error', '_choices', '_values'
-    blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_state', '_vectors', '_frames')}
-    html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in names})).replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('directions').replace('export default', 'const view =')))
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-        page, errors = browser.new_page(), []
-        page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto((tmp_path / 'page.html').as_uri())
+    with on_a_page(explorer) as page:
         page.locator('.df-strip').nth(1).locator('[role=option]').nth(4).click()
         assert page.evaluate('[state.direction, state.strength]') == [1, 2]
         page.locator('input[type=range]').press('ArrowLeft')
         assert page.evaluate('[state.direction, state.strength]') == [1, 1]
-        pixels = page.locator('[data-panel=edited]').evaluate(
-            'c => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]')
-        browser.close()
-    shown = np.array(pixels).reshape(4, 4, 4)[..., :3]
-    assert errors == [] and (shown == to_uint8(explorer.images[1, 3].clamp(-1, 1)).movedim(0, -1).numpy()).all()
+        shown = pixels_of(page.locator('[data-panel=edited]'))
+    assert (shown == to_uint8(explorer.images[1, 3].clamp(-1, 1)).movedim(0, -1).numpy()).all()

@@ -1,8 +1,4 @@
 """The neighbour explorer: brute force for every N, what is refused, and its script in a browser."""
-import base64
-import json
-import shutil
-import subprocess
 from functools import cache
 
 import numpy as np
@@ -10,7 +6,6 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from difflow.base_explorer import script
 from difflow.data import load_images, to_uint8
 from difflow.neighbour_explorer import NeighbourExplorer, entrants, set_sizes
 from difflow.sscd import load_descriptor, sscd_features
@@ -117,50 +112,18 @@ def test_refused_assignments_leave_everything():
     assert explorer.error == '' and explorer.n == 20
 
 
-def test_script_is_one_module():
-    assert script('neighbours').count('export default') == 1
-    node = shutil.which('node')
-    if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script('neighbours'), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-PAGE = '''<!doctype html><link rel=stylesheet href=explorer.css><div id=el style="width:900px"></div><script type=module>
-SCRIPT
-const state = STATE, blobs = BLOBS;
-for (const name in blobs) {
-  state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
-}
-const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
-window.state = state;
-view.render({ model, el: document.getElementById('el') });
-</script>'''
-GRAB = 'c => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]'
-
-
-def test_the_browser_finds_the_neighbours_of_every_n_by_itself(tmp_path):
+def test_the_browser_finds_the_neighbours_of_every_n_by_itself(on_a_page, pixels_of):
     "The script on a page of its own: a click and an arrow key choose samples, N is dragged, and the canvases show the right pixels"
-    chromium = shutil.which('chromium')
-    if chromium is None: pytest.skip('chromium is not installed')
-    sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
     explorer = explore(n=60)
-    blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_samples', '_pictures')}
-    html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in ('sample', 'n', 'error', '_choices', '_found')}))
-    html = html.replace('BLOBS', json.dumps(blobs)).replace('SCRIPT', script('neighbours').replace('export default', 'const view ='))
-    (tmp_path / 'page.html').write_text(html)
 
     def check(page, sample, n):
         assert page.evaluate('[state.sample, state.n]') == [sample, n]
         for i, index in enumerate(brute(sample, n).indices.tolist()):
-            shown = page.locator(f'[data-panel="neighbour {i}"]').evaluate(GRAB)
-            assert (np.array(shown).reshape(28, 28, 4)[..., 0] == TRAIN.images[index, 0].numpy()).all()
+            shown = pixels_of(page.locator(f'[data-panel="neighbour {i}"]'))
+            assert (shown[..., 0] == TRAIN.images[index, 0].numpy()).all()
         assert page.locator('figure:visible').count() == 1 + min(4, n)
 
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-        page, errors = browser.new_page(), []
-        page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto((tmp_path / 'page.html').as_uri())
+    with on_a_page(explorer) as page:
         check(page, 0, 60)
         page.locator('[role=radio]').nth(1).click()
         check(page, 1, 60)
@@ -175,5 +138,3 @@ def test_the_browser_finds_the_neighbours_of_every_n_by_itself(tmp_path):
         page.locator('input[type=number]').fill('41')
         page.locator('input[type=number]').press('Enter')
         check(page, 2, 41)
-        browser.close()
-    assert errors == []

@@ -1,8 +1,4 @@
 """The synthetic explorer without a kernel: what it holds, what is refused, and its script in a browser."""
-import base64
-import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +6,6 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
-from difflow.base_explorer import script, style
 from difflow.data import ImageSet, to_uint8
 from difflow.denoisers import Denoiser
 from difflow.synthetic_data import labelled_samples
@@ -129,49 +124,16 @@ def test_refused_assignments_leave_everything():
     assert 'steps must be one of' in explorer.error
 
 
-def test_script_is_one_module():
-    assert script('synthetic').count('export default') == 1 and '.df-row' in style('synthetic') and '.df-explorer' in style('synthetic')
-    node = shutil.which('node')
-    if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script('synthetic'), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-PAGE = '''<!doctype html><style>STYLE</style><div id=el style="width:900px"></div><script type=module>
-SCRIPT
-const state = STATE, blobs = BLOBS;
-for (const name in blobs) {
-  state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
-}
-const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
-window.state = state;
-view.render({ model, el: document.getElementById('el') });
-</script>'''
-
-
-def test_rows_and_sliders_in_a_browser(tmp_path):
+def test_rows_and_sliders_in_a_browser(on_a_page, pixels_of):
     "The script on a page of its own: pixels are those Python holds, a wrong answer is marked, a key moves a slider"
-    chromium = shutil.which('chromium')
-    if chromium is None: pytest.skip('chromium is not installed')
-    sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
     explorer = explore(label=2)
     explorer._opinions = dict(explorer._opinions, made=[[0, 0.75], *[[2, 0.9]] * 4])
-    names = 'label', 'guidance', 'steps', 'seed', 'progress', 'error', '_choices', '_counts', '_opinions'
-    blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_real', '_made')}
-    html = PAGE.replace('STYLE', style('synthetic')).replace('STATE', json.dumps({n: getattr(explorer, n) for n in names}))
-    html = html.replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('synthetic').replace('export default', 'const view =')))
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-        page, errors = browser.new_page(), []
-        page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto((tmp_path / 'page.html').as_uri())
+    with on_a_page(explorer) as page:
         row = page.locator('[data-row=synthetic]')
         words, wrong = row.locator('figcaption').all_text_contents(), row.locator('.df-wrong').all_text_contents()
         total = row.locator('small').text_content()
         page.locator('input[aria-label=guidance]').press('ArrowRight')
         guidance = page.evaluate('state.guidance')
-        pixels = row.locator('canvas').nth(1).evaluate('c => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]')
-        browser.close()
-    assert errors == [] and guidance == 2 and wrong == ['dark 75 %'] == words[:1] and total == '4 of 5 named right'
-    assert (np.array(pixels).reshape(4, 4, 4)[..., 0] == to_uint8(explorer.images[1, 0]).numpy()).all()
+        shown = pixels_of(row.locator('canvas').nth(1))
+    assert guidance == 2 and wrong == ['dark 75 %'] == words[:1] and total == '4 of 5 named right'
+    assert (shown[..., 0] == to_uint8(explorer.images[1, 0]).numpy()).all()

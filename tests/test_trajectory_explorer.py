@@ -1,15 +1,10 @@
 """The trajectory explorer without a browser: what it holds, what is refused, and its script."""
-import base64
-import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from traitlets import TraitError
 
-from difflow.base_explorer import script
 from difflow.data import ImageSet, to_uint8
 from difflow.mixers import ConcatMixer, SingleTime, TransformerMixer
 from difflow.representations import sigma_of
@@ -103,52 +98,19 @@ def test_a_reader_of_other_factors_is_refused(parts):
     with pytest.raises(ValueError, match='concat reads 1 factors, not 2'): TrajectoryExplorer(images, codes, times, single, {'concat': one})
 
 
-def test_script_is_one_module():
-    assert script('trajectory').count('export default') == 1
-    node = shutil.which('node')
-    if node is None: pytest.skip('node is not installed')
-    done = subprocess.run([node, '--input-type=module', '--check'], input=script('trajectory'), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-PAGE = '''<!doctype html><style>CSS</style><div id=el style="width:900px"></div><script type=module>
-SCRIPT
-const state = STATE, blobs = BLOBS;
-for (const name in blobs) {
-  state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
-}
-const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
-window.state = state;
-view.render({ model, el: document.getElementById('el') });
-</script>'''
-
-
-def test_time_is_dragged_in_a_browser(explorer, tmp_path):
+def test_time_is_dragged_in_a_browser(explorer, on_a_page, pixels_of):
     "The script on a page of its own: arrow keys and clicks move t, and the canvas and the words follow"
-    chromium = shutil.which('chromium')
-    if chromium is None: pytest.skip('chromium is not installed')
-    sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
-    names = 'image', 'factor', 't', 'error', '_choices', '_levels', '_panels', '_truth', '_single', '_answers'
-    blobs = {n: base64.b64encode(getattr(explorer, n)).decode() for n in ('_thumbnails', '_clean', '_noised', '_frames')}
-    html = PAGE.replace('STATE', json.dumps({n: getattr(explorer, n) for n in names})).replace('BLOBS', json.dumps(blobs))
-    (tmp_path / 'page.html').write_text(html.replace('SCRIPT', script('trajectory').replace('export default', 'const view =')))
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-        page, errors = browser.new_page(), []
-        page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto((tmp_path / 'page.html').as_uri())
+    with on_a_page(explorer) as page:
         page.locator('.df-film input[type=range]').press('ArrowRight')
         assert page.evaluate('state.t') == 0.5
         page.locator('.df-film input[type=range]').press('End')
         assert page.evaluate('state.t') == 1
-        shown = page.locator('[data-panel=noised]').evaluate(
-            'c => [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]')
+        shown = pixels_of(page.locator('[data-panel=noised]'))
         said = page.locator('.df-readout').inner_text()
         page.locator('select').select_option('1')
         assert page.evaluate('state.factor') == 1
         page.locator('.df-thumbnails button').nth(4).click()
         assert page.evaluate('state.image') == 4
-        browser.close()
     expected = np.frombuffer(explorer._noised, np.uint8).reshape(3, 4, 4, 3)[2]
-    assert errors == [] and (np.array(shown).reshape(4, 4, 4)[..., :3] == expected).all()
+    assert (shown == expected).all()
     assert explorer._single[2] in said and all(text in said for _, text in explorer._answers)

@@ -125,16 +125,12 @@ function renderDirections({ model, el }) {
   };
   const names = ['_frames', '_vectors', '_values', '_state', 'progress', 'error', 'sigma', 'seed', 'label',
     'direction', 'strength'];
-  const events = names.map((name) => `change:${name}`).join(' ');
-  model.on(events, update);
-  const observer = new ResizeObserver(layout);
-  observer.observe(root);
+  const unfollow = follow(model, root, layout, [[names, update]]);
   layout();
   update();
   return () => {
     play.stop();
-    observer.disconnect();
-    model.off(events, update);
+    unfollow();
   };
 }
 

@@ -332,6 +332,18 @@ function progress(model) {
   return { node, show };
 }
 
+// Call each handler when one of its traits changes, and `layout` when `root` changes its size; returns what ends it.
+function follow(model, root, layout, handlers) {
+  const listening = handlers.map(([names, handler]) => [names.map((name) => `change:${name}`).join(' '), handler]);
+  for (const [events, handler] of listening) model.on(events, handler);
+  const observer = new ResizeObserver(layout);
+  observer.observe(root);
+  return () => {
+    observer.disconnect();
+    for (const [events, handler] of listening) model.off(events, handler);
+  };
+}
+
 function render({ model, el }) {
   const choices = model.get('_choices');
   let levels = [];
@@ -404,22 +416,17 @@ function render({ model, el }) {
     error.title = error.textContent = model.get('error');
   };
   const moved = () => { if (levels.length && nearest() !== current) show(nearest()); };
-  const on = (names) => names.map((name) => `change:${name}`).join(' ');
-  const handlers = [
-    [on(['_levels', '_original', '_noised', '_frames', '_distances', '_panels', '_notes', 'progress', 'error']), soon],
-    [on(['image', 'sampler', 'steps', 'seed', 'label', 'error']), mark],
-    [on(['step_reverse']), moved],
-  ];
-  for (const [events, handler] of handlers) model.on(events, handler);
-  const observer = new ResizeObserver(layout);
-  observer.observe(root);
+  const unfollow = follow(model, root, layout, [
+    [['_levels', '_original', '_noised', '_frames', '_distances', '_panels', '_notes', 'progress', 'error'], soon],
+    [['image', 'sampler', 'steps', 'seed', 'label', 'error'], mark],
+    [['step_reverse'], moved],
+  ]);
   mark();
   layout();
   update();
   return () => {
     play.stop();
-    observer.disconnect();
-    for (const [events, handler] of handlers) model.off(events, handler);
+    unfollow();
   };
 }
 

@@ -100,16 +100,10 @@ function renderNeighbours({ model, el }) {
     pictures.show(sample, nearestOf(found[sample], n, k));
     error.title = error.textContent = model.get('error');
   }
-  const events = 'change:sample change:n change:error';
-  model.on(events, update);
-  const observer = new ResizeObserver(pictures.layout);
-  observer.observe(root);
+  const unfollow = follow(model, root, pictures.layout, [[['sample', 'n', 'error'], update]]);
   pictures.layout();
   update();
-  return () => {
-    observer.disconnect();
-    model.off(events, update);
-  };
+  return unfollow;
 }
 
 export default { render: renderNeighbours };

@@ -88,16 +88,10 @@ function renderSynthetic({ model, el }) {
     rows.forEach((one) => one.show());
   };
   const names = ['_real', '_made', '_opinions', '_counts', 'progress', 'error', 'label', 'guidance', 'steps', 'seed'];
-  const events = names.map((name) => `change:${name}`).join(' ');
-  model.on(events, update);
-  const observer = new ResizeObserver(layout);
-  observer.observe(root);
+  const unfollow = follow(model, root, layout, [[names, update]]);
   layout();
   update();
-  return () => {
-    observer.disconnect();
-    model.off(events, update);
-  };
+  return unfollow;
 }
 
 export default { render: renderSynthetic };

@@ -78,16 +78,12 @@ function renderTrajectory({ model, el }) {
     show();
   };
   const names = ['_noised', '_clean', '_panels', '_single', '_answers', '_truth', 'error', 'image', 'factor', 't'];
-  const events = names.map((name) => `change:${name}`).join(' ');
-  model.on(events, update);
-  const observer = new ResizeObserver(layout);
-  observer.observe(root);
+  const unfollow = follow(model, root, layout, [[names, update]]);
   layout();
   update();
   return () => {
     play.stop();
-    observer.disconnect();
-    model.off(events, update);
+    unfollow();
   };
 }
 
