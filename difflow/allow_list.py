@@ -13,7 +13,7 @@ import pickle
 import pickletools
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -39,14 +39,18 @@ class Refused(ValueError):
 def _refuse(name:str):
     raise Refused(f'it asks for {name}, which no network needs; nothing in it was run')
 
-def check_instructions(data:bytes):
+def check_instructions(
+    data:bytes, # a pickle
+    allowed:Container[str]|None=None, # names it may ask for; None: `ALLOWED`
+    extra:Container[str]=(), # instructions allowed beside `INSTRUCTIONS`
+):
     "Read the instructions of a pickle and follow none; raise `Refused` for what no network needs."
-    count = tuples = 0
+    count, tuples, allowed = 0, 0, ALLOWED if allowed is None else allowed
     for instruction, argument, _ in pickletools.genops(data):
         name, count = instruction.name, count + 1
-        if name in ('GLOBAL', 'INST') and argument.replace(' ', '.') not in ALLOWED:
+        if name in ('GLOBAL', 'INST') and argument.replace(' ', '.') not in allowed:
             _refuse(argument.replace(' ', '.'))
-        if name not in INSTRUCTIONS: _refuse(f'the instruction {name}')
+        if name not in INSTRUCTIONS and name not in extra: _refuse(f'the instruction {name}')
         tuples += name.startswith('TUPLE')
         if count > MAX_INSTRUCTIONS: raise Refused(f'it has more than {MAX_INSTRUCTIONS:,} instructions')
         if tuples > MAX_TUPLES: raise Refused(f'it has more than {MAX_TUPLES:,} tuples')

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'STUDIES', 'ModelOption', 'DataOption', 'SplitOption', 'SamplerOption', 'GuidanceOption', 'DeviceOption',
-           'BatchSizeOption', 'load_studies', 'main', 'option', 'count', 'share', 'flag', 'load_model', 'check_label',
-           'check_ending', 'say_done', 'integers', 'sweep_frames', 'write_gif', 'sweep_command', 'info_command']
+           'BatchSizeOption', 'ARCHITECTURE', 'load_studies', 'main', 'option', 'count', 'share', 'flag', 'told',
+           'overrides', 'load_model', 'check_label', 'check_ending', 'say_done', 'integers', 'sweep_frames',
+           'write_gif', 'sweep_command', 'info_command']
 
 # %% ../nbs/51_cli.ipynb #263de24d
 import os
@@ -78,7 +79,7 @@ def share(text:str) -> object:
 
 def flag(name:str, text:str) -> object:
     "Describe a switch"
-    return option(bool, text, name)
+    return option(bool, f'{text}; default: off', name)
 
 ModelOption = option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
 DataOption = option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name')
@@ -88,14 +89,35 @@ GuidanceOption = option(float, 'w in D(no label) + w (D(label) - D(no label)); 1
 DeviceOption = option(str, 'cpu, cuda, cuda:1, ...; auto: cuda where torch finds a GPU, else cpu')
 BatchSizeOption = count('images in the network at once')
 
+def told(kind:type, text:str, *names:str) -> object:
+    "Describe what the file of a foreign model cannot tell, spelt with underscores or dashes"
+    spelt = dict.fromkeys(n for name in names for n in (name, name.replace('_', '-')))
+    switch = '--{0}/--no-{0}' if kind is bool else '--{0}'
+    return option(kind | None, f'{text}, where the file cannot tell; default: as in known models',
+                  *(switch.format(name) for name in spelt))
+
+ARCHITECTURE = dict( # arguments of `load_denoiser`
+    image_size=told(int, 'side of the images in pixels', 'image_size'),
+    num_heads=told(int, 'attention heads', 'num_heads'),
+    num_head_channels=told(int, 'channels a head, instead of their number', 'num_head_channels'),
+    use_new_attention_order=told(bool, 'the later layout of attention weights', 'use_new_attention_order'),
+    schedule=told(str, 'linear or cosine', 'schedule', 'noise_schedule'),
+    diffusion_steps=told(int, 'levels of the schedule', 'diffusion_steps'))
+
+def overrides(options:dict) -> dict:
+    "Return those of the `options` of a command that say what a file cannot tell; ValueError for a schedule"
+    if options['schedule'] not in (None, 'linear', 'cosine'):
+        raise ValueError(f'--schedule {options["schedule"]!r}: allowed are linear, cosine')
+    return {name: options[name] for name in ARCHITECTURE if options[name] is not None}
+
 def _own_gpu() -> str:
     "Return the GPU of this process, where `torchrun` started several"
     import torch
     rank = os.environ.get('LOCAL_RANK')
     return 'cuda' if rank is None else f'cuda:{int(rank) % torch.cuda.device_count()}'
 
-def load_model(model:str, device:str) -> 'Denoiser':
-    "Load `model` to `device`; ValueError for a device that is not there"
+def load_model(model:str, device:str, **given) -> 'Denoiser':
+    "Load `model` to `device`, `given` what its file cannot tell; ValueError for a device that is not there"
     import torch
 
     from difflow.checkpoints import load_denoiser
@@ -103,7 +125,7 @@ def load_model(model:str, device:str) -> 'Denoiser':
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise ValueError(f'--device {device}: torch finds {torch.cuda.device_count()} GPUs') from None
-    return load_denoiser(model).to(device)
+    return load_denoiser(model, **given).to(device)
 
 def check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"
@@ -153,7 +175,7 @@ def sweep_frames(
 
     from difflow.data import image_grid
     frames, scale = [], max(1, 192 // sweep.x0.shape[-1])
-    for i, (r, sigma) in enumerate(zip(sweep.steps_reverse, sweep.sigmas.tolist())):
+    for i, (r, sigma) in enumerate(zip(sweep.steps_reverse, sweep.noised_sigmas.tolist())):
         row = torch.stack([sweep.x0[image], sweep.noised_vp[i, image], sweep.images[i, image]])
         titles = ['image', f'noised, sigma {sigma:.3g}', f'returned from {r} of {sweep.steps}']
         frames.append(image_grid(row, columns=3, scale=scale, titles=titles))
@@ -184,13 +206,14 @@ def sweep_command(
     guidance:GuidanceOption=1.,
     steps:count('noise levels of the whole walk')=50,
     levels:count('frames of the strip, spread evenly over step_reverse 0..steps', least=2)=25,
-    steps_reverse:option(str|None, 'these step_reverse instead, each in 0..steps: 0,10,50')=None,
+    steps_reverse:option(str|None, 'these step_reverse instead, each in 0..steps: 0,10,50; '
+                                   'default: none')=None,
     sampler:SamplerOption='ddpm', seed:count('seed of the noise', least=0)=0,
     convention:option(str, 'matched: noise at the level where the walk back starts; '
                             'repo: one level above, as in the published code')='matched',
     independent:flag('--independent', 'new noise for each level, instead of the same')=False,
     out:option(Path, 'the strip, a PNG')=Path('sweep.png'),
-    gif:option(Path|None, 'also an animation, a GIF')=None,
+    gif:option(Path|None, 'also an animation, a GIF; default: none')=None,
     batch_size:BatchSizeOption=64, device:DeviceOption='auto',
 ) -> None:
     "Noise one real image to every level, bring it back, and draw all levels as one labelled strip."
@@ -218,9 +241,13 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
         elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{26 - len(indent)}} {fact}'
 
 @app.command('info', short_help='Say what a checkpoint file holds.')
-def info_command(
+def info_command(context:typer.Context,
     file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')],
+    image_size:ARCHITECTURE['image_size']=None, num_heads:ARCHITECTURE['num_heads']=None,
+    num_head_channels:ARCHITECTURE['num_head_channels']=None,
+    use_new_attention_order:ARCHITECTURE['use_new_attention_order']=None,
+    schedule:ARCHITECTURE['schedule']=None, diffusion_steps:ARCHITECTURE['diffusion_steps']=None,
 ) -> None:
     "Say what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints import describe
-    print(*_lines(describe(file)), sep='\n')
+    print(*_lines(describe(file, **overrides(context.params))), sep='\n')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ClassifierOption', 'WeightsOption', 'SizeOption', 'RowsOption', 'both', 'statistics_path', 'processes', 'gather',
-           'open_classifier', 'images_for', 'statistics_command', 'SeriesCommand', 'steps_of', 'evaluate_command']
+           'open_classifier', 'images_for', 'statistics_command', 'SeriesCommand', 'manifest_of', 'evaluate_command']
 
 # %% ../nbs/53_cli_classifiers.ipynb #98667aad
 import sys
@@ -123,11 +123,13 @@ class SeriesCommand(TyperCommand):
             else: joined.append(word)
         return super().parse_args(ctx, joined)
 
-def steps_of(data_dir:str) -> int:
-    "Return the steps of the walk that the manifest of a run tells, and 250 where there is none"
+def manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_reverse: sigma}
+    "Return the steps and the noise levels that the manifest of a run tells; 250 and {} without one"
     from difflow.runs import MANIFEST, read_lines
     rows = read_lines(Path(data_dir) / MANIFEST) if Path(data_dir).is_dir() else []
-    return next((row['steps'] for row in rows if 'steps' in row), 250)
+    sigmas = {row['step_reverse']: row['sigma'] for row in rows if 'sigma' in row}
+    sigmas = {r: float('inf') if sigma is None else sigma for r, sigma in sigmas.items()}
+    return next((row['steps'] for row in rows if 'steps' in row), 250), sigmas
 
 @app.command('evaluate-classifier', cls=SeriesCommand, 
              short_help='What changed in each layer from sent to returned images.')
@@ -157,10 +159,12 @@ def evaluate_command(
     chosen, taken = None if time_series is None else integers(time_series), Statistics.load(statistics)
     model, (rank, world) = open_classifier(classifier_name, weights, device), processes()
     sent = images_for(model, starting_data_dir, image_size, split)
-    steps = timestep_respacing or steps_of(data_dir)
+    said, sigmas = manifest_of(data_dir)
+    steps = timestep_respacing or said
     sent, levels, back = pair_images(sent, images_for(model, data_dir, image_size), steps, chosen)
+    known = [sigmas[r] for r in levels] if steps == said and sigmas.keys() >= set(levels) else None
     part = activation_change(model, sent, back, taken, levels, batch_size=batch_size, seed=seed, rank=rank,
-                             world=world, progress=rank == 0 and sys.stderr.isatty())
+                             sigmas=known, world=world, progress=rank == 0 and sys.stderr.isatty())
     parts = gather(part, rank, world)
     if rank == 0: _write(join(parts), output, picture, pickles, classifier_name, steps, start)
 

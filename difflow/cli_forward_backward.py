@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 import typer
 from typer.core import TyperCommand
 
-from .cli import (DeviceOption, GuidanceOption, SamplerOption, SplitOption, app, count, load_model, option,
-                         say_done)
+from .cli import (ARCHITECTURE, DeviceOption, GuidanceOption, SamplerOption, SplitOption, app, count,
+                         load_model, option, overrides, say_done)
 
 if TYPE_CHECKING:
     from difflow.data import ImageSet
     from difflow.denoisers import Denoiser
 
 # %% ../nbs/52_cli_forward_backward.ipynb #f82a45da
-MANY, SWITCHES = ('step_reverse',), ('use_ddim', 'class_cond', 'strict', 'independent', 'use_fp16')
+MANY = ('step_reverse',)
+SWITCHES = 'use_ddim', 'class_cond', 'strict', 'independent', 'use_fp16', 'use_new_attention_order'
 YES, NO = ('true', 'yes', 't', 'y', '1'), ('false', 'no', 'f', 'n', '0')
 
 def spread(words:list[str]) -> list[str]:
@@ -75,7 +76,7 @@ def _load(options:dict) -> 'Denoiser':
     kinds = {'float32': None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
     dtype = 'float16' if options['use_fp16'] else options['dtype']
     if dtype not in kinds: raise ValueError(f'--dtype {dtype!r}: allowed are {", ".join(kinds)}')
-    denoiser = load_model(options['model_path'], local_device(options['device']))
+    denoiser = load_model(options['model_path'], local_device(options['device']), **overrides(options))
     return denoiser if kinds[dtype] is None else lighten(denoiser, kinds[dtype])
 
 def _data(denoiser:'Denoiser', options:dict) -> tuple['ImageSet', list[int]]:
@@ -135,6 +136,10 @@ def forward_backward_command(context:typer.Context,
     progress:switch('show a bar; default: in a terminal and under torchrun', 'progress', bool|None)=None,
     dtype:option(str, 'of the network: float32, float16 or bfloat16')='float32',
     use_fp16:switch('the same as --dtype float16', 'use_fp16')=False,
+    image_size:ARCHITECTURE['image_size']=None, num_heads:ARCHITECTURE['num_heads']=None,
+    num_head_channels:ARCHITECTURE['num_head_channels']=None,
+    use_new_attention_order:ARCHITECTURE['use_new_attention_order']=None,
+    schedule:ARCHITECTURE['schedule']=None, diffusion_steps:ARCHITECTURE['diffusion_steps']=None,
     device:DeviceOption='auto',
 ) -> None:
     "Noise the images of a data set to several levels and bring them back; again: go on with a stopped run."

@@ -218,6 +218,7 @@ def walk_of(denoiser:'Denoiser', options:dict) -> Walk:
     levels = {name: options[name] for name in _LEVELS if options[name] is not None}
     names = dict(discretization='disc', schedule='schedule', scaling='scaling')
     other = {name: options[short] for name, short in names.items() if options[short] is not None}
+    if options['solver'] == 'euler' and options['S_churn']: other = other or {'discretization': 'edm'}
     if other:
         sampler, scheduler = ablation_sampler(denoiser, options['steps'], options['solver'], **other,
                                               **levels)
@@ -267,7 +268,7 @@ def generate_command(context:typer.Context,
     scaling:option(str|None, 'EDM\'s other scalings: vp or none; default: none')=None,
     optimal_denoiser:either(bool, 'the exact mean over --dataset as the model', 'optimal_denoiser')=False,
     dataset:option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
-    noise:option(str, 'edm: as EDM on a CPU; cuda: as EDM on a GPU; counter: that of difflow sample')='edm',
+    noise:option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
     device:DeviceOption='auto',
 ) -> None:
     "Make an image for each seed; again: go on with a stopped run. Under torchrun the ranks share the seeds."

@@ -15,6 +15,7 @@ import typer
 
 from .cli import (BatchSizeOption, DeviceOption, GuidanceOption, ModelOption, SamplerOption, app,
                          check_ending, check_label, count, flag, load_model, option, say_done)
+from .cli_options import given_options
 
 if TYPE_CHECKING:
     from difflow.denoisers import Denoiser
@@ -41,12 +42,23 @@ def _wanted(denoiser:'Denoiser', options:dict) -> list['Wanted']:
     try: return wanted_images(denoiser.num_classes, n, counts, options['label'], options['seed'])
     except ValueError as error: raise ValueError(f'--class-counts: {error}') from None
 
-def _walk(denoiser:'Denoiser', options:dict) -> dict: # arguments of `sample`
+def _check_walk(options:dict, given:set[str]) -> None:
+    "Raise ValueError for two answers to one question"
+    sampler = options['sampler']
+    if 'sampler' in given and options['ddim'] and sampler != 'ddim':
+        raise ValueError(f'--sampler {sampler} and --ddim: give one of them')
+    if options['sampling_steps'] is None: return
+    if 'steps' in given: raise ValueError('--steps and --sampling-steps: give one of them')
+    if 'sampler' in given and sampler not in ('ddpm', 'ddim'):
+        raise ValueError(f'--sampler {sampler}: on the levels of --sampling-steps it is ddpm or ddim')
+
+def _walk(denoiser:'Denoiser', options:dict, given:set[str]) -> dict: # arguments of `sample`
     "Choose sampler and noise levels as the options say"
     from difflow.sample_folder import legacy_ddim, minimal_walk
+    _check_walk(options, given)
     sampler, scheduler, steps = options['sampler'], None, options['steps']
     if options['sampling_steps'] is not None:
-        steps, sampler = options['sampling_steps'], 'ddpm'
+        steps, sampler = options['sampling_steps'], sampler if 'sampler' in given else 'ddpm'
         scheduler = minimal_walk(denoiser, steps)
     if options['ddim']: sampler = legacy_ddim if options['legacy'] else 'ddim'
     elif options['legacy']: raise ValueError('--legacy goes with --ddim')
@@ -90,8 +102,8 @@ def sample_command(context:typer.Context,
     class_counts:option(str|None, 'images of each class, as 0:100,3:50; default: each in turn')=None,
     guidance:GuidanceOption=1., steps:count('noise levels of the walk')=18, sampler:SamplerOption='heun',
     sampling_steps:option(int|None, 'instead, as minimal-diffusion walks: ddpm, or --ddim, on so many of the '
-                          'model\'s levels; default: none',
-                          '--sampling-steps', '--sampling_steps', min=1)=None,
+                          'model\'s levels, 250 as published; default: none',
+                          '--sampling-steps', '--sampling_steps', min=2)=None,
     ddim:flag('--ddim', 'the same as --sampler ddim')=False,
     legacy:flag('--legacy', 'with --ddim: keep the predicted noise where the image is clamped')=False,
     seed:count('seed of the first image; the next one has one more', least=0)=0,
@@ -106,7 +118,7 @@ def sample_command(context:typer.Context,
     alone = out.suffix.lower() == '.png'
     if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
     denoiser = load_model(model, device)
-    images, walk = _wanted(denoiser, options), _walk(denoiser, options)
+    images, walk = _wanted(denoiser, options), _walk(denoiser, options, given_options(context))
     if alone: _one_picture(denoiser, images, options, walk)
     else:
         report = _folder(denoiser, images, options, walk)

@@ -20,9 +20,10 @@ from .reproducibility import bootstrap_interval
 
 # %% ../nbs/40_comparison.ipynb #ea911991
 def _named(images:ImageSet) -> list[str]|None:
-    "Return the class names, None where they are just numbers"
+    "Return the class names, None where they are just the numbers of the labels"
     names = images.classes
-    return None if names is None or all(name.isdigit() for name in names) else names
+    plain = names is None or all(name.isdigit() and int(name) == i for i, name in enumerate(names))
+    return None if plain else names
 
 def _check_labels(name:str, images:ImageSet, classes:int|None) -> int: # classes found
     "Return how many classes there are; ValueError for missing, several or unknown labels and empty classes"
@@ -34,26 +35,37 @@ def _check_labels(name:str, images:ImageSet, classes:int|None) -> int: # classes
     if classes is not None and not 0 <= low <= high < classes:
         raise ValueError(f'{name} has labels {low}..{high}: real_train has the classes 0..{classes - 1}')
     found = images.labels.bincount(minlength=classes or 0)
-    if len(found) < 2: raise ValueError(f'{name} has one class: a classifier needs at least 2')
     missing = (found == 0).nonzero()[:, 0].tolist()
     if missing:
         raise ValueError(f'{name} has no image of {len(missing)} of {len(found)} classes, the first is '
                          f'{missing[0]}: too few images, or too few for a split')
     return len(found)
 
+def _check_names(name:str, images:ImageSet, first:str, leader:ImageSet) -> None:
+    "Raise ValueError where two sets call a label by two names, or one by a number that is not the label"
+    mine, theirs = _named(images), _named(leader)
+    if mine and theirs and mine != theirs:
+        raise ValueError(f'{name} has the classes {images.classes}, {first} {leader.classes}')
+    if mine and not theirs and all(c.isdigit() for c in mine):
+        label = next(i for i, c in enumerate(mine) if int(c) != i)
+        some = ', '.join(mine[:5]) + ', ...' * (len(mine) > 5)
+        raise ValueError(f'{name} calls its label {label} {mine[label]}: classes are missing from its '
+                         f'folders {some}, or {first} counts from elsewhere')
+
 def check_sets(sets:Mapping[str, ImageSet]) -> int: # classes
     "Return the number of classes that all `sets` share with the first; ValueError where they do not fit"
     (first, leader), *_ = sets.items()
     for name, images in sets.items():
         if len(images) < 2: raise ValueError(f'{name} must hold at least 2 images, got {len(images)}')
+        if images.labels is not None and images.labels.ndim == 1 and len(images.labels.unique()) < 2:
+            raise ValueError(f'{name} has one class: a classifier needs at least 2')
         images.images # decode: sizes that differ are found here
     classes = _check_labels(first, leader, None)
     for name, images in sets.items():
         if images.image_shape != leader.image_shape:
             raise ValueError(f'{name} has images of {images.image_shape}, {first} of {leader.image_shape} '
                              '(C,H,W): load both with the same size= and channels=')
-        if _named(images) and _named(leader) and _named(images) != _named(leader):
-            raise ValueError(f'{name} has the classes {images.classes}, {first} {leader.classes}')
+        _check_names(name, images, first, leader)
     for name, images in sets.items(): _check_labels(name, images, classes)
     return classes
 
@@ -160,9 +172,12 @@ class CAS:
             ax.plot(counts, mean, 'o-', color=f'C{p}', label=f'synthetic, equal {protocol}')
             ax.fill_between(counts, low, high, color=f'C{p}', alpha=0.15, lw=0)
             for arm, style in zip([arm for arm in self.arms if not arm.startswith('synthetic')], ('--', ':')):
-                ax.axhline(100 * self.estimate(protocol, arm)[0], color=f'C{p}', ls=style, lw=1, label=arm)
+                ax.axhline(100 * self.estimate(protocol, arm)[0], color=f'C{p}', ls=style, lw=1,
+                           label=f'{arm}, equal {protocol}')
         ax.set(xscale='log', xlabel='synthetic images', ylabel=f'{self.metric} on real images, %')
-        ax.legend(fontsize=8)
+        ax.set_xticks(counts, [f'{n:,}' for n in counts])
+        ax.minorticks_off()
+        ax.legend(fontsize=7)
         return ax
 
     def plot_confusion(self, protocol:str, arm:str, ax=None):

@@ -212,16 +212,25 @@ def _json_labels(read:FileReader) -> list|None:
 def _files(path:Path) -> Found:
     "A tree of images in a folder or a zip"
     listed = _listing(path)
-    names = [n for n in listed if n.lower().endswith(EXTENSIONS)]
+    over = ('grid.png',) if 'run.json' in listed else ()
+    names = [n for n in listed if n.lower().endswith(EXTENSIONS) and n not in over]
     if not names:
         raise ValueError(f'{path}: no images among its {len(listed)} files; known are {" ".join(EXTENSIONS)}')
     read, labels, classes = FileReader(path, names, zipped=not path.is_dir()), None, None
     if 'dataset.json' in listed:
         labels, classes = _labels(_json_labels(read), len(names), path / 'dataset.json')
     elif path.is_dir() and all('/' in n for n in names):
-        classes, labels = np.unique([n.split('/')[0] for n in names], return_inverse=True)
-        classes = classes.tolist()
+        labels, classes = _folder_labels(path, [n.split('/')[0] for n in names])
     return Found(read, labels, names, classes)
+
+def _folder_labels(path:Path, folders:list[str]) -> tuple[np.ndarray, list[str]|None]:
+    "Return the label of each image by its folder, and the names of all labels"
+    numbers = all(f.isascii() and f.isdigit() and len(f) < 10 for f in folders)
+    if numbers and (path / 'run.json').is_file():
+        return _labels([int(f) for f in folders], len(folders), path)
+    classes = sorted(set(folders), key=lambda f: (int(f), f) if numbers else f)
+    place = {name: i for i, name in enumerate(classes)}
+    return np.array([place[f] for f in folders]), classes
 
 def _labels(labels, n:int, where) -> tuple[np.ndarray|None, list[str]|None]:
     "Return labels as int64 (n,) or (n,k), and class names '0', '1', ... for the former"

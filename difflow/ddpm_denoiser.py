@@ -62,7 +62,7 @@ class DDPMDenoiser(Preconditioned):
         return between(extra, math.log(small), math.log(large)).exp()
 
     def sigmas_for(self, u:Tensor) -> Tensor:
-        levels = self.scheduler.sigmas.to(u.device)
+        levels = self.scheduler.on('sigmas', u.device)
         return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
 
     def weight(self, sigma:Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class DDPMDenoiser(Preconditioned):
         x0hat, extra = self.predict(x, sigma, labels, **told)
         terms = dict(mse=self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1))
         if self.variance_type == 'learned_range':
-            levels = self.scheduler.sigmas.to(sigma)
+            levels = self.scheduler.on('sigmas', sigma.device).to(sigma.dtype)
             t = torch.searchsorted(levels, sigma * (1 - 1e-6)).clamp(max=len(levels) - 1)
             log_variance = step_log_variance(self, t, extra, x0)
             terms['vb'] = variational_bound(self.scheduler, x0, x / like((1 + sigma**2).sqrt(), x), t, x0hat,
@@ -104,25 +104,26 @@ def p_mean_variance(
 ) -> dict[str, Tensor]: # mean, variance, log_variance, pred_xstart, each like `x_vp`
     "Return mean and variance of p(x_{t-1} | x_t) in guided-diffusion's units (Ho et al. 2020, eq. 7)."
     s = denoiser.scheduler
-    sigma = s.sigmas.to(x_vp.device)[t]
+    sigma = s.on('sigmas', x_vp.device)[t]
     x0hat, extra = denoiser.predict(x_vp * like((1 + sigma**2).sqrt(), x_vp), sigma, labels)
     if clip: x0hat = x0hat.clamp(-1, 1)
     log_variance = step_log_variance(denoiser, t, extra, x_vp)
-    small = like(s.posterior_variance.to(x_vp.device)[t], x_vp).expand_as(x_vp)
+    small = like(s.on('posterior_variance', x_vp.device)[t], x_vp).expand_as(x_vp)
     variance = small if denoiser.variance_type == 'fixed_small' else log_variance.exp()
     return dict(mean=q_posterior_mean(s, x0hat, x_vp, t), variance=variance, log_variance=log_variance,
                 pred_xstart=x0hat)
 
 def q_posterior_mean(s:Scheduler, x0:Tensor, x_vp:Tensor, t:Tensor) -> Tensor:
     "Return the mean of q(x_{t-1} | x_t, x_0), guided-diffusion's units."
-    now, before = s.alphas_cumprod, torch.cat([torch.ones(1, dtype=torch.float64), s.alphas_cumprod[:-1]])
-    of_x0, of_x = s.betas * before.sqrt() / (1 - now), (1 - before) * (1 - s.betas).sqrt() / (1 - now)
-    return like(of_x0.to(x0.device)[t], x0) * x0 + like(of_x.to(x0.device)[t], x0) * x_vp
+    now, betas = s.on('alphas_cumprod', x0.device), s.on('betas', x0.device)
+    before = torch.cat([now.new_ones(1), now[:-1]])
+    of_x0, of_x = betas * before.sqrt() / (1 - now), (1 - before) * (1 - betas).sqrt() / (1 - now)
+    return like(of_x0[t], x0) * x0 + like(of_x[t], x0) * x_vp
 
 def step_log_variance(denoiser:DDPMDenoiser, t:Tensor, extra:Tensor|None, x:Tensor) -> Tensor: # like `x`
     "Return the log variance of step `t` by the denoiser's rule; the small one at 0 is that at 1."
-    s, at = denoiser.scheduler, lambda table: like(table.to(x.device)[t], x)
-    small, large = s.posterior_log_variance_clipped, s.betas.log()
+    s, at = denoiser.scheduler, lambda table: like(table[t], x)
+    small, large = s.on('posterior_log_variance_clipped', x.device), s.on('betas', x.device).log()
     if denoiser.variance_type == 'learned_range': return between(extra, at(small), at(large))
     if denoiser.variance_type == 'fixed_large': small = torch.cat([small[:1], large[1:]])
     return at(small).expand_as(x)
@@ -153,7 +154,7 @@ def variational_bound(
 ) -> Tensor: # (B,) bits per dimension
     "Return one term of the variational bound (Nichol and Dhariwal 2021, eq. 4-7)."
     mean = q_posterior_mean(s, x0hat.detach(), x_vp, t)
-    true = like(s.posterior_log_variance_clipped.to(x0.device)[t], x0)
+    true = like(s.on('posterior_log_variance_clipped', x0.device)[t], x0)
     nats = torch.where(like(t, x0) == 0, grey_level_nll(x0, mean, log_variance),
                        gaussian_kl(q_posterior_mean(s, x0, x_vp, t), true, mean, log_variance))
     return nats.flatten(1).mean(1) / math.log(2)

@@ -21,6 +21,7 @@ from .data import image_grid
 from .denoisers import Denoiser
 from .film import pixels
 from .jacobian import check_range
+from .samplers import device_of
 from .trajectory_ranks import edit, singular_directions, trajectory
 
 # %% ../nbs/57_direction_explorer.ipynb #63c5cf31
@@ -41,7 +42,7 @@ def direction_states(
     steps:int=18, # of the walk to the state, and of the walk back
 ) -> Iterator[Directions]: # after each direction
     "Find the leading directions at a state of the sampler, and move along one after another."
-    labels = None if label is None else torch.tensor([label])
+    labels = None if label is None else torch.tensor([label], device=device_of(denoiser))
     (_, x), = trajectory(denoiser, seeds=[seed], labels=labels, steps=steps, at=[sigma])
     found = singular_directions(denoiser, x, sigma, k, labels)
     done = Directions(x, found.values[0], found.right[0], x.new_zeros(0, len(strengths), *x.shape[1:]))
@@ -144,6 +145,7 @@ class DirectionExplorer(AskedExplorer):
 
     def _fill(self, found:Directions):
         "Put the pictures into the traits that the browser sees; strips to come are grey."
+        found = Directions(*(part.cpu() for part in found))
         k, s = self._count, len(self._strengths)
         frames = torch.zeros(k, s, *found.state.shape[1:])
         frames[:len(found.images)] = found.images

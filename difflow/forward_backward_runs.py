@@ -8,6 +8,7 @@ __all__ = ['GROUND_TRUTH', 'read_synsets', 'find_ground_truth', 'imagenet_labels
 
 # %% ../nbs/13_forward_backward_runs.ipynb #19a987af
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from .data import EXTENSIONS, ImageSet, load_images, to_uint8
 from .denoisers import Denoiser
-from .forward_backward import Sweep, check_levels, experiment, sweep
+from .forward_backward import Sweep, check_levels, experiment, noised_index, sweep
 from .noise import normal
 from .runs import ENDINGS, Broken, Item, Made, Report, encode, fill, model_hash
 from .samplers import Sampler, as_sampler, device_of
@@ -179,6 +180,11 @@ class Study:
         "Return the name of image `i` after `step_reverse` = `r`."
         return f'{self.stems[i]}_{time_tag(r, len(self.grid))}{ENDINGS[self.format]}'
 
+    def timestep(self, r:int) -> int|None:
+        "Return the index before respacing to which images are noised for `step_reverse` = `r`, or None."
+        index = noised_index(r, len(self.grid), self.arguments['convention'])
+        return None if index is None else int(self.grid.timesteps[index])
+
     def items(self, chosen:Sequence[int]) -> list[Item]:
         "Return the items of a run: images by name."
         return [Item(self.images.names[i], tuple(self.file(i, r) for r in self.levels)) for i in chosen]
@@ -207,11 +213,12 @@ class Study:
     def files(self, result:Sweep, indices:list[int]) -> Iterator[Made]:
         "Yield what came back, level by level, with its line in the manifest."
         images = to_uint8(result.images).cpu()
-        for s, (r, sigma) in enumerate(zip(result.steps_reverse, result.sigmas.tolist())):
+        for s, (r, sigma) in enumerate(zip(result.steps_reverse, result.noised_sigmas.tolist())):
+            sigma = sigma if math.isfinite(sigma) else None # noise alone; JSON has no infinity
             for b, i in enumerate(indices):
                 label = dict(label=int(self.images.labels[i])) if self._classes() else {}
-                record = dict(stem=self.stems[i], step_reverse=r, steps=len(self.grid), sigma=sigma, index=i,
-                              **label, seed=self.seed, model=self.model)
+                record = dict(stem=self.stems[i], step_reverse=r, steps=len(self.grid), sigma=sigma,
+                              timestep=self.timestep(r), index=i, **label, seed=self.seed, model=self.model)
                 yield Made(self.file(i, r), partial(encode, images[s, b], self.format), record)
 
     def _classes(self) -> bool: return self.images.labels is not None and self.images.labels.ndim == 1

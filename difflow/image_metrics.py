@@ -22,7 +22,7 @@ def _inception() -> Callable:
         from torchmetrics.image.fid import NoTrainInceptionV3
         network = NoTrainInceptionV3('inception-v3-compat', ['2048'])
     except ModuleNotFoundError:
-        raise ValueError("features 'inception' need the package torch-fidelity; without it, name a "
+        raise ValueError("features 'inception' need torch-fidelity (pip install torch-fidelity); else name a "
                          f'classifier: {", ".join(embedded_classifiers())}, or one of torchvision') from None
     except OSError as error:
         raise ConnectionError(f'the weights of Inception could not be fetched ({error})') from None

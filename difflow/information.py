@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mixers import Crowd, TransformerMixer, check_codes
+from .mixer_networks import Crowd
+from .mixers import TransformerMixer, check_codes
 
 # %% ../nbs/32_information.ipynb #43e5e970
 class Estimate(NamedTuple):
-    "A mutual information in nats, and its standard error, as far as that comes from the examples."
+    "A mutual information in nats, and its standard error."
     nats:float
     error:float
 
@@ -51,7 +52,7 @@ def ksg_information(
     x:Tensor|np.ndarray, # (N, D)
     y:Tensor|np.ndarray, # (N, E)
     k:int=3, # neighbours, 1..N/8
-    parts:int=8, # disjoint parts of the examples that give the error
+    parts:int=8, # disjoint parts of the examples that give the spread
 ) -> Estimate:
     "Estimate mutual information by nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
     x, y = _pair(x, y)
@@ -60,7 +61,19 @@ def ksg_information(
     x, y = (a + 1e-9 * max(a.std(), 1e-12) * rng.normal(size=a.shape) for a in (x, y)) # numbers that repeat
     order = rng.permutation(len(x))
     each = [_ksg(x[part], y[part], k) for part in np.array_split(order, parts)]
-    return Estimate(_ksg(x, y, k), float(np.std(each, ddof=1) / math.sqrt(parts)))
+    spread = float(np.std(each, ddof=1) / math.sqrt(parts))
+    return Estimate(_ksg(x, y, k), math.hypot(spread, _ksg_miss(x, y, k, rng)))
+
+def _ksg_miss(x:np.ndarray, y:np.ndarray, k:int, rng:np.random.Generator, sets:int=3) -> float:
+    "Return by how much the estimator misses on Gaussian examples with the rank correlations of these."
+    from scipy.special import ndtri
+    both, d = np.concatenate([x, y], 1), x.shape[1]
+    scores = ndtri((both.argsort(0).argsort(0) + 0.5) / len(both))
+    cov = (1 - 1e-6) * np.corrcoef(scores.T) + 1e-6 * np.eye(both.shape[1])
+    log_det = lambda c: np.linalg.slogdet(c)[1]
+    known = 0.5 * (log_det(cov[:d, :d]) + log_det(cov[d:, d:]) - log_det(cov))
+    drawn = rng.normal(size=(sets, *both.shape)) @ np.linalg.cholesky(cov).T
+    return math.sqrt(np.mean([(_ksg(z[:, :d], z[:, d:], k) - known)**2 for z in drawn]))
 
 def _ksg(x:np.ndarray, y:np.ndarray, k:int) -> float:
     from scipy.spatial import cKDTree # comes with scikit-learn
@@ -89,13 +102,13 @@ class Mine:
         self.crowd = Crowd(lambda: critic(inputs, hidden), seeds, torch.full((pairs,), lr), device=device)
         self.mean = torch.ones(pairs, device=device) # running mean of E[e^T]
 
-    def step(self, joint:Tensor, shuffled:Tensor) -> Tensor: # (P, B, 2 D) each -> (P,)
-        "Make one step and return the bound of each pair on this batch."
+    def step(self, joint:Tensor, shuffled:Tensor) -> tuple[Tensor, Tensor]: # (P, B, 2 D) each -> (P,) each
+        "Make one step; return the bound of each pair on this batch, and the variance of the critic there."
         t = self.crowd(torch.cat([joint, shuffled], 1), training=True).squeeze(-1)
         true, ratio = t[:, :joint.shape[1]].mean(1), t[:, joint.shape[1]:].exp().mean(1)
         self.mean = 0.99 * self.mean + 0.01 * ratio.detach()
         self.crowd.step(ratio / self.mean - true)
-        return (true - ratio.log()).detach()
+        return (true - ratio.log()).detach(), t[:, :joint.shape[1]].detach().var(1)
 
 def mine_information(
     x:Tensor|np.ndarray, # (P, N, D): P pairs of variables, or (N, D)
@@ -123,8 +136,8 @@ def mine_information(
         joint = torch.cat([x[:, rows[0]], y[:, rows[0]]], 2)
         shuffled = torch.cat([x[:, rows[1]], y[:, rows[2]]], 2)
         bounds.append(mine.step(joint, shuffled))
-    last = torch.stack(bounds[-window:]).cpu()
-    errors = last.std(0) / math.sqrt(window)
+    last, varied = (torch.stack(part).cpu() for part in zip(*bounds[-window:]))
+    errors = (last.var(0) / window + varied.mean(0) / count).sqrt() # of the batches, of the examples
     return [Estimate(float(m), float(e)) for m, e in zip(last.mean(0), errors)]
 
 # %% ../nbs/32_information.ipynb #34ef4442

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .activations import Statistics, Watch, bar_of, batch_of, layer_names, load_npz, save_npz
 from .data import ImageSet
+from .error_bars import mean_error, snr_axis
 from .forward_backward import Sweep
 
 # %% ../nbs/11_layer_change.ipynb #d928b7df
@@ -96,18 +97,20 @@ class Change:
         mine = np.take_along_axis(logits, np.broadcast_to(start, logits.shape[:2])[..., None], 2)
         return (logits > mine).sum(-1) < 5
 
-    def curve(self, what:str='cosine') -> tuple[np.ndarray, np.ndarray]: # (S, L) and (S, L)
+    def curve(self, what:str='cosine', draws:int=1) -> tuple[np.ndarray, np.ndarray]: # (S, L) and (S, L)
         "Return the mean over images of 'cosine', 'L2', 'L2_normalized' or 'shuffled', and its standard error"
         if what not in _MEASURES: raise ValueError(f'{what!r}: known are {", ".join(_MEASURES)}')
-        values = getattr(self, what).astype(np.float64)
-        return values.mean(-1), values.std(-1, ddof=1 if len(self.names) > 1 else 0) / len(self.names) ** 0.5
+        return mean_error(getattr(self, what), draws)
 
-    def plot(self, steps:int|None=None): # of the whole schedule: the axis is then step_reverse / steps
+    def plot(self,
+        steps:int|None=None, # of the whole schedule: the axis is then step_reverse / steps
+        draws:int=1,         # of each image, see `per_image`
+    ):
         "Draw the cosine of each layer, dotted that of shuffled pairs, and the share that keeps its class"
         import matplotlib.pyplot as plt
         x = np.asarray(self.levels) / (steps or 1)
         _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout='constrained')
-        (cosine, error), (floor, _) = self.curve(), self.curve('shuffled')
+        (cosine, error), (floor, _) = self.curve(draws=draws), self.curve('shuffled')
         colours = plt.get_cmap('viridis')(np.linspace(0, 0.95, len(self.layers)))
         for i, colour in enumerate(colours):
             key = self.layers[i] if len(colours) <= 12 or i in (0, len(colours) - 1) else None
@@ -115,7 +118,8 @@ class Change:
             left.plot(x, floor[:, i], ':', color=colour, lw=1)
         for head in self.logits:
             name = 'same class' if len(self.logits) == 1 else f'same {head}'
-            line, = right.plot(x, self.same_class(head).mean(1), 'o-', ms=3, label=name)
+            share, bars = mean_error(self.same_class(head), draws)
+            line = right.errorbar(x, share, bars, fmt='o-', ms=3, lw=1.2, label=name)[0]
             right.plot(x, self.same_class(head, shuffled=True).mean(1), ':', color=line.get_color(),
                        label='shuffled pairs' if name == 'same class' else None)
         left.set(ylabel='cosine', ylim=(min(0, np.nanmin([cosine, floor])) - 0.05, 1.03))
@@ -123,6 +127,7 @@ class Change:
         for axis in (left, right):
             axis.set_xlabel('step_reverse / steps' if steps else 'step_reverse')
             axis.legend(fontsize=7)
+            if self.sigmas is not None: snr_axis(axis, x, self.sigmas)
 
     def save(self, path:str|Path) -> Path: # ends in .npz
         "Write everything to an npz with named arrays"
@@ -229,7 +234,7 @@ def sweep_change(
 ) -> Change:
     "Compare what came back from every level of a sweep with what was sent, in memory"
     return activation_change(model, sweep.x0, sweep.images, statistics, sweep.steps_reverse,
-                             sigmas=sweep.sigmas.tolist(), **arguments)
+                             sigmas=sweep.noised_sigmas.tolist(), **arguments)
 
 def join(parts:Sequence[Change]) -> Change:
     "Put the shares of several processes together"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_bases', 'SubspaceDenoiser', 'MoLRGDenoiser', 'default_shape', 'equal_classes', 'MoLRG', 'LowRankDenoiser',
            'principal_angles', 'subspace_error', 'as_rows', 'principal_subspace', 'assign', 'cluster_subspaces',
-           'train_molrg']
+           'molrg_settings', 'train_molrg']
 
 # %% ../nbs/24_low_rank.ipynb #e400d3fa
 import math
@@ -19,7 +19,7 @@ from .denoisers import Denoiser, EDMDenoiser, as_sigma, like
 from .noise import normal
 
 if TYPE_CHECKING:
-    from difflow.training import Training
+    from difflow.training import Settings, Training
 
 # %% ../nbs/24_low_rank.ipynb #315a4e24
 def check_bases(bases:Tensor):
@@ -226,9 +226,9 @@ def cluster_subspaces(
     n_classes:int, # K, >= 1
     class_dim:int, # d, 1..D
     seed:int=0,
-    restarts:int=20, # random starts, of which the best is kept, >= 1
+    restarts:int=20, # random starts, of which the best is kept, >= 1; many where N is near K d
     iterations:int=100, # at most, a start
-) -> tuple[Tensor, Tensor, float]: # bases (K, D, d) float64, classes (N,), share of the energy left over
+) -> tuple[Tensor, Tensor, float]: # bases (K, D, d) float64, classes (N,), share of energy left over
     "Find K subspaces by alternating between classes and principal components (Bradley and Mangasarian 2000)."
     if min(n_classes, restarts, iterations) < 1:
         raise ValueError(f'all must be >= 1: {n_classes=}, {restarts=}, {iterations=}')
@@ -251,6 +251,18 @@ def _cluster(rows:Tensor, n_classes:int, class_dim:int, seed:int, start:int,
     return bases, classes, (left.sum() / rows.square().sum().clamp(min=1e-300)).item()
 
 # %% ../nbs/24_low_rank.ipynb #d5fde3e8
+def molrg_settings(
+    image_shape:Sequence[int], # (C, H, W)
+    arch:str='ddpmpp', # 'ddpmpp', 'ncsnpp' or 'adm'
+    duration:float=6., # millions of images shown, where `steps` are not given
+    **given, # fields of `Settings` in place of the published values
+) -> 'Settings':
+    "Return the published settings: EDM's, for 6 million images, without augmentation."
+    from difflow.published_training import recipe, settings_of, steps_of
+    options = recipe(arch, augment=0.)
+    options |= dict(steps=steps_of(given.get('batch_size', options['batch_size']), duration))
+    return settings_of(options | given, tuple(image_shape), scaled='eps' not in given)
+
 def train_molrg(
     molrg:MoLRG, # with square images
     sample_per_class:int=350, # N_k, >= 1
@@ -259,14 +271,19 @@ def train_molrg(
     dropout:float=0.13,
     data_seed:int=0, # of the training images
     seed:int=0, # of the first weights and of the training
-    **fields, # of `train`: steps, batch_size, lr, out, progress, ...
+    duration:float=6., # millions of images shown
+    settings:'Settings|None'=None, # how to train instead of as published, `duration` included
+    **fields, # in place of published settings, as batch_size, lr, steps; or of `train`, as out, progress
 ) -> 'Training':
-    "Train one of EDM's networks on the mixture, without augmentation; ValueError for bad input."
+    "Train one of EDM's networks on the mixture as published, but not augmented; ValueError for bad input."
     from difflow.song_unet import edm_network
-    from difflow.training import train
+    from difflow.training import Settings, train
     channels, height, width = molrg.image_shape
     if height != width: raise ValueError(f'images must be square for a U-Net, got {height} x {width}')
     if sample_per_class < 1: raise ValueError(f'sample_per_class must be >= 1, got {sample_per_class}')
+    own = {name: fields.pop(name) for name in Settings.__dataclass_fields__ if name in fields}
+    if settings and own: raise ValueError(f'give settings or {", ".join(own)}, not both')
+    settings = settings or molrg_settings(molrg.image_shape, arch, duration, seed=seed, **own)
     images, _ = molrg.sample(molrg.n_classes * sample_per_class, data_seed)
     torch.manual_seed(seed)
     widths = [2] * min(3, height.bit_length()) # as published, where the images have 4 x 4 pixels or more
@@ -274,4 +291,4 @@ def train_molrg(
                           channel_mult=widths)
     denoiser = EDMDenoiser(network)
     denoiser.image_shape = molrg.image_shape
-    return train(denoiser, images, seed=seed, **fields)
+    return train(denoiser, images, settings, **fields)

@@ -157,9 +157,13 @@ def published_set(
     data_dir:str|Path='dataset', # holds the files
     split:str='train', # or 'test'
     download:bool=False, # let torchvision fetch what it can
+    size:int|None=None, # side in pixels, >= 1; None: the published one
+    channels:int|None=None, # 1 grey, 3 RGB; None: the published ones
 ) -> TransformedSet:
     "Open a published set; raise ValueError saying what to get, and where to put it, when it is not there."
     known, data_dir = published(name), Path(data_dir)
+    if size is not None and size < 1: raise ValueError(f'size={size}: allowed is an integer >= 1')
+    if channels not in (None, 1, 3): raise ValueError(f'channels={channels!r}: allowed is 1, 3 or None')
     if split not in ('train', 'test'): raise ValueError(f'split={split!r}: allowed: train, test')
     if split == 'test' and not known.val_images: raise ValueError(f'{name} has no test images')
     parts, why = _folders(name, data_dir, split), ''
@@ -173,7 +177,8 @@ def published_set(
                          f'{", ".join(classes[:5])}, ...')
     read, labels = Joined(parts), torch.cat([part.labels for part in parts])
     names = [n for part in parts for n in part.names]
-    return TransformedSet(read, np.arange(len(names)), known.transform, known.channels, labels, names,
+    transform = known.transform + (() if size is None else (squeeze(size),))
+    return TransformedSet(read, np.arange(len(names)), transform, channels or known.channels, labels, names,
                           classes)
 
 def _missing(name:str, data_dir:Path, split:str) -> str:

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'BASE', 'PUBLISHED_SSCD', 'THRESHOLDS', 'STORAGES', 'LISTS', 'STEM', 'PARTS', 'GeM', 'resnet',
-           'Block', 'SmallNet', 'Record', 'ScriptUnpickler', 'read_torchscript', 'is_torchscript', 'torchvision_name',
-           'architecture_of']
+           'Block', 'SmallNet', 'Record', 'Names', 'ScriptUnpickler', 'read_torchscript', 'is_torchscript',
+           'torchvision_name', 'architecture_of']
 
 # %% ../nbs/21_published_sscd.ipynb #97bb350e
 import io
+import math
 import pickle
 import re
 import zipfile
@@ -17,6 +18,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .allow_list import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, Refused, check_instructions
 
 # %% ../nbs/21_published_sscd.ipynb #7e467477
 class GeM(nn.Module):
@@ -98,11 +101,28 @@ STORAGES = {f'{name}Storage': dtype for name, dtype in dict(
     Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
 LISTS = {f'build_{kind}list' for kind in ('int', 'double', 'bool', 'tensor')}
 
+class Names:
+    "What data.pkl may ask for; the classes of the archive are under `__torch__`"
+    known = {'torch._utils._rebuild_tensor_v2', 'collections.OrderedDict', *(f'torch.{n}' for n in STORAGES),
+             *(f'torch.jit._pickle.{n}' for n in LISTS)}
+    def __contains__(self, name:str) -> bool: return name in self.known or name.startswith('__torch__.')
+
 class ScriptUnpickler(pickle.Unpickler):
     "Read data.pkl of a TorchScript archive; ValueError for all but tensors, containers and records"
-    def __init__(self, archive:zipfile.ZipFile, root:str):
-        super().__init__(io.BytesIO(archive.read(f'{root}/data.pkl')))
+    def __init__(self, archive:zipfile.ZipFile, root:str, size:int): # bytes of the archive
         self.archive, self.root, self.storages = archive, root, {}
+        self.bytes_left, self.views_left, self.tensors_left = size, size, MAX_TENSORS
+        data = self.entry('data.pkl')
+        check_instructions(data, Names(), {'BINPERSID'})
+        super().__init__(io.BytesIO(data))
+
+    def entry(self, name:str) -> bytes:
+        "Return the content of a file, of all of them no more than the archive has room for"
+        info = self.archive.getinfo(f'{self.root}/{name}')
+        self.bytes_left -= info.file_size
+        if info.compress_type != zipfile.ZIP_STORED: raise Refused(f'{name} is compressed')
+        if self.bytes_left < 0: raise Refused(f'{name} is larger than what is left of the archive')
+        return self.archive.read(info)
 
     def find_class(self, module:str, name:str) -> object:
         if module == '__torch__' or module.startswith('__torch__.'): return Record
@@ -110,29 +130,35 @@ class ScriptUnpickler(pickle.Unpickler):
         if (module, name) == ('torch._utils', '_rebuild_tensor_v2'): return self.tensor
         if (module, name) == ('collections', 'OrderedDict'): return dict
         if module == 'torch.jit._pickle' and name in LISTS: return list
-        raise ValueError(f'it asks for {module}.{name}, more than tensors; nothing in it was run')
+        raise Refused(f'it asks for {module}.{name}, more than tensors; nothing in it was run')
 
     def persistent_load(self, key:tuple) -> Tensor:
         "Return the numbers of a storage, which stand in a file of their own"
         _, dtype, number, _, count = key
         if number not in self.storages:
-            data = bytearray(self.archive.read(f'{self.root}/data/{int(number)}'))
+            data = bytearray(self.entry(f'data/{int(number)}'))
             empty = torch.empty(0, dtype=dtype)
             self.storages[number] = torch.frombuffer(data, dtype=dtype) if data else empty
-        if len(self.storages[number]) != count: raise ValueError(f'storage {number} is cut short')
+        if len(self.storages[number]) != count: raise Refused(f'storage {number} is cut short')
         return self.storages[number]
 
     def tensor(self, storage:Tensor, offset:int, size:tuple, stride:tuple, *rest) -> Tensor:
-        "Rebuild a tensor; torch refuses shapes that leave the storage"
-        return torch.as_strided(storage, size, stride, offset)
+        "Rebuild a tensor; torch refuses shapes that leave the storage, and here none repeats its numbers"
+        if math.prod(size) > len(storage): raise Refused('a tensor is larger than its numbers')
+        tensor = torch.as_strided(storage, size, stride, offset)
+        self.views_left -= tensor.nbytes
+        self.tensors_left -= 1
+        if self.views_left < 0 or self.tensors_left < 0: raise Refused('it has more tensors than it can hold')
+        return tensor
 
-def _attributes(record:Record, prefix:str='', depth:int=0) -> dict[str, Tensor]:
+def _attributes(record:Record, prefix:str='', left:list[int]|None=None) -> dict[str, Tensor]:
     "Name the tensors below `record` by the path of attributes"
-    if depth > 32: raise ValueError('its modules are endless')
-    found = {}
+    left, found = left or [MAX_TENSORS], {}
+    left[0] -= 1
+    if left[0] < 0 or prefix.count('.') > MAX_DEPTH: raise Refused('its modules are endless')
     for name, value in (record.state or {}).items():
         if isinstance(value, Tensor): found[prefix + name] = value
-        elif isinstance(value, Record): found |= _attributes(value, f'{prefix}{name}.', depth + 1)
+        elif isinstance(value, Record): found |= _attributes(value, f'{prefix}{name}.', left)
     return found
 
 def read_torchscript(
@@ -140,9 +166,11 @@ def read_torchscript(
 ) -> dict[str, Tensor]: # its state dict
     "Take the weights out of a TorchScript archive and run nothing in it; ValueError naming what is wrong"
     try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES: raise Refused(f'it has more than {MAX_BYTES:,} bytes')
         with zipfile.ZipFile(path) as archive:
             root = next(n for n in archive.namelist() if n.endswith('/constants.pkl')).rsplit('/', 1)[0]
-            found = ScriptUnpickler(archive, root).load()
+            found = ScriptUnpickler(archive, root, size).load()
         tensors = _attributes(found)
     except Exception as error:  # a damaged archive fails in many ways
         raise ValueError(f'{path} is refused: {error or type(error).__name__}') from None

@@ -25,7 +25,8 @@ RECIPES = {
                          ema_halflife=0.5e6, augment=0.12, dropout=0.13, denoiser='edm', tick=50., snap=50,
                          dump=500),
     'minimal': _PLAIN | dict(epochs=500., batch_size=128, lr=1e-4, weight_decay=0.01, ema_w=0.9995,
-                             dropout=0.1, denoiser='eps', schedule='cosine')}
+                             dropout=0.1, denoiser='eps', schedule='cosine', diffusion_steps=1000,
+                             seed=112233, sample_epochs=1, sampling_steps=250)}
 ARCHS = {**dict.fromkeys(ARCHITECTURES, 'edm'), **dict.fromkeys(FACTORIES, 'minimal')}
 
 def recipe(
@@ -117,10 +118,11 @@ KINDS = ('edm', 'vp', 've', 'eps', 'x0', 'v')
 def parametrise(
     net:nn.Module,
     kind:str='edm', # of `KINDS`
-    schedule:str='cosine', # eps, x0 and v: 'linear' or 'cosine', 1000 levels
+    schedule:str='cosine', # eps, x0 and v: 'linear' or 'cosine'
     sigma_data:float=0.5, # edm: standard deviation of the data, > 0
     p_mean:float=-1.2, # edm: mean of ln sigma in training
     p_std:float=1.2, # edm: its standard deviation, > 0
+    diffusion_steps:int=1000, # eps, x0 and v: levels, >= 1
 ) -> Preconditioned:
     "Wrap a network by a parametrisation, each with its own loss; raise ValueError for unknown names."
     if kind not in KINDS: raise ValueError(f'--denoiser {kind!r}: known are {", ".join(KINDS)}')
@@ -129,4 +131,4 @@ def parametrise(
         raise ValueError(f'--schedule {schedule!r}: known are {", ".join(schedules)}')
     if kind == 'edm': return EDMDenoiser(net, sigma_data, p_mean, p_std)
     if kind in ('vp', 've'): return {'vp': VPDenoiser, 've': VEDenoiser}[kind](net)
-    return DDPMDenoiser(net, schedules[schedule](), prediction=kind)
+    return DDPMDenoiser(net, schedules[schedule](diffusion_steps), prediction=kind)

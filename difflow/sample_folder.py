@@ -152,8 +152,10 @@ legacy_ddim = Sampler('legacy_ddim', legacy_ddim_step)
 
 def minimal_walk(
     denoiser:Denoiser,
-    steps:int=250, # levels to keep, >= 1
+    steps:int=250, # levels to keep, >= 2
 ) -> Scheduler:
-    "Return minimal-diffusion's choice of `steps` levels of a denoiser's grid, or its own where it has none."
+    "Return minimal-diffusion's choice of levels of a denoiser's grid, or its own; ValueError for one level."
     grid = denoiser.scheduler
-    return denoiser.steps(steps) if grid is None else grid.respace(f'linspace{steps}')
+    if grid is None: return denoiser.steps(steps)
+    if steps < 2: raise ValueError(f'steps must be >= 2, got {steps}: the only level would be the lowest')
+    return grid.respace(f'linspace{steps}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Noise', 'Memory', 'FORWARD', 'BACKWARD', 'ddpm', 'euler', 'dpmpp_2m', 'ddim', 'heun', 'SAMPLERS', 'NOISES', 'Bound',
            'ddpm_step', 'ddim_step', 'euler_step', 'heun_step', 'dpmpp_2m_step', 'State', 'check_sigmas', 'Sampler',
-           'HeunSampler', 'as_sampler', 'plan', 'device_of', 'noise_of', 'sample']
+           'HeunSampler', 'as_sampler', 'ddim_reverse', 'plan', 'device_of', 'noise_of', 'sample']
 
 # %% ../nbs/06_samplers.ipynb #1740001b
 import math
@@ -207,6 +207,24 @@ def as_sampler(sampler:str|Sampler) -> Sampler:
         raise ValueError(f'sampler must be one of {", ".join(SAMPLERS)}, got {sampler!r}')
     return SAMPLERS[sampler]
 
+# %% ../nbs/06_samplers.ipynb #1f10139e
+def ddim_reverse(
+    denoiser:Denoiser,
+    x:Tensor, # (B, C, H, W) at noise level sigmas[0]; an image, where that is small
+    sigmas:Sequence[float]|Scheduler, # rising levels > 0; a scheduler is walked up
+    labels:Tensor|None=None, # (B,) int64
+    clip:bool|None=None, # clamp predictions to [-1, 1]; None: as the denoiser wants
+    guidance:float=1.,
+    batch_size:int|None=None, # rows in one call of the denoiser
+) -> Iterator[State]:
+    "Return the generator of states of DDIM's way up, without noise; raise ValueError before any work."
+    sigmas = [float(s) for s in (sigmas.sigmas if isinstance(sigmas, Scheduler) else sigmas)]
+    rising = all(a < b for a, b in zip(sigmas, sigmas[1:]))
+    if len(sigmas) < 2 or not rising or sigmas[0] <= 0 or not math.isfinite(sigmas[-1]):
+        raise ValueError(f'sigmas must rise strictly from above 0, got {sigmas[:3]}..{sigmas[-3:]}')
+    denoiser.check(x, labels)
+    return ddim.walk(Bound(denoiser, labels, guidance, clip, batch_size), x, sigmas, None, {})
+
 # %% ../nbs/06_samplers.ipynb #9aeb60ec
 def plan(
     denoiser:Denoiser,
@@ -257,12 +275,12 @@ def sample(
     shape_or_x:Sequence[int]|Tensor, # (B, C, H, W) of the images, or states at the first noise level
     sampler:str|Sampler=heun,
     steps:int=18, # noise levels, >= 1
-    seeds:int|Sequence[int]=0, # one for all images, or one an image
+    seeds:int|Sequence[int]=0, # one for all images, or one an image; which noise a seed means says `noise`
     labels:Tensor|int|None=None, # (B,) int64, or one for all
     guidance:float=1., # classifier-free guidance, 1: none
     batch_size:int=64, # images at once
     scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
-    noise:str='counter', # or EDM's rule: 'edm' with CPU generators, 'cuda' with those of a GPU
+    noise:str='counter', # EDM's noise of a seed: 'edm'; 'cuda': as a GPU draws it (unverified on a GPU)
     progress:bool=True, # show a bar
     callback:Callable[[int, State], None]|None=None, # callback(first image of the batch, state), every step
     **options:float, # of the sampler: eta, S_churn, ...

@@ -188,10 +188,9 @@ def _betas(alphas_cumprod: Tensor) -> Tensor:
     return 1 - alphas_cumprod / torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
 
 
-def _in_float64(levels: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    "Bring both to float64 on the device of `values`, or on the CPU where that device has none."
-    device = 'cpu' if values.device.type == 'mps' else values.device
-    return levels.to(device), values.detach().to(device).double()
+def _in_float64(values: Tensor) -> Tensor:
+    "Return `values` in float64 on their device, or on the CPU where that device has none."
+    return values.detach().to('cpu' if values.device.type == 'mps' else values.device).double()
 
 
 def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor) -> float | Tensor:
@@ -212,6 +211,17 @@ class Scheduler:
     levels: Tensor  # (T,) float64, the sigmas before respacing
     options: dict = field(default_factory=dict)  # arguments of the constructor
     respacing: tuple = ()  # arguments of `respace`, in order
+    _copies: dict = field(default_factory=dict, init=False)  # see `on`
+
+    def on(
+        self,
+        name: str,  # of one of the tensors of this object
+        device: str | torch.device,
+    ) -> Tensor:
+        "Return a tensor on `device`, copied there once: a step that copied it again would wait for a GPU."
+        key = name, torch.device(device)
+        if key not in self._copies: self._copies[key] = getattr(self, name).to(device)
+        return self._copies[key]
 
     @classmethod
     def _from_betas(cls, name: str, betas: np.ndarray, options: dict) -> 'Scheduler':
@@ -356,7 +366,8 @@ class Scheduler:
         "Interpolate in log sigma, in float64; a level within `ROUNDING` is met exactly."
         if sigma.device.type == 'cpu' and not (sigma > 0).all():
             raise ValueError(f'sigma must be > 0, got {sigma.tolist()}')
-        levels, s = _in_float64(self.levels, sigma)
+        s = _in_float64(sigma)
+        levels = self.on('levels', s.device)
         s = s.clamp(levels[0], levels[-1])
         high = torch.searchsorted(levels, s).clamp(min=min(1, len(levels) - 1))
         low = (high - 1).clamp(min=0)
@@ -376,7 +387,8 @@ class Scheduler:
         last = len(self.levels) - 1
         if timestep.device.type == 'cpu' and not ((timestep >= 0) & (timestep <= last)).all():
             raise ValueError(f'timestep must be in 0..{last}, got {timestep.tolist()}')
-        levels, t = _in_float64(self.levels, timestep)
+        t = _in_float64(timestep)
+        levels = self.on('levels', t.device)
         low, high = t.floor().long().clamp(0, last), t.ceil().long().clamp(0, last)
         return levels[low] * (levels[high] / levels[low]) ** (t - low)
 

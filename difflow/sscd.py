@@ -96,6 +96,8 @@ def _find(name:str|Path, hash:str|None) -> Path:
     if Path(text).is_file(): return find_checkpoint(text, hash)
     if text in embedded_descriptors():
         return Path(str(resources.files('difflow') / 'embedded' / 'descriptors' / f'{text}.safetensors'))
+    kept = Path('pretrainedmodels') / f'{text}.torchscript.pt' # where the study's own code keeps it
+    if text in PUBLISHED_SSCD and kept.is_file(): return find_checkpoint(kept, hash)
     if text not in PUBLISHED_SSCD:
         shipped, published = ', '.join(embedded_descriptors()), ', '.join(PUBLISHED_SSCD)
         raise ValueError(f'{text!r} is neither a file nor a descriptor; shipped: {shipped}; '
@@ -209,15 +211,20 @@ class Job:
                     images=digest.hexdigest(), count=len(self.images), batch_size=self.batch_size)
 
     def prepare(self, start:int) -> Tensor:
-        "Return the input of the batch at `start`; files that become squares go one by one, of any size"
+        "Return the input of the batch at `start`, in memory that the next batch takes over"
         rows = self.images[start:start + self.batch_size]
         prepare, device = self.model.preprocess, self.model.device
-        if not rows.decoded and prepare.resize.startswith('square'):
-            return torch.cat([prepare(rows[[i]].images, device) for i in range(len(rows))])
-        pixels = rows.images
-        size = (self.batch_size, len(prepare.mean), *prepare.size(*pixels.shape[-2:]))
+        parts = self.parts(rows)
+        size = (self.batch_size, len(prepare.mean), *prepare.size(*parts[0].shape[-2:]))
         if self.buffer is None or self.buffer.shape != size: self.buffer = torch.empty(size, device=device)
-        return prepare(pixels, device, self.buffer)
+        for i, pixels in enumerate(parts): prepare(pixels, device, self.buffer[i:])
+        return self.buffer[:len(rows)]
+
+    def parts(self, rows:ImageSet) -> list[Tensor]:
+        "Return the pixels of `rows` in one piece; one by one where files of several shapes become squares"
+        if rows.decoded or not self.model.preprocess.resize.startswith('square'): return [rows.images]
+        pixels = [rows[[i]].images for i in range(len(rows))]
+        return [torch.cat(pixels)] if len({p.shape for p in pixels}) == 1 else pixels
 
     @torch.inference_mode()
     def features(self, start:int) -> Tensor: # (B, dims), on the CPU

@@ -34,13 +34,17 @@ def class_counts(
         known = {name: i for i, name in enumerate(names or [])} | {i: i for i in range(classes)}
         unknown = [key for key in counts if key not in known]
         if unknown: raise ValueError(f'class {unknown[0]!r} is unknown: known are {list(known)}')
-        found = torch.zeros(classes, dtype=torch.int64)
-        for key, count in counts.items(): found[known[key]] = int(count)
-    else: found = torch.as_tensor(counts).long().expand(classes) if np.ndim(counts) == 0 else \
-        torch.as_tensor(list(counts)).long()
-    if len(found) != classes: raise ValueError(f'{len(found)} counts for {classes} classes')
-    if found.min() < 0 or found.sum() < 1: raise ValueError(f'counts must be >= 0, got {found.tolist()}')
-    return found
+        given = [0] * classes
+        for key, count in counts.items(): given[known[key]] = count
+    else:
+        counts = counts.tolist() if isinstance(counts, (Tensor, np.ndarray)) else counts
+        given = [counts] * classes if np.ndim(counts) == 0 else list(counts)
+    for count in given:
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(f'counts must be integers >= 0, got {count!r}')
+    if len(given) != classes: raise ValueError(f'{len(given)} counts for {classes} classes')
+    if not any(given): raise ValueError(f'counts must ask for at least one image, got {classes} times 0')
+    return torch.tensor([int(count) for count in given])
 
 def labels_and_seeds(counts:Tensor, seed:int=0) -> tuple[Tensor, list[int]]: # int64 (N,), N seeds
     "Order the images that `counts` asks for so that classes are mixed in their shares"
@@ -78,7 +82,7 @@ def classification_accuracy_score(
     real_train:ImageSet|str|Path,
     synthetic:ImageSet|str|Path, # with the same classes
     real_test:ImageSet|str|Path, # no image of which is in `real_train`
-    counts:Sequence[int]=(), # also train on the first so many synthetic images, classes in their shares
+    counts:Sequence[int]=(), # also train on so many of the synthetic images, classes in their shares
     protocol:str|Sequence[str]=PROTOCOLS,
     epochs:float=10,
     steps:int|None=None,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORDER', 'LEVELS', 'NOISE', 'DROP', 'ROLLS', 'batches', 'Draw', 'draw', 'RowDice', 'EMA', 'Settings', 'Objective',
-           'Training', 'save_state', 'load_state', 'Pairs', 'check_augmentation', 'check_training', 'train', 'due',
-           'Run']
+           'Training', 'save_state', 'load_state', 'Pairs', 'check_augmentation', 'accelerator_in', 'check_training',
+           'train', 'due', 'Run']
 
 # %% ../nbs/07_training.ipynb #34cf66aa
 import json
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from copy import deepcopy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from .augmentation import Augmentation, Dice
 from .data import ImageSet, image_grid, write_png
 from .denoisers import Denoiser
-from .noise import normal, uniform
+from .noise import normal, uniform, whole_numbers
 from .samplers import sample
 
 # %% ../nbs/07_training.ipynb #5e82082a
@@ -57,7 +58,7 @@ class Draw:
 
 def draw(
     step:int,
-    rows:range|list[int], # which rows of the whole batch
+    rows:range|list[int], # which rows of the whole batch; a range lets a GPU make all numbers by itself
     batch_size:int, # of the whole batch
     shape:tuple[int, ...], # (C, H, W)
     seed:int=0,
@@ -65,17 +66,17 @@ def draw(
 ) -> Draw:
     "Return the random numbers for some `rows` of step `step`, the same however the batch is split."
     shift = uniform((1,), seed, step, LEVELS, device=device)
-    u = (shift + torch.tensor(list(rows), device=device) / batch_size) % 1
-    drop = uniform((len(rows),), seed, step, DROP, images=list(rows), device=device)
-    return Draw(u.clamp(1e-6, 1 - 1e-6),
-                normal((len(rows), *shape), seed, step, NOISE, images=list(rows), device=device), drop)
+    u = (shift + whole_numbers(rows, device) / batch_size) % 1
+    drop = uniform((len(rows),), seed, step, DROP, images=rows, device=device)
+    noise = normal((len(rows), *shape), seed, step, NOISE, images=rows, device=device)
+    return Draw(u.clamp(1e-6, 1 - 1e-6), noise, drop)
 
 # %% ../nbs/07_training.ipynb #07a06e02
 class RowDice(Dice):
     "Roll for some rows of step `step`, the same however the batch is split."
-    def __init__(self, p:float, step:int, rows:list[int], seed:int=0, device:str|torch.device='cpu'):
+    def __init__(self, p:float, step:int, rows:range|list[int], seed:int=0, device:str|torch.device='cpu'):
         super().__init__(len(rows), p, torch.device(device))
-        self.step, self.rows, self.seed, self.rolls = step, list(rows), seed, 0
+        self.step, self.rows, self.seed, self.rolls = step, rows, seed, 0
 
     def roll(self, kind:Callable, shape:tuple[int, ...]) -> Tensor: # (*shape, count)
         "Return new numbers, of the next stream."
@@ -94,7 +95,7 @@ class RowDice(Dice):
 
 # %% ../nbs/07_training.ipynb #3fcbaa1d
 class EMA:
-    "Average the parameters of a model over time, and copy its buffers."
+    "Average the parameters of a model over time, and its buffers but for those that count."
     def __init__(self,
         model:nn.Module,
         halflife:float, # images
@@ -117,7 +118,9 @@ class EMA:
         "Take in the weights of `model`, of which `seen` images were shown before this step."
         keep = self.keep(seen, batch_size)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
-        for mine, theirs in zip(self.model.buffers(), model.buffers()): mine.copy_(theirs)
+        for mine, theirs in zip(self.model.buffers(), model.buffers()):
+            counts = not mine.is_floating_point()
+            mine.copy_(theirs if counts else mine.lerp(theirs, 1 - keep).where(mine != theirs, theirs))
 
 # %% ../nbs/07_training.ipynb #45c2423b
 @dataclass(frozen=True)
@@ -192,13 +195,15 @@ class Training:
 
 # %% ../nbs/07_training.ipynb #40f79082
 def save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:EMA,
-               optimizer:torch.optim.Optimizer, losses:Tensor):
+               optimizer:torch.optim.Optimizer, losses:Tensor, scaler:torch.amp.GradScaler|None=None):
     "Write the whole state of a run to one safetensors file, all of it or nothing."
     from safetensors.torch import save_file
     tensors = {f'raw.{k}': v for k, v in objective.denoiser.state_dict().items()}
     tensors |= {f'ema.{k}': v for k, v in ema.model.state_dict().items()} | {'losses': losses[:step]}
     for i, moments in optimizer.state_dict()['state'].items():
         tensors |= {f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items()}
+    if scaler is not None: # of fp16, whose scale is found as training goes
+        tensors |= {f'scaler.{k}': torch.tensor(float(v)) for k, v in scaler.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix('.partial')
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, partial,
@@ -206,7 +211,7 @@ def save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:
     partial.replace(path)
 
 def load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, optimizer:torch.optim.Optimizer,
-               losses:Tensor) -> int: # steps done
+               losses:Tensor, scaler:torch.amp.GradScaler|None=None) -> int: # steps done
     "Read back what `save_state` wrote; raise ValueError when it belongs to other settings."
     from safetensors import SafetensorError, safe_open
     try: file = safe_open(path, 'pt')
@@ -229,6 +234,9 @@ def load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, optim
         state['state'].setdefault(int(i), {})[name] = value
     optimizer.load_state_dict(state)
     losses[:len(tensors['losses'])] = tensors['losses'].to(losses)
+    if scaler is not None and (kept := part('scaler.')):
+        whole = scaler.state_dict()
+        scaler.load_state_dict({name: type(whole[name])(value.item()) for name, value in kept.items()})
     return int(metadata['step'])
 
 # %% ../nbs/07_training.ipynb #67b714db
@@ -254,6 +262,19 @@ def check_augmentation(denoiser:Denoiser, settings:Settings):
     if settings.augment and told != wanted:
         raise ValueError(f'augment={settings.augment}: the network needs augment_dim={wanted}, got {told}')
 
+def accelerator_in(precision:str): # Accelerator
+    "Return Accelerate's view of the machine; raise ValueError for a precision that this machine has not."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    gpu = torch.cuda.is_available()
+    known = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
+    if precision not in known:
+        why = '' if gpu else ' without a GPU'
+        raise ValueError(f'mixed_precision must be one of {known}{why}, got {precision!r}')
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state() # one for all trainings of a process, and it refuses another precision
+    return Accelerator(mixed_precision=precision, cpu=not gpu)
+
 def check_training(denoiser:Denoiser, images:ImageSet|Tensor):
     "Raise ValueError where a set cannot train a denoiser, before any work."
     if len(images) < 1: raise ValueError('images must hold at least one image, got 0')
@@ -275,27 +296,29 @@ def train(
     resume:bool|str|Path=True, # go on from the state in `out`, or else from this file
     save_every:int|Collection[int]=1000, # steps between states, or the steps after which there is one
     sample_every:int|Collection[int]|None=None, # the same for grids of samples, None: never
-    mixed_precision:str='no', # 'no', 'bf16' or 'fp16'
+    mixed_precision:str='no', # 'no', 'bf16' or, on a GPU, 'fp16'
     compile:bool=False, # `torch.compile` the network
     workers:int=0, # processes that decode images
     progress:bool=True, # show a bar
     callback:Callable[[int, Tensor], None]|None=None, # callback(step, loss on the device), every step
     snapshot:Callable[[int, Denoiser], None]|None=None, # snapshot(steps done, averaged), in the first process
     snapshot_every:int|Collection[int]|None=None, # steps between them, or the steps after which there is one
+    preview:dict|None=None, # how the grids are made: arguments of `sample`, None: its defaults
     **fields, # of `Settings`
 ) -> Training:
     "Train a copy of `denoiser`; raise ValueError for bad settings, images or labels before any work."
-    from accelerate import Accelerator
+    if settings is not None and fields:
+        raise ValueError(f'either settings or its fields by name, got settings and {", ".join(fields)}')
     settings = settings or Settings(**fields)
     check_training(denoiser, images)
     check_augmentation(denoiser, settings)
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.cuda.is_available())
+    accelerator = accelerator_in(mixed_precision)
     run = Run(accelerator, denoiser, images, settings, None if out is None else Path(out), compile)
     start = run.load(resume) if resume else 0
     def now_and_then(step:int):
         "Do what is due after `step` steps."
         if due(step, save_every): run.save(step)
-        if due(step, sample_every): run.preview(step)
+        if due(step, sample_every): run.preview(step, **preview or {})
         if snapshot and due(step, snapshot_every) and run.rank == 0: snapshot(step, run.ema.model)
     return run.loop(start, now_and_then, workers, progress, callback)
 
@@ -325,7 +348,8 @@ class Run:
     @property
     def state_path(self) -> Path|None: return self.out and self.out / 'training.safetensors'
 
-    def parts(self) -> tuple: return self.settings, self.objective, self.ema, self.optimizer, self.losses
+    def parts(self) -> tuple:
+        return self.settings, self.objective, self.ema, self.optimizer, self.losses, self.accelerator.scaler
 
     def load(self, other:bool|str|Path=True) -> int: # steps done
         "Go on from the state in the folder, where there is one, or else from the file `other`."
@@ -350,25 +374,31 @@ class Run:
 
     def step(self, step:int, x0:Tensor, labels:Tensor|None):
         "Make one optimiser step on the rows of this process."
-        s, rows = self.settings, list(range(self.rank, self.settings.batch_size, self.world))
-        torch.manual_seed((s.seed * 1_000_003 + step) * 4096 + self.rank) # dropout
+        s, rows = self.settings, range(self.rank, self.settings.batch_size, self.world)
+        torch.manual_seed(((s.seed * 1_000_003 + step) * 4096 + self.rank) % 2**63) # dropout
         for group in self.optimizer.param_groups: group['lr'] = s.rate(step)
         size = len(rows) // s.accumulate
         for i in range(0, len(rows), size):
-            part = slice(i, i + size)
-            random = draw(step, rows[part], s.batch_size, tuple(x0.shape[1:]), s.seed, self.device)
-            x, told = self.augmented(step, x0[part], rows[part])
-            with self.accelerator.autocast():
-                mine = None if labels is None else labels[part]
-                loss = self.model(x, mine, random, **told) / s.accumulate
-            self.accelerator.backward(loss)
-            self.losses[step] += loss.detach()
+            last = i + size >= len(rows) # then processes exchange their gradients
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                self.part(step, slice(i, i + size), rows, x0, labels)
         self.limit_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.objective.denoiser, step * s.batch_size, s.batch_size)
 
-    def augmented(self, step:int, x:Tensor, rows:list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    def part(self, step:int, part:slice, rows:range, x0:Tensor, labels:Tensor|None):
+        "Add the gradient of a part of the rows of this process."
+        s = self.settings
+        random = draw(step, rows[part], s.batch_size, tuple(x0.shape[1:]), s.seed, self.device)
+        x, told = self.augmented(step, x0[part], rows[part])
+        with self.accelerator.autocast():
+            mine = None if labels is None else labels[part]
+            loss = self.model(x, mine, random, **told) / s.accumulate
+        self.accelerator.backward(loss)
+        self.losses[step] += loss.detach()
+
+    def augmented(self, step:int, x:Tensor, rows:range) -> tuple[Tensor, dict[str, Tensor]]:
         "Return the images of `rows`, changed where the settings ask for it, and what the network is told."
         s = self.settings
         if not s.augment: return x, {}
@@ -410,11 +440,11 @@ class Run:
         seconds, raw = time.time() - began, self.objective.denoiser.eval()
         return Training(self.ema.model.eval(), losses, self.settings, seconds, raw)
 
-    def preview(self, step:int, count:int=64):
+    def preview(self, step:int, count:int=64, **walk): # arguments of `sample`
         "Write a grid of samples of the averaged weights."
         if not self.out or not self.accelerator.is_main_process: return
         denoiser = self.ema.model
         labels = None if denoiser.num_classes is None else torch.arange(count) % denoiser.num_classes
-        images = sample(denoiser, (count, *denoiser.image_shape), labels=labels, progress=False)
+        images = sample(denoiser, (count, *denoiser.image_shape), labels=labels, progress=False, **walk)
         grid = image_grid(images.clamp(-1, 1), columns=10)
         write_png(grid, self.out / f'samples_{step:06d}.png')

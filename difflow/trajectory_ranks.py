@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .denoisers import Denoiser
-from .jacobian import Rank, Spectrum, check_energy, check_range, jacobian_spectrum, numerical_rank
+from .jacobian import (Rank, Spectrum, check_dropout, check_options, check_range, jacobian_spectrum,
+                              numerical_rank)
 from .noise import normal
 from .samplers import FORWARD, Sampler, as_sampler, device_of, heun
 from .schedulers import Scheduler, karras_sigmas
@@ -114,13 +115,22 @@ def ranks_along(
     chunk:int=256, # rows of the network at once
     walk:dict|None=None, # further arguments of `trajectory`: steps, at, scheduler, sampler, shape
     **options, # of `jacobian_spectrum`: iterations, probes
-) -> Iterator[tuple[float, Rank, Spectrum]]:
-    "Yield (sigma, ranks, spectra) at the points of the walk, from the highest level down."
-    check_energy(energy)
+) -> Iterator[tuple[float, Rank, Spectrum]]: # sigma falling
+    "Return a generator of (sigma, ranks, spectra) along the walk; ValueError for bad input at once."
+    options |= dict(k=k, energy=energy, chunk=chunk)
+    walk = walk or {}
+    check_options(math.prod(walk.get('shape') or denoiser.image_shape), **options)
+    check_dropout(denoiser)
     if labels is not None: labels = torch.as_tensor(labels, device=device_of(denoiser)).expand(len(seeds))
-    for sigma, x in trajectory(denoiser, seeds=seeds, labels=labels, **walk or {}):
-        spectrum = jacobian_spectrum(denoiser, x, sigma, k, labels, energy=energy, chunk=chunk, **options)
-        yield sigma, numerical_rank(spectrum, energy), spectrum
+    denoiser.check_labels(labels, len(seeds))
+    return _ranks(denoiser, labels, trajectory(denoiser, seeds=seeds, labels=labels, **walk), options)
+
+def _ranks(denoiser:Denoiser, labels:Tensor|None, points:Iterator[tuple[float, Tensor]],
+           options:dict) -> Iterator[tuple[float, Rank, Spectrum]]:
+    "Yield the ranks of all points of a level, level after level."
+    for sigma, x in points:
+        spectrum = jacobian_spectrum(denoiser, x, sigma, labels=labels, **options)
+        yield sigma, numerical_rank(spectrum, options['energy']), spectrum
 
 def trajectory_ranks(
     denoiser:Denoiser,

@@ -335,8 +335,8 @@ class Explorer(BaseExplorer):
             levels = self._levels['step_reverse']
             rows = dict(zip(self._ask.denoisers, np.split(decode(self._frames), len(self._ask.denoisers))))
             current = min(range(len(levels)), key=lambda i: abs(levels[i] - self.step_reverse))
-            panels = self._drawn if self.progress == 1 else []
-            return film({'noised': decode(self._noised)} | rows, levels, current, width, panels)
+            panels, notes = (self._drawn, dict(zip(rows, self._notes))) if self.progress == 1 else ([], {})
+            return film({'noised': decode(self._noised)} | rows, levels, current, width, panels, notes)
 
     def set_state(self, sync_data:dict):
         "Take choices from the browser, and show an error where one is not allowed."

@@ -1,5 +1,6 @@
 """Classifiers, the statistics of their layers and what changes in them: against brute force and the published formulas."""
 import gc
+import json
 import pickle
 import re
 import socket
@@ -7,6 +8,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -267,6 +269,27 @@ def test_top5_counts_the_larger_logits():
     assert (change.in_top5() == (best == start.argmax(1)[:, None]).any(-1)).all()
 
 
+def test_error_bars_count_images_and_not_their_draws():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 20, 3)).astype(np.float32)
+    logits = np.concatenate([logits, logits], 1) # the second seed of each image gave the same
+    start = np.tile(rng.normal(size=(20, 3)).astype(np.float32), (2, 1))
+    cosine = np.tile(rng.random((4, 1, 20)).astype(np.float32), 2)
+    change = Change(['a'], [0, 5, 9, 10], list('x' * 40), *[cosine] * 4, np.zeros(40, int), {'c': start}, {'c': logits},
+                    np.array([0., 1., 10., np.inf]))
+    np.testing.assert_allclose(change.curve(draws=2)[1][:, 0], cosine[:, 0, :20].std(1, ddof=1) / 20**0.5, rtol=1e-6)
+    change.plot(10, draws=2)
+    share = change.same_class()[:, :20]
+    figure = plt.gcf()
+    bars = figure.axes[1].containers[0].lines[2][0].get_segments() # of the class, too
+    heights = [segment[1, 1] - segment[0, 1] for segment in bars]
+    np.testing.assert_allclose(heights, 2 * share.std(1, ddof=1) / 20**0.5, rtol=1e-6)
+    assert [axis.child_axes[0].get_xlabel() for axis in figure.axes] == ['SNR in dB'] * 2
+    plt.close(figure)
+    with pytest.raises(ValueError, match='must divide the 40 images, got 3'): change.plot(draws=3)
+    plt.close('all')
+
+
 def test_heads_have_classes_of_their_own(tmp_path):
     torch.manual_seed(0)
     model, x = SmallClassifier({'digit': 10, 'colour': 3}, (3, 8, 8), 8), torch.rand(6, 3, 8, 8) * 2 - 1
@@ -410,3 +433,11 @@ def test_commands_under_two_processes(run, tmp_path):
     for name in ('cosine', 'shuffled'): np.testing.assert_allclose(getattr(change, name), getattr(expected, name), atol=1e-5)
     assert len(list((tmp_path / 'published').iterdir())) == 4
     assert re.search(r'12 images, same class at 10: \d\.\d\d, 20: \d\.\d\d', together.stdout)
+
+
+def test_manifest_tells_steps_and_noise_levels(tmp_path):
+    from difflow.cli_classifiers import manifest_of
+    assert manifest_of(tmp_path) == (250, {}) and manifest_of(tmp_path / 'none') == (250, {})
+    rows = [dict(file='a', steps=20, step_reverse=5, sigma=0.5), dict(file='b', steps=20, step_reverse=20, sigma=None)]
+    (tmp_path / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    assert manifest_of(tmp_path) == (20, {5: 0.5, 20: float('inf')})

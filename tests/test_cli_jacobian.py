@@ -121,6 +121,19 @@ def test_class_out_of_range(difflow):
     assert difflow('jacobian --network DIR/classes.safetensors --class 3')[2].startswith('difflow: --class 3: allowed is 0..2')
 
 
+def test_another_network_of_the_same_name_is_refused(difflow):
+    torch.manual_seed(1)
+    save(tiny(), 'net.safetensors')
+    line = f'jacobian --network net.safetensors {SMALL} --out ranks.npz'
+    assert difflow(line)[0] == 0
+    before = Path('ranks.npz').read_bytes()
+    other = tiny()
+    with torch.no_grad(): next(other.parameters()).mul_(1.5)
+    save(other, 'net.safetensors')
+    code, _, err = difflow(line)
+    assert code == 2 and 'is of other settings: weights' in err and Path('ranks.npz').read_bytes() == before
+
+
 def test_other_settings_and_broken_files_are_refused(difflow):
     line = f'jacobian --network DIR/plain.safetensors {SMALL} --out ranks.npz'
     assert difflow(line)[0] == 0

@@ -150,3 +150,85 @@ def test_broken_files_are_refused(difflow, codes):
     assert code == 2 and 'is not a file of codes with labels' in err
     np.savez(codes / 'test.npz', codes=np.zeros((4, 3, 4), np.float32), times=[0., 0.5, 1.])
     assert 'is not a file of codes with labels' in difflow('mix --data made')[2]
+
+
+def pictures(folder, classes, count, side=8, seed=0):
+    "A folder of classes with `count` random colour pictures each"
+    from PIL import Image
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(count): Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(folder / name / f'{i}.png')
+
+
+def test_a_folder_with_both_parts_keeps_them(difflow):
+    "Labels are the classes inside, and no picture moves from one part to the other"
+    pictures(Path('set/train'), 'ab', 8)
+    pictures(Path('set/test'), 'ab', 3, seed=1)
+    code, out, err = difflow(f'represent --data set --mode reg-drl {SMALL} --granularity 1')
+    assert code == 0 and '16 and 6 images' in out, err
+    with np.load('trained_models/0.001/reg-drl/set_0.0625_none_0/test.npz') as file: assert file['labels'].tolist() == [0, 0, 0, 1, 1, 1]
+    pictures(Path('odd/train'), 'ab', 2)
+    pictures(Path('odd/test'), 'ac', 2)
+    code, _, err = difflow(f'represent --data odd {SMALL}')
+    assert code == 2 and "other classes, ['a', 'b'] and ['a', 'c']" in err
+
+
+def test_published_transform_reaches_the_encoder(difflow):
+    from difflow.published_transforms import published_images
+    pictures(Path('cifar10/train'), 'ab', 3, 32)
+    pictures(Path('cifar10/test'), 'ab', 2, 32, seed=1)
+    torch.manual_seed(0)
+    encoder = TimeEncoder(1 / 16, 3, depth=10).eval()
+    torch.save(encoder.state_dict(), 'encoder_state_1.pth')
+    line = f'represent --data cifar10 --mode reg-drl {SMALL} --granularity 1 --encoder encoder_state_1.pth'
+    assert difflow(f'{line} --transform cifar10')[0] == 0
+    images = published_images(load_images('cifar10/test'), 'cifar10')
+    with np.load('trained_models/0.001/reg-drl/cifar10_0.0625_none_0/test.npz') as file:
+        assert np.allclose(file['codes'], trajectory_codes(encoder, images, [0.5]), atol=1e-5)
+        assert file['labels'].tolist() == [0, 0, 1, 1]
+    code, _, err = difflow(line) # raw pixels, where the codes are of transformed ones
+    assert code == 2 and 'other settings: pixels' in err
+    for wrong, message in (('--transform imagenet', "got 'imagenet'"), ('--transform cifar10 --mode unet-digits', '--transform is for encoders'),
+                           ('--layer middle_block', '--layer is for --mode unet-NAME'), ('--transform cifar10 --size 16', 'cifar10 has colour images')):
+        code, _, err = difflow(f'{line} --root other {wrong}')
+        assert code == 2 and message in err, err
+
+
+def test_other_images_are_not_taken_for_those_before(difflow):
+    line = f'represent --data mnist5k --mode reg-drl {SMALL} --granularity 1'
+    torch.manual_seed(0)
+    torch.save(TimeEncoder(1 / 16, 1, depth=10).state_dict(), 'e.pth')
+    assert difflow(f'{line} --encoder e.pth --size 8')[0] == 0
+    code, _, err = difflow(f'{line} --encoder e.pth --size 16')
+    assert code == 2 and 'other settings: pixels' in err
+
+
+def test_a_layer_may_be_chosen(difflow):
+    from difflow.checkpoints import load_denoiser
+    line = 'represent --data digits --mode unet-digits --max-images 20 --granularity 1'
+    assert difflow(f'{line} --layer input_blocks.1')[0] == 0
+    with np.load('trained_models/0.001/unet-digits/digits_0.25_none_0/test.npz') as file:
+        images = load_images('digits', split='test', max_images=20)
+        assert np.allclose(file['codes'], unet_features(load_denoiser('digits'), images, [sigma_of(0.5).item()], 'input_blocks.1'), atol=1e-4)
+    code, _, err = difflow(f'{line} --layer time_embed')
+    assert code == 2 and "'time_embed' gives no code" in err
+
+
+def test_torchvision_sets_are_told_where_they_lie(difflow):
+    code, _, err = difflow(f'represent --data CIFAR10 {SMALL} --data-root nowhere')
+    assert code == 2 and 'Dataset not found' in err and 'root=' not in err
+
+
+def test_scores_of_other_codes_are_not_kept(difflow, codes):
+    assert difflow(f'mix --data made --mixers mean {BRIEF}')[0] == 0
+    with np.load(codes / 'test.npz') as file: arrays = dict(file)
+    np.savez(codes / 'test.npz', **arrays | {'codes': -arrays['codes']})
+    code, _, err = difflow(f'mix --data made --mixers mean {BRIEF}')
+    assert code == 2 and 'digest' in err
+
+
+def test_linear_probes_are_of_those_that_have_them(difflow, codes):
+    code, _, err = difflow('mix --data made --hidden 0')
+    assert code == 2 and '--mixers gru: hidden of a GRU must be >= 1' in err and not (codes / 'mix.json').exists()
+    assert difflow(f'mix --data made --mixers single,mean,concat {BRIEF.replace("--hidden 8", "--hidden 0")}')[0] == 0

@@ -202,13 +202,21 @@ def test_other_samplers_of_edm(difflow, models):
         assert load_images(f'out{i}').image_shape == (1, 8, 8)
 
 
+def test_euler_takes_churn(difflow, models):
+    "As EDM's ablation sampler does, of which it is the default but for the solver"
+    for i, more in enumerate(('', '--disc edm', '--disc edm --S_churn 0')):
+        difflow(f'generate --network {models}/plain.safetensors --outdir out{i} --seeds 0-2 --steps 6 --solver euler --S_churn 5 {more}')
+    found, named, calm = (load_images(f'out{i}').images for i in range(3))
+    assert torch.equal(found, named) and not torch.equal(found, calm)
+
+
 def test_bad_runs(difflow, models):
     network = f'--network {models}/plain.safetensors --outdir out'
     for line, words in (('--outdir out', '--network is missing'), ('--optimal_denoiser --outdir out', 'needs --dataset'),
                         (f'{network} --dataset digits', 'goes with --optimal_denoiser'), (f'{network} --seeds 5-1', '--seeds'),
                         (f'{network} --solver leap', 'dpmpp_2m'), (f'{network} --disc x', 'vp, ve, iddpm, edm'),
                         (f'{network} --schedule x', 'x'), (f'{network} --noise white', 'counter, edm, cuda'), (f'{network} --steps 0', '--steps'),
-                        (f'{network} --class 1', '--class 1'), (f'{network} --solver euler --S_churn 1', 'S_churn'),
+                        (f'{network} --class 1', '--class 1'), (f'{network} --solver dpmpp_2m --S_churn 1', 'S_churn'),
                         (f'{network} --sigma_min 5 --sigma_max 1', 'sigma'), (f'{network} --rho 0', 'rho'),
                         ('--optimal_denoiser --dataset nowhere --outdir out', 'nowhere'), ('--network nowhere --outdir out', 'nowhere')):
         error = difflow(f'generate {line}', 2)

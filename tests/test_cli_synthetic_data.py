@@ -88,17 +88,79 @@ def test_one_protocol_auroc_and_the_test_part_of_a_built_in_set(difflow):
     assert len(file['labels']) == len(load_images('digits', split='test')) and str(file['metric']) == 'auroc'
 
 
+def mnist_files(root, n=60):
+    "Write files as torchvision's MNIST lays them out: a grey level for each digit"
+    (root / 'MNIST/raw').mkdir(parents=True)
+    for part in ('train', 't10k'):
+        labels = np.arange(n, dtype=np.uint8) % 10
+        images = np.broadcast_to(20 * labels[:, None, None], (n, 28, 28)).astype(np.uint8)
+        for kind, magic, array in (('images-idx3', [8 * 256 + 3, n, 28, 28], images), ('labels-idx1', [8 * 256 + 1, n], labels)):
+            (root / f'MNIST/raw/{part}-{kind}-ubyte').write_bytes(np.array(magic, '>i4').tobytes() + array.tobytes())
+
+
+def cifar_files(root, n=20):
+    "Write files as torchvision's CIFAR-10 lays them out"
+    import pickle
+    (root / 'cifar-10-batches-py').mkdir(parents=True)
+    labels = np.arange(n) % 10
+    pixels = np.repeat(20 * labels[:, None], 3072, 1).astype(np.uint8)
+    for name in (*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch'):
+        (root / 'cifar-10-batches-py' / name).write_bytes(pickle.dumps({'data': pixels, 'labels': labels.tolist()}))
+    (root / 'cifar-10-batches-py/batches.meta').write_bytes(pickle.dumps({'label_names': [f'kind {c}' for c in range(10)]}))
+
+
+@pytest.mark.parametrize('name, sizes, shape', [('mnist', (60, 60), (1, 28, 28)), ('MNIST', (60, 60), (1, 28, 28)),
+                                                ('cifar10', (100, 20), (3, 32, 32)), ('CIFAR10', (100, 20), (3, 32, 32))])
+def test_sets_of_torchvision_in_its_layout(name, sizes, shape, difflow_here, monkeypatch):
+    from torchvision import datasets
+    monkeypatch.setattr(datasets.CIFAR10, '_check_integrity', lambda self: True)
+    monkeypatch.setattr('torchvision.datasets.cifar.check_integrity', lambda *a: True)
+    (mnist_files if 'mnist' in name.lower() else cifar_files)(Path('files'))
+    labels = torch.arange(40) % 10
+    made = ImageSet((20 * labels).to(torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous(), labels)
+    write('made.npz', made)
+    line = f'cas --real {name} --data-dir files --synthetic made.npz --protocol steps --steps 1 --seeds 1 --batch-size 8 --augmentation none'
+    code, out, err = difflow_here(line)
+    assert code == 0, err
+    file = np.load('cas.npz')
+    assert file['sizes'].tolist() == [sizes[0], 40, sizes[0] + 40] and len(file['labels']) == sizes[1]
+    assert len(file['classes']) == 10 and file['labels'].tolist() == [i % 10 for i in range(sizes[1])]
+    assert difflow_here(f'{line} --max-real 30 --size 16 --channels 1 --out small.npz')[0] == 0
+    assert np.load('small.npz')['sizes'].tolist() == [30, 40, 70]
+
+
+def test_real_images_mean_the_same_whatever_reads_them(tmp_path, monkeypatch):
+    from difflow.cli_synthetic_data import real_sets
+    mnist_files(tmp_path)
+    for name in ('mnist', 'MNIST'):
+        for images in real_sets(name, None, None, 0, data_dir=tmp_path):
+            assert (images.images[:, 0, 14, 14] // 20).tolist() == images.labels.tolist() == [i % 10 for i in range(60)]
+        train, test = real_sets(name, 'mnist', 20, 0, data_dir=tmp_path, size=14)
+        assert len(train) == 20 and train.labels.bincount().tolist() == [2] * 10 and test.image_shape == (1, 14, 14)
+
+
+@pytest.mark.parametrize('line, message', [
+    ('--real flowers', 'flowers is not in dataset: put its 2040 train images in dataset/flowers/train, 102 folders, one a class'),
+    ('--real CIFAR10 --data-dir there', 'torchvision.datasets.CIFAR10: Dataset not found or corrupted. You can use --download to download it'),
+    ('--real melanoma', 'melanoma is not in dataset'),
+    ('--real flower', "unknown image set 'flower'"),
+])
+def test_sets_that_are_not_there_say_where_they_belong(line, message, difflow):
+    code, out, err = difflow(f'cas --synthetic DIR/made.npz {line}')
+    assert code == 2 and message in err and len(err.strip().split('\n')) == 1
+
+
 @pytest.mark.parametrize('line, message', [
     ('--synthetic DIR/plain.npz', 'synthetic has no labels'),
     ('--synthetic DIR/none.npz', 'no such folder or npz'),
-    ('--synthetic DIR/one', 'synthetic has'),
+    ('--synthetic DIR/one', 'synthetic has one class: a classifier needs at least 2'),
     ('--synthetic DIR/made.npz --real DIR/one', 'real_train has one class'),
     ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels=2: allowed is 1, 3 or None'),
     ('--synthetic DIR/made.npz --max-real 1', 'at least 2 images, got 1'),
     ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
     ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
     ('--synthetic DIR/made.npz --classifier vgg', 'classifier must be auto, small'),
-    ('--synthetic DIR/made.npz --counts a', "a"),
+    ('--synthetic DIR/made.npz --counts a', "--counts 'a': wanted is such as 100,1000"),
     ('--synthetic DIR/made.npz --counts 100', 'counts must be in 2..48, got 100'),
     ('--synthetic DIR/made.npz --lr 0', 'lr must be in'),
     ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),

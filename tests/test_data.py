@@ -189,6 +189,26 @@ def test_class_folders_are_sorted_and_deep(tmp_path, pixels):
     assert load_images(tmp_path, max_images=3).labels.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize('write, first', [(str, 0), (str, 1), ('{:05d}'.format, 0)])
+def test_numbered_folders_go_by_their_numbers(tmp_path, write, first):
+    folders = [write(first + c) for c in range(12)]
+    images = torch.arange(24, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4).contiguous()
+    save_images(images, tmp_path, [f'{folders[i // 2]}/{i}' for i in range(24)])
+    s = load_images(tmp_path)
+    assert s.classes == folders and s.labels.tolist() == (s.images[:, 0, 0, 0] // 2).tolist()
+
+
+def test_folders_of_a_run_are_the_labels_whichever_there_are(tmp_path, pixels):
+    save_images(pixels, tmp_path, ['3/a', '3/b', '11/a', '7/a', '7/b', '7/c'])
+    assert sorted(set(load_images(tmp_path).labels.tolist())) == [0, 1, 2]
+    (tmp_path / 'run.json').write_text('{}')
+    save_images(pixels[:1], tmp_path, ['grid']) # of `difflow sample --grid`
+    s = load_images(tmp_path)
+    assert s.labels.tolist() == [int(name.split('/')[0]) for name in s.names] and s.classes == [str(c) for c in range(12)]
+    save_images(pixels[:1], tmp_path, ['other/a'])
+    assert load_images(tmp_path).classes == ['11', '3', '7', 'other']
+
+
 def test_images_beside_class_folders_mean_no_classes(tmp_path, pixels):
     save_images(pixels[:2], tmp_path, ['top', 'a/below'])
     assert load_images(tmp_path).labels is None

@@ -88,6 +88,17 @@ def test_old_names_and_half_files(tmp_path):
     for key, tensor in net.state_dict().items(): assert torch.equal(loaded.net.state_dict()[key], tensor.half().float())
 
 
+@pytest.mark.parametrize('name', ['DDIMScheduler', 'DDIMParallelScheduler', 'DDPMParallelScheduler'])
+def test_schedulers_of_the_same_levels(name, tmp_path):
+    config = dict(_class_name=name, _diffusers_version='0.30.0', beta_start=0.0001, beta_end=0.02, beta_schedule='linear', # as it is written
+                  num_train_timesteps=1000, trained_betas=None, clip_sample=False, clip_sample_range=1.0, sample_max_value=1.0,
+                  set_alpha_to_one=True, steps_offset=1, prediction_type='v_prediction', rescale_betas_zero_snr=False,
+                  thresholding=False, dynamic_thresholding_ratio=0.995, timestep_spacing='leading')
+    net = fill(DiffusersUNet(**CONFIGS['plain']))
+    loaded = load_denoiser(write_folder(tmp_path, CONFIGS['plain'], net.state_dict(), config))
+    assert loaded.scheduler == Scheduler.linear(1000) and loaded.prediction == 'v' and not loaded.clip and loaded.assumed == {}
+
+
 @pytest.mark.parametrize('config, scheduler, message', [
     (dict(block_out_channels=[32, 32]), None, 'do not fit this DiffusersUNet'),
     (dict(banana=1), None, "unexpected keyword argument 'banana'"),
@@ -98,7 +109,13 @@ def test_old_names_and_half_files(tmp_path):
     ({}, dict(beta_schedule='laplace'), "got 'laplace'"),
     ({}, dict(variance_type='learned'), "variance must be one of .*, got 'learned'"),
     ({}, dict(rescale_betas_zero_snr=True), 'rescale_betas_zero_snr must be False'),
-    ({}, dict(clip_sample_range=2.), 'clip_sample_range must be 1, got 2.0')])
+    ({}, dict(clip_sample_range=2.), 'clip_sample_range must be 1, got 2.0'),
+    ({}, dict(thresholding=True, sample_max_value=1.), 'thresholding must be False'),
+    ({}, dict(_class_name='CMStochasticIterativeScheduler', num_train_timesteps=40, sigma_min=0.002, sigma_max=80., rho=7.),
+     "the scheduler must be one of DDPMScheduler, DDIMScheduler, .*, got 'CMStochasticIterativeScheduler'"),
+    ({}, dict(_class_name='EDMEulerScheduler', sigma_min=0.002, sigma_max=80., sigma_data=0.5), "got 'EDMEulerScheduler'"),
+    ({}, dict(_class_name='FlowMatchEulerDiscreteScheduler', num_train_timesteps=1000, shift=3.), "got 'FlowMatch"),
+    ({}, dict(_class_name=['DDPMScheduler']), 'the scheduler must be one of')])
 def test_folders_that_do_not_fit(config, scheduler, message, tmp_path):
     net = DiffusersUNet(**CONFIGS['plain'])
     folder = write_folder(tmp_path / 'm', CONFIGS['plain'] | config, net.state_dict(), scheduler)

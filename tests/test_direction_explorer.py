@@ -1,11 +1,14 @@
 """The direction explorer without a browser: what it holds, what is refused, and its script."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from traitlets import TraitError
 
+from difflow import direction_explorer
 from difflow.data import to_uint8
 from difflow.denoisers import Denoiser, VEDenoiser
 from difflow.direction_explorer import DirectionExplorer, direction_states
@@ -46,6 +49,24 @@ def test_states_come_one_direction_at_a_time():
     states = list(direction_states(MIXTURE.denoiser, 1., 0, None, 3, [0., 1.], 3))
     assert [len(state.images) for state in states] == [0, 1, 2, 3]
     assert all(torch.equal(a.vectors, states[0].vectors) for a in states)
+
+
+def test_label_goes_where_the_model_is(monkeypatch):
+    "Labels are made where the numbers of the model are, here on a device that only has shapes"
+    class Elsewhere(Denoiser):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1, device='meta'))
+        def denoise(self, x, sigma, labels): return x
+    seen = []
+    def walk(denoiser, **options):
+        seen.append(options['labels'])
+        return iter([(1., torch.zeros(1, 1, 2, 2))])
+    found = SimpleNamespace(values=torch.ones(1, 1), right=torch.ones(1, 1, 1, 2, 2))
+    monkeypatch.setattr(direction_explorer, 'trajectory', walk)
+    monkeypatch.setattr(direction_explorer, 'singular_directions', lambda *args: (seen.append(args[4]), found)[1])
+    next(direction_states(Elsewhere(), 1., 0, 1, 1, [0.], 2))
+    assert [labels.device.type for labels in seen] == ['meta', 'meta']
 
 
 class Broken(Denoiser):

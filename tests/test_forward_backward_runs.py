@@ -84,12 +84,33 @@ def test_files_are_those_of_one_sweep(home, plain):
 def test_manifest_says_where_each_file_comes_from(home, plain):
     rows = [json.loads(line) for line in plain['manifest.jsonl'].splitlines()]
     images, sigmas = images_of(home), [0.] + tiny().grid(STEPS).sigmas.tolist()
+    timesteps = [None] + tiny().grid(STEPS).timesteps.tolist() # 999 for the last of eight, not 7
     assert len({row['model'] for row in rows}) == 1 and [row['file'] for row in rows] == sorted(f for f in plain if f.endswith('png'))
     for row in rows:
         assert row['file'] == f"{row['stem']}_t{row['step_reverse'] * 125:04d}.png" and row['seed'] == 0 and row['steps'] == STEPS
         assert images.names[row['index']] == row['stem'] + '.png' and row['sigma'] == pytest.approx(sigmas[row['step_reverse']])
+        assert row['timestep'] == timesteps[row['step_reverse']]
     settings = json.loads(plain['run.json'])
     assert settings['sampler'] == 'ddpm' and settings['convention'] == 'matched' and settings['model'] == rows[0]['model']
+
+
+@pytest.mark.parametrize('convention, expected', [
+    ('matched', [None, 96, 197, 297, 397, 497, 598, 698, 798, 899, 999]),
+    ('repo', [None, 100, 201, 301, 401, 502, 602, 702, 802, 903, None])])
+def test_timestep_is_the_index_before_respacing(home, convention, expected):
+    options = dict(sampler='ddpm', seed=0, use_labels=None, batch_size=4, format='png', independent=False, guidance=1., clip=None, options={})
+    study = study_of(tiny(), images_of(home), [25], 250, convention=convention, **options)
+    found = [study.timestep(r) for r in range(0, 251, 25)]
+    assert found == expected # at step_reverse 0 nothing is noised
+
+
+def test_manifest_of_the_published_convention_tells_what_was_done_to_the_image(home, tmp_path):
+    forward_backward_folder(tiny(), images_of(home), tmp_path, [0, 3, 10], 10, convention='repo', chosen=[2])
+    rows = {row['step_reverse']: row for row in map(json.loads, open(tmp_path / 'manifest.jsonl', encoding='utf-8'))}
+    grid = tiny().grid(10)
+    assert rows[3]['sigma'] == pytest.approx(grid.sigmas[3].item()) and rows[3]['timestep'] == grid.timesteps[3]
+    assert rows[10]['sigma'] is None and rows[10]['timestep'] is None and rows[10]['index'] == 2
+    assert rows[0]['sigma'] == 0 and rows[0]['timestep'] is None
 
 
 @pytest.mark.parametrize('sampler', ['ddpm', 'ddim'])
@@ -130,18 +151,27 @@ def test_published_convention_respacing_and_format(home, tmp_path):
 
 # Shared, killed, damaged
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_torchrun(world, home, plain, run, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', world, '--no-python', DIFFLOW]
-    line = (f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors --timestep_respacing {STEPS} --device cpu '
-            f'--step_reverse 0 2 5 8 --batch_size 4 --out {tmp_path}/out')
-    done = run(*command, *shlex.split(line), env={'OMP_NUM_THREADS': '1'})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('10 images x 4 levels') == 1 and '/40 [' in done.stderr and 'image/s' in done.stderr
-    made = content(tmp_path / 'out')
-    assert made.keys() == plain.keys() and made['run.json'] == plain['run.json']
+@pytest.fixture(scope='module')
+def torchrun(home, run, tmp_path_factory):
+    "A function that fills a folder with so many processes of the command, and returns its content"
+    def torchrun(world):
+        out = tmp_path_factory.mktemp(f'world{world}')
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', world, '--no-python', DIFFLOW]
+        line = (f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors --timestep_respacing {STEPS} --device cpu '
+                f'--step_reverse 0 2 5 8 --batch_size 4 --out {out}/out')
+        done = run(*command, *shlex.split(line), env={'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('10 images x 4 levels') == 1 and '/40 [' in done.stderr and 'image/s' in done.stderr
+        return content(out / 'out')
+    return torchrun
+
+
+def test_torchrun_gives_the_same_bytes_with_one_two_and_three_processes(torchrun, plain):
+    one = torchrun(1)
+    assert one.keys() == plain.keys() and one['run.json'] == plain['run.json']
     for name in plain:
-        if name.endswith('.png'): assert (pixels(made[name]).int() - pixels(plain[name]).int()).abs().max() <= 1
+        if name.endswith('.png'): assert (pixels(one[name]).int() - pixels(plain[name]).int()).abs().max() <= 1 # other threads
+    for world in (2, 3): assert torchrun(world) == one
 
 
 def test_ranks_give_the_same_bytes(home, plain, tmp_path):
@@ -396,3 +426,35 @@ def test_published_spelling(home, tmp_path, capsys):
     half = f'{line} --use_fp16 True'.replace(f'{tmp_path}/out', f'{tmp_path}/half')
     assert '12 made' in difflow(half)[1] and '0 made' in difflow(half.replace('--use_fp16 True', '--dtype float16'))[1]
     assert 'model' in difflow(line.replace(f'{tmp_path}/out', f'{tmp_path}/half'))[2]
+
+
+def test_what_a_foreign_file_cannot_tell_is_said_on_the_line(home, tmp_path, capsys):
+    from difflow import cli
+    def difflow(line):
+        with pytest.raises(SystemExit) as stop: cli.main(shlex.split(line))
+        return stop.value.code or 0, *capsys.readouterr()
+    torch.manual_seed(0)
+    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(8,), channel_mult=(1,), num_head_channels=16)
+    torch.nn.init.normal_(net.out[2].weight, std=0.05)
+    torch.nn.init.normal_(net.middle_block[1].proj_out.weight, std=0.5) # or heads and their layout would not matter
+    torch.save(net.state_dict(), tmp_path / 'theirs.pt')
+    line = (f'forward-backward --data_dir {home}/images --model_path {tmp_path}/theirs.pt --timestep_respacing 5 --step_reverse 3 '
+            f'--batch_size 10')
+    said = '--image_size 8 --num_head_channels 16 --use_new_attention_order False --noise_schedule cosine --diffusion_steps 500'
+    code, _, error = difflow(f'{line} --out {tmp_path}/out')
+    assert code == 2 and 'give image_size=' in error and not (tmp_path / 'out').exists()
+    assert difflow(f'{line} --out {tmp_path}/out {said}')[0] == 0
+    given = dict(image_size=8, num_head_channels=16, use_new_attention_order=False, schedule='cosine', diffusion_steps=500)
+    denoiser = load_denoiser(tmp_path / 'theirs.pt', **given)
+    forward_backward_folder(denoiser, images_of(home), tmp_path / 'library', [3], 5, batch_size=10)
+    assert content(tmp_path / 'out') == content(tmp_path / 'library')
+    pngs = lambda name: {file: data for file, data in content(tmp_path / name).items() if file.endswith('png')}
+    for change in (('False', 'True'), ('cosine', 'linear'), ('channels 16', 'channels 32')): # none is passed over
+        name = change[1].replace(' ', '')
+        assert difflow(f'{line} --out {tmp_path}/{name} {said.replace(*change)}')[0] == 0
+        assert pngs(name).keys() == pngs('out').keys() and pngs(name) != pngs('out')
+    spelt = said.replace('--use_new_attention_order False', '--no-use-new-attention-order')
+    missing = difflow(f'info {tmp_path}/theirs.pt')[1]
+    code, out, _ = difflow(f'info {tmp_path}/theirs.pt {spelt}')
+    assert code == 0 and 'missing' in missing and 'missing' not in out and re.search(r'num_head_channels +16', out) and 'cosine' in out
+    assert difflow(f'info {tmp_path}/theirs.pt --schedule bent')[0] == 2

@@ -6,7 +6,7 @@ from golden import FIXTURES, tiny_unet, wave
 
 from difflow.denoisers import DDPMDenoiser, Denoiser, EDMDenoiser, VEDenoiser, VPDenoiser, p_mean_variance
 from difflow.forward_backward import forward_backward, sweep
-from difflow.samplers import FORWARD, ddim, ddpm, euler, heun
+from difflow.samplers import FORWARD, ddim, ddim_reverse, ddpm, euler, heun
 from difflow.schedulers import Scheduler
 
 GOLDEN = np.load(FIXTURES / 'guided_diffusion.npz')
@@ -66,6 +66,23 @@ def test_one_step_of_each_sampler(kind, t):
                                atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('row, t', list(enumerate(T.tolist())))
+def test_one_step_of_the_way_up(kind, row, t):
+    s, expected = toy(kind).scheduler, golden(f'{kind}_ddimrev')[row:row + 1]
+    bar = [*s.alphas_cumprod.tolist(), 0.] # the published chain ends where no image is left
+    sigma, above = s.sigmas[t].item(), (s.sigmas[t + 1].item() if t + 1 < len(s) else 1e3)
+    state = next(ddim_reverse(toy(kind), X_T[row:row + 1] * (1 + sigma**2)**0.5, [sigma, above]))
+    if t + 1 < len(s): reached = state.x * bar[t + 1]**0.5
+    else: reached = (state.x - state.x0hat) / above
+    torch.testing.assert_close(reached, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_q_sample(kind):
+    torch.testing.assert_close(toy(kind).scheduler.q_sample(X0, T, NOISE), golden(f'{kind}_q'), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize('name, sampler', [('p', ddpm), ('ddim', ddim)])
 @pytest.mark.parametrize('r', [0, 1, 5, 9, 10])
 def test_forward_backward_loops(name, sampler, r):
@@ -84,6 +101,8 @@ def test_repo_convention_noises_one_step_too_far_and_forgets_the_image_at_the_en
     told = s.alphas_cumprod[[3, 9]].sqrt().float()
     torch.testing.assert_close(result.noised[0] * told[0], s.q_sample(X0.clamp(-1, 1), 4, NOISE), atol=1e-5, rtol=0)
     torch.testing.assert_close(result.noised[1] * told[1], NOISE, atol=1e-5, rtol=0)
+    assert result.sigmas.tolist() == s.sigmas[[3, 9]].tolist() # what the model is told
+    assert result.noised_sigmas.tolist() == [s.sigmas[4].item(), float('inf')] and result.snr_db[0] == s.snr_db[4]
 
 
 # EDM: sums of the published sampler and losses on closed-form stubs

@@ -25,7 +25,26 @@ def test_estimators_hit_the_closed_form(d, rho):
     exact = gaussian_information(x, y)
     assert abs(exact.nats - known(d, rho)) < 4 * exact.error + d * d / 3000
     near = ksg_information(x, y)
-    assert abs(near.nats - known(d, rho)) < 4 * near.error + 0.05 * known(d, rho) + 0.01
+    assert abs(near.nats - known(d, rho)) < 4 * near.error
+
+
+@pytest.mark.parametrize('d, rho', [(1, 0.), (1, 0.8), (3, 0.9), (4, 0.8)])
+def test_the_error_of_nearest_neighbours_covers_what_they_miss(d, rho):
+    "In three and four dimensions the estimate is short by 0.3 to 0.5 nats, ten times what the parts differ by"
+    found = [ksg_information(*gaussians(600, d, rho, seed)) for seed in range(10)]
+    off = np.array([(e.nats - known(d, rho)) / e.error for e in found])
+    assert (np.abs(off) < 2).mean() >= 0.8 and np.abs(off).max() < 4
+    if d == 1: assert np.mean([e.error for e in found]) < 0.1
+
+
+def test_the_error_of_mine_covers_the_choice_of_examples():
+    rho, draws = 0.8, [gaussians(2000, 1, 0.8, seed) for seed in range(10)]
+    x, y = (np.stack(side) for side in zip(*draws))
+    found = mine_information(x, y, steps=500, hidden=48, lr=2e-3)
+    off = np.array([(e.nats - known(1, rho)) / e.error for e in found])
+    spread, stated = np.std([e.nats for e in found], ddof=1), np.mean([e.error for e in found])
+    assert (np.abs(off) < 2).mean() >= 0.7 and np.abs(off).max() < 4
+    assert 0.5 < stated / spread < 2 # the batches alone would say a third of it
 
 
 def test_information_is_symmetric_and_keeps_under_invertible_maps():
@@ -46,7 +65,7 @@ def test_mine_stays_below_and_is_zero_for_independent():
     x, y = gaussians(1000, 1, 0.8)
     free = np.random.default_rng(9).normal(size=x.shape)
     found = mine_information(np.stack([x, x]), np.stack([y, free]), steps=300, hidden=24, lr=4e-3, batch_size=200)
-    assert found[0].nats < known(1, 0.8) + 4 * found[0].error + 0.03 and found[0].nats > 0.5 * known(1, 0.8)
+    assert 0.5 * known(1, 0.8) < found[0].nats < known(1, 0.8) + 4 * found[0].error
     assert abs(found[1].nats) < 4 * found[1].error + 0.03
 
 

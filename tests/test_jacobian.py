@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from difflow.denoisers import DDPMDenoiser, Denoiser, EDMDenoiser, GaussianDenoiser, VEDenoiser, VPDenoiser, as_sigma
-from difflow.jacobian import Rank, Spectrum, Tangent, jacobian, jacobian_spectrum, numerical_rank
+from difflow.jacobian import Rank, Spectrum, Tangent, as_spectrum, jacobian, jacobian_spectrum, numerical_rank
 from difflow.low_rank import MoLRG
 from difflow.noise import normal
+from difflow.optimal_denoiser import OptimalDenoiser
 from difflow.samplers import euler, heun, sample
 from difflow.schedulers import Scheduler
-from difflow.trajectory_ranks import RankCurve, edit, levels_below, singular_directions, trajectory, trajectory_ranks
+from difflow.trajectory_ranks import RankCurve, edit, levels_below, ranks_along, singular_directions, trajectory, trajectory_ranks
 from difflow.unet import UNet
-
-OptimalDenoiser = pytest.importorskip('difflow.optimal_denoiser').OptimalDenoiser
 
 
 def network(size=4, channels=1, kind=EDMDenoiser, **options):
@@ -294,12 +293,96 @@ class Dice(Denoiser):
     def denoise(self, x, sigma, labels): return x * torch.rand(())
 
 
+class Jitter(Denoiser):
+    "Return a shrunken image, as an exact denoiser does, and a little chance"
+    image_shape = (1, 4, 4)
+    def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2) + 0.1 * torch.rand(())
+
+
 class Mute(Denoiser):
     @torch.no_grad()
     def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2)
 
 
 X = torch.zeros(2, 1, 4, 4)
+
+
+def song(dropout=0.13, **options):
+    "Return EDM's network, whose blocks call the function of dropout and hold no module of it"
+    from difflow.song_unet import edm_network
+    denoiser = EDMDenoiser(edm_network('ddpmpp', 8, 3, model_channels=32, channel_mult=[1], dropout=dropout, **options))
+    denoiser.image_shape = (3, 8, 8)
+    for p in denoiser.parameters():
+        if p.ndim > 1: nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
+    return denoiser
+
+
+@pytest.mark.parametrize('sigma', [0.5, 80.])
+def test_dropout_without_a_module_is_refused(sigma):
+    x = sigma * normal((1, 3, 8, 8))
+    with pytest.raises(ValueError, match='drops out at random .p=0.13.'): jacobian(song().train(), x, sigma)
+    with pytest.raises(ValueError, match='drops out at random .p=0.13.'): jacobian_spectrum(song().train(), x, sigma, k=1)
+    assert jacobian_spectrum(song().eval(), x, sigma, k=1, iterations=0).values.shape == (1, 1)
+    assert jacobian_spectrum(song(0.).train(), x, sigma, k=1, iterations=0).values.shape == (1, 1)
+
+
+def test_dropped_labels_are_refused():
+    denoiser = song(0., label_dim=3, label_dropout=0.1).train()
+    with pytest.raises(ValueError, match='net drops out at random .p=0.1.'):
+        jacobian(denoiser, normal((1, 3, 8, 8)), 0.5, torch.tensor([0]))
+
+
+def test_dropout_of_a_diffusers_network_is_refused():
+    from difflow.diffusers_unet import DiffusersUNet
+    net = DiffusersUNet(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1, dropout=0.2,
+                        down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
+    denoiser = EDMDenoiser(net.train())
+    denoiser.image_shape = (1, 8, 8)
+    with pytest.raises(ValueError, match='drops out at random .p=0.2.'): jacobian(denoiser, normal((1, 1, 8, 8)), 0.5)
+
+
+@pytest.mark.parametrize('sigma', [0.5, 10., 80.])
+def test_chance_is_seen_where_the_answer_is_small(sigma):
+    for call in (jacobian, lambda *args: jacobian_spectrum(*args, k=1, iterations=0, probes=2)):
+        with pytest.raises(ValueError, match='must be deterministic, two answers'): call(Jitter(), sigma * normal((1, 1, 4, 4)), sigma)
+
+
+def test_chance_that_is_not_seen_ends_in_the_same_error():
+    class Quiet(Jitter):
+        def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2) + 1e-12 * torch.rand(())
+    tangent = Tangent(Quiet(), normal((1, 1, 4, 4)), torch.tensor(1.))
+    with pytest.raises(ValueError, match='draws random numbers'): tangent.push(normal((2, 1, 16)))
+
+
+@pytest.mark.parametrize('kind', [EDMDenoiser, VPDenoiser, VEDenoiser, DDPMDenoiser])
+@pytest.mark.parametrize('sigma', [0.05, 80.])
+def test_rounding_in_batches_is_no_chance(kind, sigma):
+    assert jacobian(network(kind=kind), sigma * normal((7, 1, 4, 4)), sigma).shape == (7, 16, 16)
+
+
+class Counting(Denoiser):
+    image_shape, calls = (1, 4, 4), 0
+    def denoise(self, x, sigma, labels):
+        self.calls += 1
+        return x / (1 + sigma.to(x.dtype)**2)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(k=17), 'k must be an integer in 1..16, got 17'), (dict(chunk=0), 'chunk must be'), (dict(probes=1), 'probes must be'),
+    (dict(iterations=-1), 'iterations must be'), (dict(energy=1.), 'energy must be'), (dict(labels=1), 'has no classes'),
+])
+def test_ranks_refuse_before_the_walk(options, message):
+    denoiser = Counting()
+    late = dict(at=[0.01]) # the walk is long before it comes here
+    with pytest.raises(ValueError, match=message): trajectory_ranks(denoiser, 4, range(2), **late | options)
+    with pytest.raises(TypeError, match='itrations'): trajectory_ranks(denoiser, 4, range(2), itrations=1, **late)
+    with pytest.raises(ValueError, match=message): ranks_along(denoiser, seeds=range(2), walk=late, **options) # no item asked for
+    assert denoiser.calls == 0
+
+
+def test_values_on_another_device_stay_there():
+    spectrum = as_spectrum(torch.ones(3, 5, device='meta'))
+    assert {t.device.type for t in (spectrum.values, spectrum.tail, spectrum.missed, spectrum.error)} == {'meta'}
 
 
 @pytest.mark.parametrize('call, message', [

@@ -6,9 +6,9 @@ import torch
 
 from difflow.denoisers import GaussianDenoiser
 from difflow.low_rank import (LowRankDenoiser, MoLRG, MoLRGDenoiser, assign, cluster_subspaces, default_shape, equal_classes,
-                              principal_angles, principal_subspace, subspace_error, train_molrg)
+                              molrg_settings, principal_angles, principal_subspace, subspace_error, train_molrg)
 from difflow.noise import normal
-from difflow.training import train
+from difflow.training import Settings, train
 
 
 def rows(mixture, n, seed=0): return mixture.sample(n, seed)[0].flatten(1).double()
@@ -144,6 +144,31 @@ def test_at_the_threshold_every_grouping_fits():
     assert assign(x, wrong)[1].max() < 1e-10 and subspace_error(wrong, mixture.bases) > 0.3
 
 
+@pytest.mark.parametrize('d', [2, 3])
+def test_one_sample_more_than_dimensions_makes_the_grouping_unique(d):
+    "Every one of the groupings in two, by enumeration: the share of energy that each leaves over"
+    mixture = MoLRG(2, 12, d, seed=0)
+    for n in (d, d + 1):
+        x, classes = mixture.sample(2 * n, seed=1)
+        x, perfect = x.flatten(1).double(), []
+        for number in range(2**(2 * n - 1)): # the first sample lies in group 0
+            group = torch.tensor([number >> i & 1 for i in range(2 * n)])[torch.arange(2 * n).flip(0)]
+            parts = [x[group == k] for k in range(2)]
+            left = sum(torch.linalg.svdvals(part)[d:].square().sum() for part in parts if len(part) > d)
+            if left < 1e-10 * x.square().sum(): perfect.append(group)
+        right = [group for group in perfect if torch.equal(group, classes)]
+        assert len(right) == 1 and (len(perfect) == 1) == (n > d)
+
+
+@pytest.mark.parametrize('n', [5, 6, 12])
+def test_nothing_left_over_is_the_answer(n):
+    "At and above d + 1 samples a class a search that fits perfectly is right, and enough starts find it"
+    for r in range(4):
+        mixture = MoLRG(2, 48, 4, seed=r)
+        found, _, left = cluster_subspaces(mixture.sample(2 * n, r)[0], 2, 4, restarts=300)
+        assert left < 1e-10 and subspace_error(found, mixture.bases) < 1e-5
+
+
 def test_training_is_pca():
     mixture = MoLRG(1, 8, 2, seed=0)
     x = mixture.sample(5, seed=1)[0] # few: the empirical subspace is what is found
@@ -169,9 +194,32 @@ def test_published_network_trains_without_augmentation():
     assert not any('augment' in name for name, _ in result.denoiser.named_modules())
 
 
+def test_published_recipe_is_the_default():
+    "The published command: 6 million images in batches of 512, Adam as EDM's, no augmentation"
+    settings = molrg_settings((3, 4, 4))
+    assert settings.steps == math.ceil(6e6 / 512) and settings.batch_size == 512 and settings.augment == 0
+    assert (settings.lr, settings.betas, settings.lr_rampup, settings.ema_halflife) == (1e-3, (0.9, 0.999), 10e6, 0.5e6)
+    assert settings.eps == pytest.approx(1e-8 / 48) # the published loss is a sum over pixels, ours a mean
+    assert (settings.warmup, settings.cooldown, settings.weight_decay, settings.grad_clip) == (0, 0, 0, math.inf)
+    ours = train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, steps=2, batch_size=8, lr=0.01, seed=3, progress=False).settings
+    assert ours == molrg_settings((3, 2, 2), steps=2, batch_size=8, lr=0.01, seed=3)
+    own = Settings(steps=2, batch_size=4)
+    assert train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, settings=own, progress=False).settings == own
+
+
+def test_network_has_the_published_size():
+    "54,415,491 parameters, less those that tell the network of nine augmentations: 9 * 128"
+    class Seen(Exception): pass
+    def look(denoiser, *args, **options): raise Seen(sum(p.numel() for p in denoiser.parameters()))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr('difflow.training.train', look)
+        with pytest.raises(Seen, match=str(54_415_491 - 9 * 128)): train_molrg(MoLRG())
+
+
 # What is refused
 
 @pytest.mark.parametrize('call, message', [
+    (lambda: train_molrg(MoLRG(), settings=Settings(steps=2), lr=1e-4), 'give settings or lr, not both'),
     (lambda: MoLRG(7, 48, 7), 'n_classes . class_dim must be at most ambient_dim = 48, got 49'),
     (lambda: MoLRG(7, 48, 49, orthogonal=False), 'class_dim must be at most ambient_dim = 48, got 49'),
     (lambda: MoLRG(0, 48, 7), 'n_classes must be an integer >= 1, got 0'),

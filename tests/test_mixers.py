@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from difflow.mixers import MIXERS, MLP, ConcatMixer, MeanMixer, SingleTime, TransformerMixer, _permutation, _split
+from difflow.mixer_networks import MLP
+from difflow.mixers import MIXERS, ConcatMixer, GRUMixer, MeanMixer, SingleTime, TransformerMixer, _permutation, _split
 
 QUICK = dict(epochs=3, lrs=(1e-2, 1e-3), seeds=2, hidden=16, batch_size=20)
 
@@ -117,10 +118,39 @@ def test_bad_codes_and_labels(name, codes, labels, message):
 
 @pytest.mark.parametrize('options, message', [
     (dict(epochs=0), 'epochs must be >= 1'), (dict(batch_size=0), 'batch_size'), (dict(seeds=0), 'seeds'), (dict(lrs=()), 'lrs'),
-    (dict(lrs=(1e-3, -1.)), 'lrs must be > 0'), (dict(validation=1.), 'validation must be'), (dict(validation=0.01), 'leave none'),
+    (dict(lrs=(1e-3, -1.)), 'lrs must be > 0'), (dict(lrs=(math.nan,)), 'lrs must be > 0'), (dict(weight_decay=-1.), 'weight_decay must be >= 0'), (dict(dropout=1.), 'dropout must be in'), (dict(validation=1.), 'validation must be'), (dict(validation=0.01), 'leave none'),
 ])
-def test_bad_settings(options, message):
-    with pytest.raises(ValueError, match=message): SingleTime(**options).fit(Z, Y)
+@pytest.mark.parametrize('name', MIXERS)
+def test_bad_settings_of_all(options, message, name):
+    with pytest.raises(ValueError, match=message): MIXERS[name](**options).fit(Z, Y)
+
+
+@pytest.mark.parametrize('mixer, message', [
+    (GRUMixer(hidden=0), 'hidden of a GRU must be >= 1, got 0'), (TransformerMixer(hidden=0), 'multiple of heads = 4, got 0'),
+    (TransformerMixer(hidden=30), 'multiple of heads = 4, got 30'), (TransformerMixer(heads=5), 'multiple of heads = 5, got 256'),
+    (TransformerMixer(hidden=5, heads=1), 'must be even'), (TransformerMixer(iterations=0), 'iterations must be >= 1'), (SingleTime(hidden=-1), 'hidden must be >= 0'),
+])
+def test_widths_that_cannot_be(mixer, message):
+    with pytest.raises(ValueError, match=message): mixer.fit(Z, Y)
+
+
+def test_published_seeds():
+    assert {name: kind().seeds for name, kind in MIXERS.items()} == dict(single=3, mean=3, concat=3, gru=5, transformer=5)
+
+
+def test_random_numbers_of_the_caller_stay():
+    def after(seed, fit):
+        torch.manual_seed(seed)
+        if fit: SingleTime(**QUICK | dict(epochs=1, batch_size=9)).fit(Z, Y)
+        return torch.rand(1).item()
+    assert after(1, True) == after(1, False) and after(2, True) != after(1, True)
+
+
+def test_answers_are_what_scores_count():
+    codes, labels = blobs()
+    reader = SingleTime(**QUICK).fit(codes, labels)
+    answers = reader.answers(codes)
+    assert answers.shape == (1, 2, 120) and ((answers == labels).float().mean(-1)[0].numpy() == reader.scores(codes, labels)).all()
 
 
 def test_bad_questions_to_a_fitted_reader():

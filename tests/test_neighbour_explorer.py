@@ -112,8 +112,22 @@ def test_refused_assignments_leave_everything():
     assert explorer.error == '' and explorer.n == 20
 
 
+def drag(page, slider, places):
+    "Press the mouse on the handle of a slider at its right end, move it over `places` in 0..1 and let it go."
+    box = slider.bounding_box()
+    move = lambda place: page.mouse.move(box['x'] + box['width'] * place, box['y'] + box['height'] / 2)
+    move(0.97)
+    page.mouse.down()
+    before = page.evaluate('state.n')
+    for place in places:
+        move(place)
+        assert page.evaluate('state.n') < before # it follows while the button is held
+        before = page.evaluate('state.n')
+    page.mouse.up()
+
+
 def test_the_browser_finds_the_neighbours_of_every_n_by_itself(on_a_page, pixels_of):
-    "The script on a page of its own: a click and an arrow key choose samples, N is dragged, and the canvases show the right pixels"
+    "The script on a page of its own: a click and an arrow key choose samples, N is dragged and typed, and the canvases show the right pixels"
     explorer = explore(n=60)
 
     def check(page, sample, n):
@@ -133,6 +147,10 @@ def test_the_browser_finds_the_neighbours_of_every_n_by_itself(on_a_page, pixels
         slider = page.locator('input[type=range]')
         slider.press('ArrowLeft')
         check(page, 2, set_sizes(60)[-2])
+        drag(page, slider, [0.8, 0.5, 0.3])
+        dragged = page.evaluate('state.n')
+        assert 1 < dragged < 30 and dragged in set_sizes(60)
+        check(page, 2, dragged)
         slider.press('Home')
         check(page, 2, 1)
         page.locator('input[type=number]').fill('41')

@@ -62,6 +62,18 @@ def test_folders_that_are_wrong(tmp_path):
     with pytest.raises(ValueError, match='afhq has 3 classes, .* has 2: cat, dog'): published_set('afhq', tmp_path)
 
 
+def test_forty_three_numbered_folders_are_the_labels(tmp_path):
+    for c in range(43):
+        (tmp_path / f'gtsrb/train/{c}').mkdir(parents=True)
+        Image.new('RGB', (30, 40), (5 * c, 0, 0)).save(tmp_path / f'gtsrb/train/{c}/one.png')
+    found = published_set('gtsrb', tmp_path)
+    assert found.labels.tolist() == (found.images[:, 0, 0, 0] // 5).tolist() and found.classes[10] == '10'
+    small = published_set('gtsrb', tmp_path, size=16, channels=1)
+    assert small.images.shape == (43, 1, 16, 16) and small[[4]].images.shape == (1, 1, 16, 16)
+    for bad in (dict(size=0), dict(channels=2)):
+        with pytest.raises(ValueError, match='allowed is'): published_set('gtsrb', tmp_path, **bad)
+
+
 def test_a_folder_of_pictures_of_several_sizes(tmp_path):
     for i, (kind, size) in enumerate([('cat', (80, 70)), ('dog', (100, 64)), ('wild', (64, 300))]):
         (tmp_path / 'afhq/val' / kind).mkdir(parents=True)
@@ -105,7 +117,7 @@ def test_training_on_random_cuts_resumes(tmp_path, monkeypatch, capsys):
     from difflow.checkpoints import load_denoiser
     monkeypatch.chdir(tmp_path)
     write_mnist_m(tmp_path / 'dataset', [np.full((40, 120, 3), 90, np.uint8)], digits())
-    line = ('train --dataset mnist_m --class-cond --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 1 '
+    line = ('train --dataset mnist_m --arch plain --class-cond --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 1 '
             '--patch-size 4 --batch-size 8 --steps 6 --save-every 3')
     def difflow(words):
         with pytest.raises(SystemExit) as stop: cli.main([*line.split(), *words.split()])

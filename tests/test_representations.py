@@ -1,5 +1,9 @@
 """Encoders, coded denoisers and codes beyond what the notebook shows: closed forms, files, published transforms, bad input."""
+import copy
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,8 +14,13 @@ from torch import nn
 from difflow.data import ImageSet, load_images
 from difflow.denoisers import EDMDenoiser
 from difflow.noise import normal
-from difflow.representations import (PUBLISHED, Autoencoder, CodedDenoiser, CodedUNet, TimeEncoder, encode, penalty,
-                                     published_images, sigma_of, trajectory_codes, unet_features)
+from difflow.coded_networks import CodedDiffusersUNet, CodedUNet
+from difflow.encoders import TimeEncoder, sigma_of
+from difflow.learned_codes import Autoencoder, CodedDenoiser, load_coded, penalty, save_coded
+from difflow.published_transforms import PUBLISHED, published_images
+from difflow.representations import encode, trajectory_codes, unet_features
+from difflow.samplers import sample
+from difflow.song_unet import DhariwalUNet, SongUNet
 from difflow.training import train
 from difflow.unet import UNet
 
@@ -115,11 +124,23 @@ def test_code_changes_the_answer_only_after_training_can():
         assert torch.equal(model.given(x)(x, 1.), model.given(other)(x, 1.))
 
 
-def test_averaged_weights_come_with_the_buffers_of_the_last_ones():
-    result = train(coded(), normal((32, 1, 4, 4)).clamp(-1, 1), steps=3, batch_size=16, progress=False)
-    ours, raw = result.denoiser.encoder, result.raw.encoder
-    assert torch.equal(ours.bn1.running_mean, raw.bn1.running_mean) and ours.bn1.running_mean.abs().max() > 0
-    assert not torch.equal(ours.conv1.weight, raw.conv1.weight)
+def test_averaged_weights_come_with_averaged_statistics():
+    "With a constant weight of the average, the statistics are the geometric sum of those of every step"
+    seen = []
+    def look(step, loss): seen.append(copy.deepcopy(encoders[0].bn1.running_mean))
+    encoders, model, x = [], coded(), normal((32, 1, 4, 4)).clamp(-1, 1)
+    start = model.encoder.bn1.running_mean.clone()
+    class Watched(CodedDenoiser):
+        def loss(self, x0, *rest, **told):
+            encoders[:] = [self.encoder]
+            return super().loss(x0, *rest, **told)
+    model.__class__ = Watched
+    result = train(model, x, steps=3, batch_size=16, progress=False, ema_w=0.6, ema_rampup=False, callback=look)
+    ours, raw, mean = result.denoiser.encoder, result.raw.encoder, start
+    for last in seen: mean = 0.6 * mean + 0.4 * last
+    assert torch.allclose(ours.bn1.running_mean, mean, atol=1e-7) and torch.equal(raw.bn1.running_mean, seen[-1])
+    assert not torch.allclose(mean, seen[-1], atol=1e-4)
+    assert int(ours.bn1.num_batches_tracked) == int(raw.bn1.num_batches_tracked) == 3
 
 
 def test_published_weights_are_read_strictly(tmp_path):
@@ -177,3 +198,110 @@ def test_published_images_train_an_encoder():
     result = train(CodedDenoiser(net, TimeEncoder(1 / 16, depth=10)), x, steps=2, batch_size=8, progress=False)
     assert np.isfinite(result.losses).all()
     assert trajectory_codes(result.denoiser.encoder, x, [0., 1.]).shape == (8, 2, 4)
+
+
+SMALL = dict(model_channels=64, channel_mult=(1,), num_blocks=1, attn_resolutions=())
+DIFFUSERS = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',), block_out_channels=(32,), layers_per_block=1, norm_num_groups=8)
+NETWORKS = {'UNet': lambda d: CodedUNet(d, 4, 1, 32, 1, 1, (), (1,)), 'diffusers': lambda d: CodedDiffusersUNet(d, 4, 1, 1, **DIFFUSERS),
+            'DDPM++': lambda d: SongUNet(4, 1, 1, label_dim=d, **SMALL), 'ADM': lambda d: DhariwalUNet(4, 1, 1, label_dim=d, **SMALL)}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_every_network_of_ours_takes_the_code(name, tmp_path):
+    torch.manual_seed(0)
+    x = normal((8, 1, 4, 4)).clamp(-1, 1)
+    model = CodedDenoiser(NETWORKS[name](4), encoder())
+    for p in model.net.parameters():
+        if p.ndim > 1: nn.init.normal_(p, std=0.2)
+    model = train(model, x, steps=2, batch_size=8, progress=False).denoiser
+    with torch.no_grad(): own, other = (model.given(z)(x, 1.) for z in (x, x.roll(1, 0)))
+    assert own.isfinite().all() and (own - other).abs().max() > 1e-5
+    assert sample(model.given(x), x.shape, steps=2, progress=False).shape == x.shape
+    again = load_coded(save_coded(model, tmp_path / 'm.safetensors', card={'steps': 2}))
+    with torch.no_grad(): assert torch.equal(again.given(x)(x, 1.), own) and again.card == {'steps': 2}
+
+
+@pytest.mark.parametrize('net', [lambda: UNet(4, 1, 32, 1, 1, (), (1,)), lambda: SongUNet(4, 1, 1, **SMALL), lambda: nn.Conv2d(1, 1, 1)])
+def test_networks_without_a_place_for_the_code_are_refused(net):
+    with pytest.raises(ValueError, match='net must be a CodedUNet'): CodedDenoiser(net(), encoder())
+
+
+def test_ends_of_the_way_between_two_codes():
+    model, (a, b, x) = coded(), normal((3, 4, 1, 4, 4))
+    for p in model.net.parameters():
+        if p.ndim > 1: nn.init.normal_(p, std=0.3)
+    with torch.no_grad():
+        first, last, half = (model.between(a, b, w)(x, 1.) for w in (0., 1., 0.5))
+        assert torch.equal(first, model.given(a)(x, 1.)) and torch.equal(last, model.given(b)(x, 1.))
+        assert (half - first).abs().max() > 1e-6 and torch.allclose(half, model.between(b, a, 0.5)(x, 1.), atol=1e-6)
+        each = model.between(a, b, torch.tensor([0., 1., 0., 1.]))(torch.cat([x, x]), 1.)
+    assert torch.allclose(each[[0, 5]], torch.stack([first[0], last[1]]), atol=1e-5)
+    for w in (-0.1, math.nan, torch.zeros(3)):
+        with pytest.raises(ValueError, match='w must be one number in 0..1, or 4'): model.between(a, b, w)
+    with pytest.raises(ValueError, match='x1 must be like x0'): model.between(a, b[:2], 0.5)
+
+
+def test_other_files_are_no_coded_denoisers(tmp_path):
+    from difflow.checkpoints import save
+    torch.manual_seed(0)
+    save(EDMDenoiser(UNet(4, 1, 32, 1, 1, (), (1,))), tmp_path / 'plain')
+    (tmp_path / 'junk').write_bytes(b'x' * 100)
+    for name in ('plain', 'junk', 'nowhere'):
+        with pytest.raises(ValueError, match='is no coded denoiser'): load_coded(tmp_path / name)
+
+
+def test_codes_of_other_images_are_not_taken_for_these(tmp_path, images):
+    "As many images of the same shape, and the same pixels in another shape"
+    net, kept = encoder(), trajectory_codes(encoder(), images, [0.5], out=tmp_path / 'c.npz')
+    assert torch.equal(trajectory_codes(net, images, [0.5], out=tmp_path / 'c.npz'), kept)
+    for other in (images.roll(1, 0), images.reshape(12, 1, 4, 16)):
+        with pytest.raises(ValueError, match='other settings: pixels'): trajectory_codes(net, other, [0.5], out=tmp_path / 'c.npz')
+
+
+RANK = '''
+import time, torch
+from difflow.encoders import TimeEncoder
+from difflow.representations import encode, trajectory_codes
+import difflow.representations as module, os, sys
+if os.environ['RANK'] == '1':
+    real = module.encode
+    def slow(*args):
+        time.sleep(0.7)
+        return real(*args)
+    module.encode = slow
+torch.manual_seed(0)
+x = torch.linspace(-1, 1, 12 * 64).reshape(12, 1, 8, 8)
+codes = trajectory_codes(TimeEncoder(1 / 16, 1, depth=10).eval(), x, [0., 1.], 3, sys.argv[1])
+print(codes.shape[0], round(float(codes.sum()), 4))
+'''
+
+
+def test_processes_wait_for_each_other(tmp_path):
+    env = os.environ | {'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
+    ranks = [subprocess.Popen([sys.executable, '-c', RANK, str(tmp_path / 'c.npz')], env=env | {'RANK': str(r)}, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) for r in range(2)]
+    said = [p.communicate(timeout=120) for p in ranks]
+    assert [p.returncode for p in ranks] == [0, 0], said
+    assert said[0][0] == said[1][0] and said[0][0].startswith('12 ')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['c.npz', 'c.parts']
+
+
+def test_waiting_has_an_end(tmp_path):
+    from difflow.representations import _await
+    with pytest.raises(RuntimeError, match='make nothing more'): _await(lambda: False, tmp_path, patience=0.3)
+
+
+@pytest.mark.parametrize('net, layer', [(lambda: SongUNet(8, 1, 1, **SMALL | dict(channel_mult=(1, 1))), 'dec.4x4_in1'),
+                                        (lambda: UNet(8, 1, 32, 1, 1, (), (1, 1)), 'middle_block')])
+def test_middle_of_a_network(net, layer, images):
+    torch.manual_seed(0)
+    denoiser = EDMDenoiser(net()).eval()
+    found = unet_features(denoiser, images, [0.5, 2.])
+    assert found.shape[:2] == (12, 2) and torch.equal(found, unet_features(denoiser, images, [0.5, 2.], layer))
+
+
+@pytest.mark.parametrize('layer', ['time_embed', 'input_blocks', 'nowhere', ''])
+def test_layers_without_a_code_of_each_image(layer, images):
+    denoiser = EDMDenoiser(UNet(8, 1, 32, 1, 1, (), (1,))).eval()
+    message = 'gives no code of each of 12' if layer in ('time_embed', 'input_blocks') else 'layer must name a module'
+    with pytest.raises(ValueError, match=message): unet_features(denoiser, images, [0.5], layer)

@@ -50,6 +50,11 @@ def test_published_levels():
         assert respaced(S).alphas_cumprod.tolist() == abar.tolist()
     again = Scheduler.from_dict(respaced(50).to_dict())
     assert again == respaced(50) and again.timesteps.tolist() == respaced(50).timesteps.tolist()
+    from difflow.sample_folder import minimal_walk
+    exact = GaussianDenoiser(torch.zeros(1, 1, 1), 0.04)
+    exact.scheduler = Scheduler.cosine(1000)
+    assert minimal_walk(exact, 2).timesteps.tolist() == [0, 999]
+    with pytest.raises(ValueError, match='steps must be >= 2, got 1'): minimal_walk(exact, 1)
     for bad in ('linspace0', 'linspace1001', 'linspace', 'linspace5.5'):
         with pytest.raises(ValueError, match="'linspaceN' must have N in 1..1000"): Scheduler.cosine(1000).respace(bad)
 
@@ -80,6 +85,29 @@ def test_batches_are_full_whatever_the_counts(tmp_path):
         sample_folder(Labelled(torch.zeros(1, 4, 4), 0.25), tmp_path / str(len(counts)), wanted, 'euler', steps=2, batch_size=8)
         assert [len(labels) for labels in calls] == [8, 8, 8, 8, 4, 4]
         assert sum(calls[::2], []) == [w.label for w in wanted]
+
+
+class Grey(GaussianDenoiser):
+    "Know exactly that images of class c of 12 are around the grey level 20 c"
+    num_classes = 12
+    def __init__(self): super().__init__(torch.zeros(1, 4, 4), 1e-4)
+    def denoise(self, x, sigma, labels):
+        mean = (20 * labels / 127.5 - 1)[:, None, None, None]
+        return mean + super().denoise(x - mean, sigma, None)
+
+
+@pytest.mark.parametrize('counts', [{c: 2 for c in range(12)}, {3: 2, 7: 1, 11: 3}])
+def test_a_folder_is_read_back_with_its_labels(tmp_path, counts):
+    from difflow.data import load_images
+    wanted = wanted_images(12, counts=counts)
+    sample_folder(Grey(), tmp_path / 'made', wanted, 'euler', steps=8)
+    found = load_images(tmp_path / 'made')
+    assert (found.images.float().mean((1, 2, 3)) / 20).round().long().tolist() == found.labels.tolist()
+    assert found.labels.bincount(minlength=12).tolist() == [counts.get(c, 0) for c in range(12)]
+    packed = load_images(write_npz(tmp_path / 'made', wanted, tmp_path / 'made.npz'))
+    assert packed.classes == found.classes == [str(c) for c in range(12)]
+    (tmp_path / 'made/manifest.jsonl').unlink() # a run that was stopped
+    assert load_images(tmp_path / 'made').labels.tolist() == found.labels.tolist()
 
 
 def test_other_samplers_and_models_do_not_mix(tmp_path):

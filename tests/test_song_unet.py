@@ -93,12 +93,11 @@ def table_network(row):
 @pytest.mark.parametrize('row', NETWORKS)
 def test_table_of_seven_networks(row):
     net, parameters = table_network(row)
-    assert count(net) == parameters or row == 'E' # whose published count may hold more than the network
+    assert count(net) == parameters
     labels = torch.tensor([3, 7]) if row in 'FG' else None
     total, size, first, last = ANSWERS[row]
     with torch.inference_mode():
         out = net(ramp(2, 3, 16, 16).float(), torch.tensor([0.3, 0.7]), labels, augment_labels=ramp(2, 9))
-    print(row, out.sum().item(), out.abs().sum().item(), out.flatten()[:3].tolist(), out.flatten()[-1].item())
     assert out.flatten()[:3].tolist() == pytest.approx(first, abs=1e-4)
     assert out.flatten()[-1].item() == pytest.approx(last, abs=1e-4)
     assert out.sum().item() == pytest.approx(total, abs=1e-5 * size) # 1536 numbers, each known to 1e-4 and better

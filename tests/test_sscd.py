@@ -2,6 +2,7 @@
 import json
 import pickle
 import subprocess
+import time
 import warnings
 import zipfile
 
@@ -256,7 +257,48 @@ def test_shapes_that_leave_their_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match='cut short'): read_torchscript(archive(tmp_path / 'short.pt', data, **short))
 
 
+def test_an_archive_that_unpacks_to_more_than_it_is_is_refused_at_once(tmp_path):
+    bomb = tmp_path / 'bomb.pt'
+    with zipfile.ZipFile(bomb, 'w', zipfile.ZIP_DEFLATED) as z:
+        z.writestr('model/constants.pkl', b'\x80\x02).')
+        z.writestr('model/data.pkl', b'\x80\x02]' + b']a' * 5_000_000 + b'.')
+    start = time.process_time()
+    with pytest.raises(ValueError, match='data.pkl is compressed'): read_torchscript(bomb)
+    assert time.process_time() - start < 1
+    assert bomb.stat().st_size < 50_000
+
+
+def test_limits_of_programs(tmp_path):
+    many = b'\x80\x02]' + b']a' * 1_100_000 + b'.'
+    with pytest.raises(ValueError, match='more than 2,000,000 instructions'): read_torchscript(archive(tmp_path / 'a.pt', many))
+    # a record whose two attributes are one record, whose two attributes are one record, ...: 2**25 paths
+    nested = b'\x80\x02c__torch__.M\nM\nq\x00)\x81q\x01'
+    for i in range(1, 26):
+        pair = b'}(X\x01\x00\x00\x00ah' + bytes([i]) + b'X\x01\x00\x00\x00bh' + bytes([i]) + b'u'
+        nested += b'h\x00)\x81q' + bytes([i + 1]) + pair + b'b'
+    with pytest.raises(ValueError, match='endless'): read_torchscript(archive(tmp_path / 'b.pt', nested + b'.'))
+    # a tensor of 4,000,000 numbers that are one number, by a stride of 0
+    storage = b'ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ'
+    tensor = storage + b'K\x00(J\x00\x09\x3d\x00t(K\x00t\x89ccollections\nOrderedDict\n)RtR'
+    data = b'\x80\x02c__torch__.M\nM\n)\x81}X\x01\x00\x00\x00w' + tensor + b'sb.'
+    file = archive(tmp_path / 'c.pt', data, **{'data/0': b'\0' * 4})
+    with pytest.raises(ValueError, match='a tensor is larger than its numbers'): read_torchscript(file)
+
+
 # Names
+
+def test_the_place_of_the_study_comes_first(monkeypatch, tmp_path, classy):
+    import urllib.request
+    def refuse(*a, **k): raise AssertionError('it asks the network')
+    monkeypatch.setattr(urllib.request, 'urlopen', refuse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'pretrainedmodels').mkdir()
+    traced(classy, tmp_path / 'pretrainedmodels' / 'sscd_disc_large.torchscript.pt')
+    loaded = load_descriptor('sscd_disc_large')
+    x = loaded.preprocess(noise(2, 3, 32, 32))
+    with torch.no_grad(): torch.testing.assert_close(loaded(x), classy(x), atol=1e-5, rtol=0)
+    assert loaded.threshold == 0.6
+
 
 def test_offline_message_says_what_to_do(monkeypatch, tmp_path):
     import urllib.request
@@ -367,8 +409,21 @@ def test_photographs_of_several_sizes_become_squares(tmp_path):
     for i, p in enumerate(pictures): save_images(p, tmp_path, [f'{i}.png'])
     with torch.no_grad(): wanted = torch.cat([model(model.preprocess(p)) for p in pictures])
     torch.testing.assert_close(sscd_features(tmp_path, model), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sscd_features(tmp_path, model, 2), wanted, atol=1e-6, rtol=0)
     model.preprocess = Preprocess('short-32')
     with pytest.raises(ValueError, match=r'0.png is \(3, 40, 50\)'): sscd_features(tmp_path, model)
+
+
+def test_files_of_one_size_are_prepared_together(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    model = SSCD('small', 8, widths=(8, 8, 8), channels=3, preprocess=Preprocess('square-32')).eval()
+    pictures, sizes = noise(7, 3, 20, 20), []
+    save_images(pictures, tmp_path, [f'{i}.png' for i in range(7)])
+    whole = Preprocess.__call__
+    monkeypatch.setattr(Preprocess, '__call__', lambda self, x, *rest: sizes.append(len(x)) or whole(self, x, *rest))
+    found = sscd_features(tmp_path, model, 3)
+    assert sizes == [3, 3, 1]
+    torch.testing.assert_close(found, sscd_features(pictures, model), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize('names, seeds', [(['000003.png', 'a/000001.jpg'], [3, 1]), (['x3.png'], None), (['3.png', 'b.png'], None)])

@@ -171,7 +171,7 @@ def test_tables_and_plots_know_all_arms(tmp_path):
 def test_sets_that_do_not_fit_are_refused(tmp_path):
     good, train = squares(20), dict(epochs=1, seeds=1)
     bad = {'no labels': ImageSet(good.images), 'labels an image, not 1': ImageSet(good.images, torch.zeros(20, 2)),
-           'has labels 0..2': squares(21, 3), 'no image of 1 of 2 classes, the first is 1': ImageSet(good.images, torch.zeros(20)),
+           'has labels 0..2': squares(21, 3), 'has one class: a classifier needs at least 2': ImageSet(good.images, torch.zeros(20)),
            'of \\(3, 8, 8\\)': squares(20, channels=3), 'of \\(1, 9, 9\\)': squares(20, size=9),
            'at least 2 images, got 1': good[:1]}
     for message, images in bad.items():
@@ -196,12 +196,29 @@ def test_folders_with_one_class_several_sizes_and_other_classes(tmp_path):
     assert check_sets({'real_train': two, 'synthetic': good}) == 2 # numbers go with any names
 
 
+def test_folders_that_count_from_elsewhere_are_refused(tmp_path):
+    for name, first in (('zero', 0), ('one', 1)):
+        for k in range(12): save_images(squares(24, 12)[k::12], tmp_path / name / str(first + k))
+    for k in (3, 7): save_images(squares(24, 12)[k::12], tmp_path / 'two' / str(k))
+    zero, one, two = (load_images(tmp_path / name) for name in ('zero', 'one', 'two'))
+    plain, named = squares(24, 12), ImageSet(squares(24, 12).images, squares(24, 12).labels, classes=list('abcdefghijkl'))
+    for real in (zero, plain, named):
+        assert check_sets({'real_train': real, 'synthetic': zero}) == 12
+    assert check_sets({'real_train': one, 'synthetic': one, 'real_test': plain}) == 12
+    with pytest.raises(ValueError, match='synthetic calls its label 0 1: classes are missing from its folders 1, 2, 3, 4, 5, ..., or real_train'):
+        check_sets({'real_train': zero, 'synthetic': one})
+    with pytest.raises(ValueError, match='synthetic calls its label 0 3: .* 3, 7, or'): check_sets({'real_train': squares(20), 'synthetic': two})
+    with pytest.raises(ValueError, match='synthetic has the classes .*3.*7.*, real_train .*a'): check_sets({'real_train': named, 'synthetic': two})
+
+
 # Labelled samples
 
 def test_counts():
     assert class_counts(3, 4).tolist() == [3, 3, 3, 3] and class_counts({'b': 2, 0: 1}, 2, ['a', 'b']).tolist() == [1, 2]
-    for bad, message in (({5: 1}, 'class 5 is unknown'), ({'c': 1}, "class 'c' is unknown"), ([1], '1 counts for 2'), ([-1, 2], 'must be >= 0'), (0, 'must be >= 0')):
+    for bad, message in (({5: 1}, 'class 5 is unknown'), ({'c': 1}, "class 'c' is unknown"), ([1], '1 counts for 2'), ([-1, 2], 'integers >= 0, got -1'), (0, 'at least one image, got 2 times 0'),
+                         (2.5, 'integers >= 0, got 2.5'), ({0: 2.7}, 'integers >= 0, got 2.7'), (True, 'got True'), ('x', "got 'x'"), ([1, None], 'got None')):
         with pytest.raises(ValueError, match=message): class_counts(bad, 2, ['a', 'b'])
+    assert class_counts(torch.tensor([1, 0]), 2).tolist() == class_counts(np.array([1, 0]), 2).tolist() == class_counts({0: 1}, 2).tolist() == [1, 0]
 
 
 def test_seeds_are_distinct_and_every_beginning_is_balanced():
@@ -291,3 +308,21 @@ def test_feature_networks():
     assert image_features(load_images('mnist5k', max_images=20)).shape == (20, 128)
     with pytest.raises(ValueError, match='unknown classifier'): image_features(images, 'resnet7')
     with pytest.raises(ValueError, match='shape \\(N, D\\)'): image_features(images, lambda x: x)
+
+
+@pytest.mark.parametrize('missing, error, message', [(ModuleNotFoundError, ValueError, r'torch-fidelity \(pip install torch-fidelity\); else name a classifier: .*mnist5k'),
+                                                     (OSError, ConnectionError, 'weights of Inception could not be fetched')])
+def test_inception_says_what_it_lacks(missing, error, message, monkeypatch):
+    import torchmetrics.image.fid as theirs
+    def lacking(*arguments): raise missing('no')
+    monkeypatch.setattr(theirs, 'NoTrainInceptionV3', lacking)
+    with pytest.raises(error, match=message): image_metrics(squares(3), squares(3), 'inception')
+
+
+def test_a_curve_has_a_tick_for_each_count():
+    cas = known()
+    cas = CAS(['real', 'synthetic', 'synthetic 30'], [10, 500, 30], ['steps'], torch.ones(1, 3, dtype=torch.int64), cas.seeds,
+              cas.answers[:, [0, 1, 1]], cas.labels, 'accuracy', ['0', '1'])
+    ax = cas.plot_counts()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ['30', '500'] and len(ax.get_xticks(minor=True)) == 0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ['synthetic, equal steps', 'real, equal steps']

@@ -38,16 +38,16 @@ class Affine(nn.Module):
 
 torch.manual_seed(0)
 def slowly(step, loss): time.sleep({pause})
-result = train(EDMDenoiser(Affine()), 0.5 * normal((64, 1, 2, 2)), steps=80, batch_size=16, lr=1e-2, out=sys.argv[1],
+result = train(EDMDenoiser(Affine()), 0.5 * normal((64, 1, 2, 2)), steps=80, batch_size=16, lr=1e-2, out=sys.argv[1], accumulate={accumulate},
                save_every=7, progress=False, callback=slowly)
 np.save(sys.argv[1] + '/losses.npy', result.losses)
 '''
 
 
-def start(folder, pause=0., dropout=0.2, launcher=(sys.executable,)):
+def start(folder, pause=0., dropout=0.2, launcher=(sys.executable,), accumulate=1):
     folder.mkdir(exist_ok=True)
     script = folder / 'script.py'
-    script.write_text(SCRIPT.format(pause=pause, dropout=dropout))
+    script.write_text(SCRIPT.format(pause=pause, dropout=dropout, accumulate=accumulate))
     return subprocess.Popen([*launcher, str(script), str(folder)], env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 
@@ -73,10 +73,11 @@ def steps(folder):
     with safe_open(folder / 'training.safetensors', 'pt') as file: return int(file.metadata()['step'])
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path):
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_two_processes_give_the_losses_of_one(accumulate, tmp_path):
     assert start(tmp_path / 'one', dropout=0.).wait(120) == 0
     torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
-    assert start(tmp_path / 'two', dropout=0., launcher=torchrun).wait(300) == 0
+    assert start(tmp_path / 'two', dropout=0., launcher=torchrun, accumulate=accumulate).wait(300) == 0
     one, two = (np.load(tmp_path / name / 'losses.npy') for name in ('one', 'two'))
     np.testing.assert_allclose(one, two, rtol=1e-4)
 
@@ -164,6 +165,18 @@ def test_averages():
     constant, growing = EMA(model, 0, 0.9995, rampup=False), EMA(model, 0, 0.9995)
     assert constant.keep(0, 128) == 0.9995 and growing.keep(0, 128) == 0.1 and growing.keep(128 * 100_000, 128) == 0.9995
     assert EMA(model, 500_000).keep(0, 512) == 0 and EMA(model, 500_000, rampup=False).keep(0, 512) == 0.5**(512 / 500_000)
+
+
+def test_averages_of_buffers():
+    "Statistics are averaged, counts are copied, and what is infinite stays"
+    model = torch.nn.BatchNorm1d(2)
+    model.register_buffer('mask', torch.tensor([0., -math.inf]))
+    ema = EMA(model, 0, 0.75, rampup=False)
+    with torch.no_grad(): model.running_mean.fill_(4.)
+    model.num_batches_tracked.fill_(7)
+    ema.update(model, 128, 128)
+    assert ema.model.running_mean.tolist() == [1., 1.] and ema.model.num_batches_tracked == 7
+    assert ema.model.mask.tolist() == [0., -math.inf]
 
 
 def test_old_states_still_resume(tmp_path):

@@ -258,6 +258,41 @@ def test_one_model_beside_itself_is_reproduced():
     assert alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0] # DIGITS[0] was left out
 
 
+def spoken():
+    "Two optimal denoisers of three digits each, of which one set counts as known"
+    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
+    return CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=verdicts('mnist5k', DIGITS[:3])).wait()
+
+
+def test_the_static_picture_has_the_words_under_its_frames():
+    explorer = spoken()
+    written, shown = explorer._notes, np.asarray(explorer.static())
+    explorer._notes = []
+    silent = np.asarray(explorer.static())
+    lines = [max(len(note.splitlines()) for note in row) for row in written]
+    assert len(shown) - len(silent) >= 11 * sum(lines) # at least a line for both similarities and the verdict, in two rows
+    tall, places = (len(silent) - 18) // 3, [] # of a row without words: noised, three, others
+    for k in range(2):
+        explorer._notes = [[note.replace('m', 'n') if row == k else note for note in notes] for row, notes in enumerate(written)]
+        changed = (np.asarray(explorer.static()) != shown).any(axis=(1, 2)).nonzero()[0]
+        places.append((changed.min(), changed.max()))
+    (first, last), (again, end) = places # the words of a row are below its frames and above the next
+    assert 18 + 2 * tall - 4 <= first < last < again - tall + 6 and end < len(shown)
+
+
+def test_the_browser_writes_the_words_under_each_picture(on_a_page):
+    explorer = spoken()
+    with on_a_page(explorer) as page:
+        def said(name): return page.locator('figure', has=page.locator(f'[data-panel="{name}"]')).locator('small').text_content()
+        slider = page.locator('input[type=range]').first
+        for key in ('Home', 'ArrowRight', 'End'):
+            slider.press(key)
+            i = int(slider.input_value())
+            for k, name in enumerate(('three', 'others')): assert said(name).endswith('\n' + explorer._notes[k][i])
+        assert said('noised') == '' and explorer._notes[0][0] != explorer._notes[0][-1]
+        assert said('three').splitlines()[-1] == 'memorised' and said('others').splitlines()[-1] == 'new'
+
+
 def test_verdicts_are_words_of_thresholds():
     assert [verdict(0.6, 0.6, 0.5), verdict(0.6, 0.4, 0.5), verdict(0.5, 0.6, 0.5), verdict(0.5, 0.5, 0.5), verdict(None, 0.6, 0.5)] == [
         'reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']

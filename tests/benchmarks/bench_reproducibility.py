@@ -38,7 +38,7 @@ def published(samples, train, threshold, block):
 def test_m_score_beside_the_broadcast():
     samples, train = features(256, 1024, 0), features(8192, 1024, 1)
     slow, (value, best) = seconds(lambda: published(samples, train, 0.1, 64), 1)
-    fast, found = seconds(lambda: m_score(samples, train, 0.1), 5)
+    fast, found = seconds(lambda: m_score(samples, train, 0.1), 25) # short runs: a busy machine spoils some of them
     torch.testing.assert_close(found.similarities, best, atol=1e-6, rtol=0)
     assert found.value == value
     print(f'\n256 x 8192 x 1024: {1000 * fast:.0f} ms, broadcast {slow:.2f} s, {slow / fast:.0f} x (CPU time of one thread)')

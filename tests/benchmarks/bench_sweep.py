@@ -1,13 +1,14 @@
-"""One wavefront against one run a level, and how soon the embedded model answers; run with `pytest tests/benchmarks -s`."""
-from time import perf_counter
+"""One wavefront against one run a level, and how soon the explorer answers; run with `pytest tests/benchmarks -s` on idle cores."""
+from time import perf_counter, sleep
 
 import pytest
 import torch
 
 from difflow.checkpoints import load_denoiser
 from difflow.data import load_images
-from difflow.forward_backward import even_levels, forward_backward, sweep, sweep_states
+from difflow.forward_backward import even_levels, forward_backward, sweep
 from difflow.noise import normal
+from difflow.widgets import SweepExplorer
 
 STEPS, LEVELS = 50, [r for r in even_levels(50, 26) if r]
 
@@ -33,8 +34,10 @@ def compare(denoiser, count):
     together() # warm up
     fast, together_images = min((seconds(together) for _ in range(3)), key=lambda pair: pair[0])
     slow, separate_images = seconds(one_by_one)
-    torch.testing.assert_close(together_images, separate_images, atol=1e-4, rtol=0)
-    print(f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, {fast:.2f} s in one pass, {slow / fast:.1f} x')
+    apart = (together_images - separate_images).abs().max().item()
+    assert apart < 5e-5 # of a range of 2: float32 sums of the network differ with its batch, and the walk enlarges that
+    print(f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, {fast:.2f} s in one pass, {slow / fast:.1f} x; '
+          f'images differ by {apart:.1e}')
     return slow / fast
 
 
@@ -53,11 +56,16 @@ def test_noise_is_a_small_part_of_a_sweep(denoiser):
     assert noise < 0.02 * whole
 
 
-def test_first_state_and_whole_sweep(denoiser):
-    x0 = images(1)
-    start = perf_counter()
-    walk = sweep_states(denoiser, x0, LEVELS, STEPS)
-    next(walk), next(walk)
-    first = perf_counter() - start
-    for _ in walk: pass
-    print(f'\nfirst states after {first:.2f} s, the whole sweep after {perf_counter() - start:.2f} s')
+def test_explorer_answers_within_a_second_and_is_done_within_five(denoiser):
+    pictures = load_images('mnist5k', split='test')[:40]
+    first, whole = [], []
+    for _ in range(3):
+        start = perf_counter()
+        explorer = SweepExplorer(denoiser, pictures, steps=STEPS, levels=25, background=True)
+        while not explorer.progress and not explorer.error: sleep(0.002) # frames made, not only noised ones
+        first.append(perf_counter() - start)
+        explorer.wait(60)
+        whole.append(perf_counter() - start)
+        assert explorer.error == '' and explorer.progress == 1 and explorer.images.shape == (26, 1, 28, 28)
+    print(f'\nexplorer: first frames after {min(first):.2f} s, the whole sweep after {min(whole):.2f} s')
+    assert min(first) < 1 and min(whole) < 5

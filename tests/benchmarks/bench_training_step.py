@@ -1,6 +1,9 @@
-"""A training step of the published 32-pixel U-Net, ours against the published path; run with `pytest tests/benchmarks/bench_training_step.py -s`."""
-from time import process_time
+"""A training step of the published 32-pixel U-Net, ours against the published path; run with `pytest tests/benchmarks/bench_training_step.py -s`.
 
+Where torch finds a GPU that takes a third test, in bfloat16 and compiled; alone: `pytest tests/benchmarks/bench_training_step.py -s -k gpu`."""
+from time import perf_counter, process_time
+
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +16,7 @@ from difflow.training import Run
 from difflow.unet import AttentionBlock, UNet
 
 BATCH, ROUNDS = 4, 3
+GPU_BATCH, GPU_ROUNDS = 128, 20
 
 
 def published_attention(block, x, emb=None, size=None):
@@ -31,17 +35,17 @@ def published_attention(block, x, emb=None, size=None):
 
 class Published:
     "minimal-diffusion's loop: float32 tables, attention as above, AdamW, and an average kept in a dictionary"
-    def __init__(self, net):
-        self.net = net.train()
+    def __init__(self, net, device='cpu'):
+        self.net = net.train().to(device)
         for block in net.modules():
             if isinstance(block, AttentionBlock): block.forward = published_attention.__get__(block)
         self.optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
-        self.abar = Scheduler.cosine(1000).alphas_cumprod.float()
+        self.abar = Scheduler.cosine(1000).alphas_cumprod.float().to(device)
         self.average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
     def step(self, x0, labels):
         assert x0.max().item() <= 1 and x0.min().item() >= -1
-        t = torch.randint(1000, (len(x0),))
+        t = torch.randint(1000, (len(x0),), device=x0.device)
         noise, abar = torch.randn_like(x0), self.abar[t][:, None, None, None]
         predicted = self.net(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t, labels)
         loss = ((predicted - noise)**2).mean()
@@ -58,11 +62,11 @@ def network():
     return UNet(**published_config('UNet', 32, 3, 10))
 
 
-def ours(batch):
+def ours(batch, compile=False, **accelerate):
     "The loop of `difflow train --arch UNet`, ready to make steps"
     from accelerate import Accelerator
-    settings = settings_of(recipe('UNet', steps=1000, batch_size=BATCH), (3, 32, 32))
-    return Run(Accelerator(cpu=True), DDPMDenoiser(network(), Scheduler.cosine(1000)), torch.zeros(1), settings, None, False)
+    settings = settings_of(recipe('UNet', steps=1000, batch_size=batch), (3, 32, 32))
+    return Run(Accelerator(**accelerate), DDPMDenoiser(network(), Scheduler.cosine(1000)), torch.zeros(1), settings, None, compile)
 
 
 def seconds(work):
@@ -81,7 +85,7 @@ def test_attention_is_the_published_one():
 
 def test_training_step():
     x0, labels = torch.rand(BATCH, 3, 32, 32) * 2 - 1, torch.arange(BATCH) % 10
-    theirs, mine = Published(network()), ours(BATCH)
+    theirs, mine = Published(network()), ours(BATCH, cpu=True)
     slow, fast = [], []
     for i in range(ROUNDS + 1):  # in turn, so that both meet the same machine; the first round warms up
         slow.append(seconds(lambda: theirs.step(x0, labels)))
@@ -89,3 +93,23 @@ def test_training_step():
     slow, fast = min(slow[1:]), min(fast[1:])
     print(f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, {fast:.2f} here, {slow / fast:.2f} x')
     assert slow / fast >= 1.4
+
+
+@pytest.mark.cuda
+def test_training_step_on_a_gpu():
+    "bfloat16 and `torch.compile` against float32 as published, in turn; the rounds before are for the compiler and for cuDNN"
+    torch.backends.cudnn.benchmark = True
+    x0, labels = (torch.rand(GPU_BATCH, 3, 32, 32) * 2 - 1).cuda(), (torch.arange(GPU_BATCH) % 10).cuda()
+    theirs, mine = Published(network(), 'cuda'), ours(GPU_BATCH, compile=True, mixed_precision='bf16')
+    steps = {'published': lambda i: theirs.step(x0, labels), 'here': lambda i: mine.step(i, x0, labels)}
+    spent = {name: [] for name in steps}
+    for i in range(GPU_ROUNDS + 5):
+        for name, step in steps.items():
+            torch.cuda.synchronize()
+            start = perf_counter()
+            step(i)
+            torch.cuda.synchronize()
+            spent[name].append(perf_counter() - start)
+    slow, fast = (sorted(times[5:])[GPU_ROUNDS // 2] for times in spent.values())
+    print(f'\n{torch.cuda.get_device_name()}, batch {GPU_BATCH}: {1000 * slow:.1f} ms published, {1000 * fast:.1f} ms here, {slow / fast:.2f} x')
+    assert slow / fast >= 2.5

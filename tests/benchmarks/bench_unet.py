@@ -122,6 +122,7 @@ def test_a_step_at_64_pixels():
         print(f'\n64 px, batch {batch}: {1e3 * published:.0f} ms a step as published, {1e3 * ours:.0f} ms ours, '
               f'{published / ours:.2f} x; images differ by {difference:.1e}')
         assert difference < 1e-3
+        assert published / ours > (1.05 if batch > 1 else 1) # the two alternate in this process
 
 
 if __name__ == '__main__':
