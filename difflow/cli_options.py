@@ -94,8 +94,9 @@ START = dict(
     transfer=(option(str|None, 'the same for a snapshot of EDM, without --ema-rampup; default: none'), None),
     delete_keys=(either(list[str]|None, 'weights that start fresh in spite of it, by commas or one after the '
                         'other; default: none', 'delete_keys'), None),
-    resume=(option(bool, 'go on from the state there'), True),
-    resume_from=(option(Path|None, 'or from this state where there is none; default: none'), None))
+    resume=(option(Path|None, 'go on from this state where the folder has none; default: none', '--resume',
+                   '--resume-from'), None),
+    no_resume=(flag('--no-resume', 'begin anew, whatever state the folder has'), False))
 KEPT = dict(
     save_every=(count('steps between states'), 1000),
     tick=(option(float, 'thousands of images a tick, > 0'), 50.),

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from difflow.training import Training
 
 # %% ../nbs/51_cli_training.ipynb #41a83937
-_RUN = ('out', 'resume', 'mixed_precision', 'compile', 'workers')
+_RUN = ('out', 'mixed_precision', 'compile', 'workers')
 _LENGTHS = ('steps', 'duration', 'epochs')
-_WHERE = ('out', 'resume', 'resume_from', 'workers', 'download', 'local_rank')
+_WHERE = ('out', 'resume', 'no_resume', 'workers', 'download', 'local_rank')
 _SAMPLE = 'difflow sample --model FILE --num-sampled-images 50000 --sampling-steps 250'
 
 def _check_given(options:dict, given:set[str]) -> None:
@@ -186,7 +186,7 @@ def _train(context:typer.Context) -> None:
     start, made = time.perf_counter(), []
     run = {name: options[name] for name in _RUN} | _kept(options, settings.steps)
     run |= _previews(options, denoiser, len(images), settings.steps)
-    if options['resume'] and options['resume_from']: run['resume'] = options['resume_from']
+    run['resume'] = not options['no_resume'] and (options['resume'] or True)
     result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
                    progress=first and sys.stderr.isatty(), **run)
     path = options['out'] / 'model.safetensors'

@@ -214,14 +214,21 @@ def _files(path:Path) -> Found:
     listed = _listing(path)
     over = ('grid.png',) if 'run.json' in listed else ()
     names = [n for n in listed if n.lower().endswith(EXTENSIONS) and n not in over]
+    arrays = [n for n in listed if n.endswith('.npz')]
+    if not names and arrays and path.is_dir(): return _npz_folder(path, arrays)
     if not names:
         raise ValueError(f'{path}: no images among its {len(listed)} files; known are {" ".join(EXTENSIONS)}')
     read, labels, classes = FileReader(path, names, zipped=not path.is_dir()), None, None
     if 'dataset.json' in listed:
         labels, classes = _labels(_json_labels(read), len(names), path / 'dataset.json')
-    elif path.is_dir() and all('/' in n for n in names):
+    elif path.is_dir() and all('/' in n for n in names) and not all(map(_by_thousands, names)):
         labels, classes = _folder_labels(path, [n.split('/')[0] for n in names])
     return Found(read, labels, names, classes)
+
+def _by_thousands(name:str) -> bool:
+    "Tell an image in one of EDM's folders of a thousand seeds, as 001000/001234.png: that is no class"
+    folder, stem = name.split('/')[0], Path(name).stem
+    return stem.isdecimal() and folder == f'{int(stem) // 1000 * 1000:06d}'
 
 def _folder_labels(path:Path, folders:list[str]) -> tuple[np.ndarray, list[str]|None]:
     "Return the label of each image by its folder, and the names of all labels"
@@ -246,11 +253,12 @@ def _labels(labels, n:int, where) -> tuple[np.ndarray|None, list[str]|None]:
 
 # %% ../nbs/00_data.ipynb #2b39a11b
 def _npz(path:Path) -> Found:
-    "An npz of uint8 images (N,H,W), (N,H,W,C) or (N,C,H,W) under 'arr_0' or 'images'"
+    "An npz of uint8 images (N,H,W), (N,H,W,C) or (N,C,H,W) under 'arr_0', 'images' or 'samples'"
     try:
         with np.load(path, allow_pickle=False) as data:
-            key, label_key = ('arr_0', 'arr_1') if 'arr_0' in data.files else ('images', 'labels')
-            if key not in data.files: raise ValueError(f"keys {data.files}, wanted 'arr_0' or 'images'")
+            keys = ('arr_0', 'arr_1'), ('images', 'labels'), ('samples', 'labels')
+            key, label_key = next((pair for pair in keys if pair[0] in data.files), (None, None))
+            if key is None: raise ValueError(f"keys {data.files}, wanted 'arr_0', 'images' or 'samples'")
             images, labels = data[key], data[label_key] if label_key in data.files else None
     except Exception as e:  # zip, zlib, header and pickle errors alike
         raise ValueError(f'{path}: unreadable npz ({e})') from e
@@ -264,6 +272,15 @@ def _npz(path:Path) -> Found:
     labels, classes = _labels(labels, len(images), f'{path}: {label_key!r}')
     read = ArrayReader(np.ascontiguousarray(images))
     return Found(read, labels, numbered(path.stem, len(images)), classes)
+
+def _npz_folder(path:Path, files:list[str]) -> Found:
+    "A folder of npz files, as score_sde writes its samples: one after the other, without labels"
+    parts = [_npz(path / file) for file in files]
+    arrays = [part.read.images for part in parts]
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if len(shapes) > 1: raise ValueError(f'{path}: its npz files hold images of {shapes}, (H,W) or (H,W,C)')
+    names = [name for part in parts for name in part.names]
+    return Found(ArrayReader(np.concatenate(arrays)), None, names, None)
 
 # %% ../nbs/00_data.ipynb #4b147cd0
 class TorchvisionReader:

@@ -119,8 +119,8 @@ class EMA:
         keep = self.keep(seen, batch_size)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
         for mine, theirs in zip(self.model.buffers(), model.buffers()):
-            counts = not mine.is_floating_point()
-            mine.copy_(theirs if counts else mine.lerp(theirs, 1 - keep).where(mine != theirs, theirs))
+            if not mine.is_floating_point(): mine.copy_(theirs) # it counts
+            else: mine.copy_(mine.lerp(theirs, 1 - keep).where(mine != theirs, theirs)) # infinities stay
 
 # %% ../nbs/07_training.ipynb #45c2423b
 @dataclass(frozen=True)

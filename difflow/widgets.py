@@ -282,8 +282,9 @@ class Explorer(BaseExplorer):
         "Put the states into the traits that the browser sees."
         first, self.progress = next(iter(sweeps.values())), float(progress)
         if request is not self._shown:
-            snr = [value if math.isfinite(value) else None for value in first.snr_db.tolist()]
-            self._levels = {'step_reverse': first.steps_reverse, 'sigma': first.sigmas.tolist(), 'snr': snr}
+            finite = lambda values: [value if math.isfinite(value) else None for value in values.tolist()]
+            levels = dict(sigma=finite(first.noised_sigmas), snr=finite(first.snr_db))
+            self._levels = dict(step_reverse=first.steps_reverse, **levels)
             self._noised, self._original = pixels(first.noised_vp[:, 0]).tobytes(), pixels(first.x0).tobytes()
             self._shown = request
         images = {name: sweep.images[:, 0] for name, sweep in sweeps.items()}

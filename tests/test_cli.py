@@ -312,7 +312,8 @@ def test_edm_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
     assert code == 130 and 'Traceback' not in error
     resumed = difflow(f'{line} stopped').stdout
     assert 0 < int(re.match(r'(\d+) of 63 steps', resumed)[1]) < 63
-    difflow(f'{line} other --resume-from whole/training-state-000000.safetensors')
+    difflow(f'{line} other --resume whole/training-state-000000.safetensors')
+    assert difflow(f'{line} stopped --no-resume').stdout.startswith('63 of 63 steps')
     models = [load_denoiser(tmp_path / name / 'model.safetensors') for name in ('whole', 'stopped', 'other')]
     assert all(isinstance(m, VPDenoiser) and m.net.config['augment_dim'] == 9 and m.net.config['dropout'] == 0.13 for m in models)
     assert same(models[0].state_dict(), models[1].state_dict()) and same(models[0].state_dict(), models[2].state_dict())

@@ -382,7 +382,7 @@ def test_npz_layouts(tmp_path, pixels, keys, layout, channels):
 
 
 @pytest.mark.parametrize(('arrays', 'message'), [
-    ({'x': np.zeros((2, 4, 4, 3), np.uint8)}, "keys ['x'], wanted 'arr_0' or 'images'"),
+    ({'x': np.zeros((2, 4, 4, 3), np.uint8)}, "keys ['x'], wanted 'arr_0', 'images' or 'samples'"),
     ({'arr_0': np.zeros((2, 4, 4, 3), np.float32)}, "'arr_0' is float32 (2, 4, 4, 3), wanted uint8"),
     ({'images': np.zeros((2, 4, 4, 5), np.uint8)}, "'images' is uint8 (2, 4, 4, 5), wanted uint8"),
     ({'images': np.zeros((4, 4), np.uint8)}, 'wanted uint8'),
@@ -672,3 +672,27 @@ def test_import_is_light():
     code = f'import sys, difflow.data; print({heavy} & set(sys.modules))'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == 'set()'
+
+
+def test_folders_of_a_thousand_seeds_are_no_classes(tmp_path):
+    "EDM's --subdirs: 000000/000007.png, 001000/001999.png; the same folders with other files are classes"
+    picture = np.zeros((4, 4), np.uint8)
+    for name in ('000000/000007', '000000/000999', '001000/001999', '012000/012000'):
+        (tmp_path / 'seeds' / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / 'seeds' / f'{name}.png')
+    images = load_images(tmp_path / 'seeds')
+    assert len(images) == 4 and images.labels is None and images.classes is None
+    Image.fromarray(picture).save(tmp_path / 'seeds/000000/cat.png')
+    assert load_images(tmp_path / 'seeds').labels.tolist() == [0, 0, 0, 1, 2]
+
+
+def test_npz_of_samples_one_or_a_folder_of_them(tmp_path):
+    "The keys of score_sde: `samples`, NHWC, in as many files as there were batches"
+    batches = [np.random.default_rng(k).integers(0, 256, (3 - k, 4, 4, 3), dtype=np.uint8) for k in range(2)]
+    for k, batch in enumerate(batches): np.savez(tmp_path / f'samples_{k}.npz', samples=batch)
+    images = load_images(tmp_path)
+    assert images.labels is None and images.names[3] == 'samples_1-00000'
+    assert np.array_equal(images.images.permute(0, 2, 3, 1).numpy(), np.concatenate(batches))
+    assert len(load_images(tmp_path / 'samples_0.npz')) == 3
+    np.savez(tmp_path / 'samples_2.npz', samples=batches[0][:, :2])
+    with pytest.raises(ValueError, match=r'npz files hold images of \[\(2, 4, 3\), \(4, 4, 3\)\]'): load_images(tmp_path)

@@ -65,6 +65,18 @@ def test_the_browser_gets_the_images_of_the_sweep(background):
     assert (explorer.progress, explorer.error) == (1, '')
 
 
+def test_a_level_at_which_no_image_is_left(on_a_page):
+    explorer = explore(convention='repo', step_reverse=8)
+    assert explorer._levels['sigma'][-1] is None and explorer._levels['snr'][-1] is None
+    assert explorer._levels['sigma'][:-1] == explorer.sweep.noised_sigmas.tolist()[:-1]
+    with on_a_page(explorer) as page:
+        words = page.locator('.df-readout').inner_text()
+        page.locator('input[type=range]').press('Home')
+        at_none = page.locator('.df-readout').inner_text()
+    assert words.split() == ['step_reverse', '8', '/', '8', 't/T', '1.00', 'σ', '∞', 'SNR', '−∞']
+    assert at_none.split()[-4:] == ['σ', '0', 'SNR', '∞']
+
+
 def test_foreground_and_background_agree():
     assert torch.equal(explore(background=True, seed=3).wait(30).images, explore(background=False, seed=3).images)
 

@@ -125,8 +125,14 @@ function controls(model, choices) {
   return { node, mark };
 }
 
-const decimals = (x) => (x === 0 ? '0' : x < 0.01 ? x.toFixed(4) : x < 100 ? x.toPrecision(3) : x.toFixed(0));
-const decibels = (x) => (x === null ? '∞' : `${x < 0 ? '−' : ''}${Math.abs(x).toFixed(1)} dB`);
+const decimals = (x) => { // null: no image is left
+  if (x === null) return '∞';
+  return x === 0 ? '0' : x < 0.01 ? x.toFixed(4) : x < 100 ? x.toPrecision(3) : x.toFixed(0);
+};
+const decibels = (x, sigma) => { // null: no noise, or no image
+  if (x === null) return sigma === null ? '−∞' : '∞';
+  return `${x < 0 ? '−' : ''}${Math.abs(x).toFixed(1)} dB`;
+};
 
 function readout() {
   const values = {};
@@ -139,7 +145,7 @@ function readout() {
     values.step_reverse.textContent = `${r} / ${steps}`;
     values['t/T'].textContent = (r / steps).toFixed(2);
     values['σ'].textContent = decimals(sigma);
-    values.SNR.textContent = decibels(snr);
+    values.SNR.textContent = decibels(snr, sigma);
   };
   return { node, show };
 }
@@ -267,7 +273,7 @@ function reel(model, { names, shape }, choose) {
     const { sigma, snr } = model.get('_levels');
     const where = `${levels[i]} of ${levels[levels.length - 1]}`;
     slider.value = i;
-    slider.setAttribute('aria-valuetext', `${where}, sigma ${decimals(sigma[i])}, SNR ${decibels(snr[i])}`);
+    slider.setAttribute('aria-valuetext', `${where}, sigma ${decimals(sigma[i])}, SNR ${decibels(snr[i], sigma[i])}`);
     columns().forEach((column, k) => column.setAttribute('aria-selected', k === i));
     strip.setAttribute('aria-activedescendant', `${id}-${i}`);
     numbers.show(i);
