@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .activations import Statistics
-from .base_explorer import MAX_SEED, BaseExplorer, InvalidChoice, check_int, in_kernel
+from .base_explorer import MAX_SEED, BaseExplorer, InvalidChoice, check_int, in_kernel, one_core
 from .data import ImageSet, check_images
 from .denoisers import Denoiser
 from .film import Panel, film, pixel_distance, pixels
@@ -239,9 +239,13 @@ class Explorer(BaseExplorer):
             if request == self._request: return
             self._request, self._failure, self._due, self.error, self.progress = request, None, 0.0, '', 0.0
             if self._background:
-                self._thread = threading.Thread(target=self._work, args=(request, self._thread), daemon=True)
+                self._thread = threading.Thread(target=self._alone, args=(request, self._thread), daemon=True)
                 return self._thread.start()
         self._work(request)
+
+    def _alone(self, request:Request, before:threading.Thread|None):
+        "Run one sweep in a thread of its own."
+        with one_core(*self._ask.denoisers.values()): self._work(request, before)
 
     def _work(self, request:Request, before:threading.Thread|None=None):
         "Run one sweep until it ends, fails or is no longer asked for."

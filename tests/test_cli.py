@@ -236,7 +236,8 @@ def test_published_walk(difflow, tmp_path):
 def stop_when(there, command, folder):
     "Start `command`, press Ctrl-C once `there()`, and return its exit code and what it wrote on stderr"
     process = subprocess.Popen([DIFFLOW, *shlex.split(command)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+                               text=True, env=os.environ | {'OMP_NUM_THREADS': '1'},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a job in the background ignores it
     try:
         deadline = time.monotonic() + 120
         while not there() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)

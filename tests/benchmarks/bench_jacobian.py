@@ -1,5 +1,6 @@
 """Jacobian and rank against the published way, and the products that the randomised route saves; run with `pytest -s`."""
 import math
+import os
 from time import perf_counter, process_time
 
 import pytest
@@ -15,6 +16,8 @@ from difflow.optimal_denoiser import OptimalDenoiser
 from difflow.unet import UNet
 
 
+CORES = len(os.sched_getaffinity(0))
+
 def seconds(work):
     "Return the CPU seconds of `work()` and what it returns: a busy machine does not stretch them"
     start = process_time()
@@ -23,11 +26,12 @@ def seconds(work):
 
 
 def wall_seconds(work):
-    "Return the seconds of `work()` on the clock, until the GPU is done with it, and what it returns"
-    torch.cuda.synchronize()
+    "Return the seconds of `work()` on the clock, until a GPU is done with it, and what it returns"
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     start = perf_counter()
     result = work()
-    torch.cuda.synchronize()
+    wait()
     return perf_counter() - start, result
 
 
@@ -67,26 +71,32 @@ NETWORKS = {
 }
 
 
-def compare(name):
-    denoiser = NETWORKS[name]()
+def compare(name, threads):
+    "Print and return how many times faster ours is, by the clock: with several threads that is what one waits for"
+    denoiser, before = NETWORKS[name](), torch.get_num_threads()
     x = normal((1, *denoiser.image_shape))
-    ours(denoiser, x, 0.5), denoiser(x, 0.5) # warm up
-    fast, rank = min(seconds(lambda: ours(denoiser, x, 0.5)) for _ in range(8))
-    slow, expected = min(seconds(lambda: published(denoiser, x, 0.5)) for _ in range(3))
+    torch.set_num_threads(threads)
+    try:
+        ours(denoiser, x, 0.5), denoiser(x, 0.5) # warm up
+        fast, rank = min(wall_seconds(lambda: ours(denoiser, x, 0.5)) for _ in range(8))
+        slow, expected = min(wall_seconds(lambda: published(denoiser, x, 0.5)) for _ in range(3))
+    finally: torch.set_num_threads(before)
     parameters = sum(p.numel() for p in denoiser.parameters())
-    print(f'\n{name}, {parameters} parameters: rank {expected}, published {slow:.2f} s, ours {fast:.3f} s, {slow / fast:.1f} x')
+    print(f'\n{name}, {parameters} parameters, {threads} threads: rank {expected}, published {slow:.2f} s, '
+          f'ours {fast:.3f} s, {slow / fast:.1f} x')
     assert rank == expected
     return slow / fast
 
 
-@pytest.mark.parametrize('name', list(NETWORKS)[:1])
-def test_whole_matrix_is_five_times_faster(name): assert compare(name) >= 5
+@pytest.mark.skipif(CORES < 2, reason='the published way keeps one core busy with one row; ours needs a second one here')
+@pytest.mark.parametrize('name', list(NETWORKS)[:3])
+def test_whole_matrix_is_five_times_faster(name): assert compare(name, CORES) >= 5
 
 
-@pytest.mark.parametrize('name', list(NETWORKS)[1:])
-def test_whole_matrix_where_one_core_is_busy_with_one_row(name):
-    "Here 192 rows forward alone take a fifth of the published way: one core is near what it can do, and 5x is not in it"
-    assert compare(name) >= 2.5
+@pytest.mark.parametrize('name', list(NETWORKS))
+def test_whole_matrix_on_one_core(name):
+    "At D = 192 all rows forward alone take a fifth of the published way: one core is near what it can do, and 5x is not in it"
+    assert compare(name, 1) >= (5 if name.startswith('published') else 2.5)
 
 
 def gaussian(values, sigma):
