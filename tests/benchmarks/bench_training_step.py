@@ -15,7 +15,7 @@ from difflow.schedulers import Scheduler
 from difflow.training import Run
 from difflow.unet import AttentionBlock, UNet
 
-BATCH, ROUNDS = 4, 3
+BATCH, ROUNDS = 16, 3
 GPU_BATCH, GPU_ROUNDS = 128, 20
 
 
