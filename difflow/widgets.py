@@ -176,7 +176,7 @@ class Explorer(BaseExplorer):
         denoiser:Denoiser|Mapping[str, Denoiser], # one, or {name: denoiser}
         images:ImageSet|Tensor, # to choose from; a tensor is (N, C, H, W) in [-1, 1]
         steps:int=50, # steps of the whole walk, 1..1000
-        levels:int=25, # frames beside the untouched image, 1..steps
+        levels:int|None=None, # frames beside the untouched image, 1..steps; None: 25, or every step of fewer
         sampler:str|Sampler='ddpm', # one of SAMPLERS
         seed:int=0, # key of the forward and the backward noise, 0..2**32 - 1
         image:int=0, # index of the first image
@@ -192,8 +192,8 @@ class Explorer(BaseExplorer):
     ):
         "Check everything, then start the first sweep; raise `ValueError` where something is not allowed."
         rows = dict(denoiser) if isinstance(denoiser, Mapping) else {'returned': denoiser}
-        check_int('levels', levels, 1, check_int('steps', steps, 1, MAX_STEPS))
-        self._ask = Choices(rows, images, levels)
+        check_int('steps', steps, 1, MAX_STEPS)
+        self._ask = Choices(rows, images, 25 if levels is None else check_int('levels', levels, 1, steps))
         image = self._ask.check('image', image)
         label = self._ask.default_label(image) if label == 'image' else label
         chosen = {name: self._ask.check(name, value) for name, value in

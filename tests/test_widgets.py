@@ -344,6 +344,13 @@ def test_wait_completes_the_saved_picture_where_no_browser_shows_the_widget():
     assert not hasattr(explorer._handle, 'data')
 
 
+def test_fewer_steps_than_levels():
+    few = SweepExplorer(Counting(), DIGITS, steps=3)
+    assert few._levels['step_reverse'] == [0, 1, 2, 3] and len(few.images) == 4
+    few.steps = 30
+    assert len(few.images) == 26
+
+
 BAD = [
     (dict(steps=0), 'steps must be an int in 1..1000, got 0'),
     (dict(steps=2.5), 'steps must be an int in 1..1000, got 2.5'),
