@@ -171,14 +171,13 @@ def test_a_tenth_of_the_products_at_3072_on_a_mixture():
 
 
 @pytest.mark.parametrize('name', SLOW)
-def test_a_slow_fall_takes_more_than_a_tenth(name):
-    "The limit: within a tenth the interval holds the rank; the number itself takes a ninth"
-    denoiser, x, true = diagonal(SLOW[name]), normal((1, 3, 32, 32), seeds=3), int(numerical_rank(SLOW[name]))
-    less = jacobian_spectrum(denoiser, x, 1., k=92, iterations=1)
-    report(name, true, less)
-    assert less.products <= 307
-    more = jacobian_spectrum(denoiser, x, 1., k=92)
-    assert int(report(name, true, more)) == true and more.products <= 3072 / 8
+@pytest.mark.parametrize('seed', range(4))
+def test_a_tenth_of_the_products_at_3072_where_the_fall_is_slow(name, seed):
+    "Within a tenth the number is right; only its interval is some values wide, and by default the search goes on"
+    values, x = SLOW[name][torch.randperm(3072, generator=torch.Generator().manual_seed(seed))], normal((1, 3, 32, 32), seeds=seed)
+    true = int(numerical_rank(values))
+    found = jacobian_spectrum(diagonal(values), x, 1., k=92, iterations=1)
+    assert int(report(name, true, found)) == true and found.products <= 307
 
 
 def test_a_rank_beyond_k_is_said():
