@@ -180,6 +180,17 @@ def test_a_tenth_of_the_products_at_3072_where_the_fall_is_slow(name, seed):
     assert int(report(name, true, found)) == true and found.products <= 307
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_many_equal_values_over_a_floor_take_more_than_a_tenth(seed):
+    "The limit: within a tenth the search says that it does not know; by default it finds the rank with a ninth"
+    values = ((N <= 90) + 1e-2 * (N > 90))[torch.randperm(3072, generator=torch.Generator().manual_seed(seed))]
+    x, true = normal((1, 3, 32, 32), seeds=seed), int(numerical_rank(values))
+    less = numerical_rank(jacobian_spectrum(diagonal(values), x, 1., k=92, iterations=1))
+    assert not less.found[0] and int(less.low) <= true <= int(less.high)
+    more = jacobian_spectrum(diagonal(values), x, 1., k=92)
+    assert int(report('flat, rank 90, and a floor of .01', true, more)) == true and 307 < more.products <= 3072 / 9
+
+
 def test_a_rank_beyond_k_is_said():
     rank = numerical_rank(jacobian_spectrum(gaussian((I <= 200).double(), 1.), normal((1, 1, 32, 32)), 1., k=40))
     print(f'\n{rank}')
