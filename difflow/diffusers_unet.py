@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base_layers import Conv2d, GroupNorm, Linear
+
 # %% ../nbs/04_diffusers_unet.ipynb #1e228e79
 def waves(
     timesteps:Tensor, # (B,), fractional values allowed
@@ -55,12 +57,12 @@ class Resnet(nn.Module):
     ):
         super().__init__()
         self.style, self.resample, self.factor = style, resample, factor
-        self.norm1 = nn.GroupNorm(style.groups, in_channels, style.eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(style.emb_channels, out_channels * (2 if style.scale_shift else 1))
-        self.norm2 = nn.GroupNorm(style.groups, out_channels, style.eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.norm1 = GroupNorm(style.groups, in_channels, style.eps)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = Linear(style.emb_channels, out_channels * (2 if style.scale_shift else 1))
+        self.norm2 = GroupNorm(style.groups, out_channels, style.eps)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor: # (B, C, H, W), (B or 1, E)
         h = F.silu(self.norm1(x))
@@ -85,7 +87,7 @@ class Attention(nn.Module):
         if channels % size:
             raise ValueError(f'attention_head_dim must divide {channels} channels, got {size}')
         self.heads, self.factor = channels // size, factor
-        self.group_norm = nn.GroupNorm(groups, channels, style.eps) if groups else None
+        self.group_norm = GroupNorm(groups, channels, style.eps) if groups else None
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
@@ -102,7 +104,7 @@ class Resample(nn.Module):
         super().__init__()
         self.resample, self.padding = resample, padding
         up = resample == 'up'
-        self.conv = nn.Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else padding)
+        self.conv = Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else padding)
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor:
         if self.resample == 'up': return self.conv(F.interpolate(x, scale_factor=2.))
@@ -197,11 +199,11 @@ class DiffusersUNet(nn.Module):
         self.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
         check_config(self.config)
         self.num_classes, widths = num_class_embeds, block_out_channels
-        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(in_channels, widths[0], 3, padding=1)
         self.add_embeddings(time_embedding_dim or 4 * widths[0])
         self.build(widths)
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(norm_num_groups, widths[0], norm_eps)
+        self.conv_out = Conv2d(widths[0], out_channels, 3, padding=1)
 
     def add_embeddings(self, channels:int):
         "Add the embeddings of time and, where there are any, classes."

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from .base_layers import GroupNorm, Linear, pixelwise
+
 # %% ../nbs/03_edm_blocks.ipynb #fa7186b6
 class Init(NamedTuple):
     "How to draw the first weights of a layer, and what to multiply weights and biases by."
@@ -32,9 +34,9 @@ def draw_weights(shape:tuple[int, ...], init:Init, fan_in:int, fan_out:int) -> T
     if init.mode.endswith('normal'): return spread * torch.randn(*shape)
     return spread * math.sqrt(3) * (2 * torch.rand(*shape) - 1)
 
-def linear(fan_in:int, fan_out:int, init:Init, bias:bool=True) -> nn.Linear:
+def linear(fan_in:int, fan_out:int, init:Init, bias:bool=True) -> Linear:
     "Return a linear layer with weights drawn by `init`."
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias)
+    layer = nn.utils.skip_init(Linear, fan_in, fan_out, bias)
     layer.weight = nn.Parameter(init.weight * draw_weights((fan_out, fan_in), init, fan_in, fan_out))
     if bias: layer.bias = nn.Parameter(init.bias * draw_weights((fan_out,), init, fan_in, fan_out))
     return layer
@@ -66,6 +68,7 @@ class Conv2d(nn.Module):
         self.reach = (len(resample_filter) - 1) // 2 # pixels that the filter needs beyond the edge
 
     def forward(self, x:Tensor) -> Tensor: # (B, C, H, W)
+        x = pixelwise(x)
         if self.fused:
             wide = F.conv2d(x, self.weight, padding=self.kernel // 2 + self.reach)
             return self.filtered(wide, 0) + self.bias[:, None, None]
@@ -128,12 +131,12 @@ class Style(NamedTuple):
     channels_per_head:int|None # None: one head
     resample_filter:tuple[int, ...]=(1, 1)
 
-def group_norm(channels:int, eps:float=1e-5) -> nn.GroupNorm:
+def group_norm(channels:int, eps:float=1e-5) -> GroupNorm:
     "Return a `GroupNorm` of at most 32 groups of at least 4 channels; raise ValueError where none fits."
     groups = min(32, channels // 4)
     if groups < 1 or channels % groups:
         raise ValueError(f'channels must be >= 4 and divide by min(32, channels // 4), got {channels}')
-    return nn.GroupNorm(groups, channels, eps)
+    return GroupNorm(groups, channels, eps)
 
 class UNetBlock(nn.Module):
     "Add to `x` what two convolutions and attention make of it at the noise level `emb`."

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .base_layers import even
 from .denoisers import Denoiser
 from .noise import ImageStreams, normal
 from .schedulers import Scheduler
@@ -51,13 +52,16 @@ class Bound:
         return torch.cat([part[0] for part in parts]), extra
 
     def _predict(self, x:Tensor, sigma:float, start:int) -> tuple[Tensor, Tensor|None]:
-        labels = None if self.labels is None else self.labels[start:start + len(x)]
-        x32 = x.to(torch.float32)
+        rows = len(x)
+        labels = None if self.labels is None else self.labels[start:start + rows]
+        x32 = even(x.to(torch.float32))
+        if labels is not None: labels = labels if len(x32) == rows else torch.cat([labels, labels[-1:]])
         x0hat, extra = self.denoiser.predict(x32, sigma, labels)
         if self.guidance != 1:
             free = self.denoiser.predict(x32, sigma, None)[0]
             x0hat = free + self.guidance * (x0hat - free)
-        return (x0hat.clamp(-1, 1) if self.clip else x0hat).to(x.dtype), extra
+        x0hat = (x0hat.clamp(-1, 1) if self.clip else x0hat).to(x.dtype)
+        return x0hat[:rows], None if extra is None else extra[:rows]
 
     def __call__(self, x:Tensor, sigma:float) -> Tensor:
         return self.predict(x, sigma)[0]
