@@ -6,8 +6,8 @@
 __all__ = ['Points', 'groups', 'check_range', 'dropout_of', 'check_dropout', 'check_answer', 'largest', 'check_point',
            'differentiable', 'Tangent', 'rows_of', 'check_chunk', 'jacobian', 'Rank', 'Spectrum', 'first_above',
            'as_spectrum', 'check_energy', 'numerical_rank', 'orthonormal', 'random_directions', 'columns', 'subspace',
-           'unseen', 'leading_spectrum', 'is_certain', 'from_subspace', 'with_vectors', 'full_spectrum', 'joined',
-           'check_options', 'jacobian_spectrum']
+           'unseen', 'moments', 'Search', 'searching', 'leading_spectrum', 'is_certain', 'with_vectors',
+           'full_spectrum', 'joined', 'check_options', 'jacobian_spectrum']
 
 # %% ../nbs/23_jacobian.ipynb #7d5be9ca
 import math
@@ -188,6 +188,7 @@ class Spectrum:
     products:int # products with J and its transpose, a point
     left:Tensor|None=None # (B, k, C, H, W): J right_i = values_i left_i
     right:Tensor|None=None # (B, k, C, H, W) orthonormal directions of the input
+    fourth:Tensor|None=None # (B,) sum of fourth powers of the missed values, at most; None: not known
 
     @property
     def energy(self) -> Tensor: # (B,)
@@ -219,9 +220,12 @@ def numerical_rank(
     check_energy(energy)
     s = as_spectrum(spectrum)
     sums, known = s.values.square().cumsum(1), s.values.shape[1]
-    seen, worst = sums[:, -1] + s.tail, s.missed + 2 * s.error
+    seen, worst, least = sums[:, -1] + s.tail, s.missed + 2 * s.error, (s.missed - 2 * s.error).clamp(min=0)
     rank = first_above(sums, energy**2 * (seen + s.missed))
     low = first_above(sums + worst[:, None], energy**2 * (seen + worst))
+    if s.fourth is not None: # the energy of r values is at most sqrt(r F)
+        most = (torch.arange(1, known + 1).to(sums) * s.fourth[:, None]).sqrt()
+        low = torch.maximum(low, first_above(sums + most, energy**2 * (seen + least)))
     high = first_above(sums, energy**2 * (seen + worst))
     found = (rank <= known) | (s.energy == 0)
     rank, low = (torch.where(s.energy > 0, t, 0) for t in (torch.where(found, rank, low), low))
@@ -230,7 +234,10 @@ def numerical_rank(
 
 # %% ../nbs/23_jacobian.ipynb #e88b4c88
 def orthonormal(v:Tensor, basis:Tensor|None=None) -> Tensor: # (B, D, m) float64
-    "Return an orthonormal basis of `v`, orthogonal to `basis` (B, D, n), which is orthonormal itself."
+    "Return an orthonormal basis of `v`, random where that is 0, orthogonal to `basis` (B, D, n), itself one."
+    if (empty := (v == 0).all(1, keepdim=True)).any():
+        step = 0 if basis is None else basis.shape[2]
+        v = torch.where(empty, random_directions(v[..., 0], v.shape[2], 2, step), v)
     for _ in range(2): # twice is enough, also where nothing but rounding is left of `v`
         if basis is not None: v = v - basis @ (basis.mT @ v)
         v = torch.linalg.qr(v).Q
@@ -246,55 +253,130 @@ def columns(product:Callable[[Tensor], Tensor], v:Tensor) -> Tensor: # (B, D, m)
     "Apply a product of `Tangent` to the columns of `v`."
     return product(v.movedim(2, 0)).movedim(0, 2).double()
 
-def subspace(k:int, iterations:int) -> tuple[int, int]:
+def subspace(k:int, iterations:int, energy:float|None) -> tuple[int, int]:
     "Return how many directions a search may find, and how many at a time."
     start = k + max(8, k // 8)
-    return start + iterations * (start // 3), max(8, -(-start // 4))
+    parts = 4 if energy is None else 8 # small blocks, where a trial of one may be in vain
+    return start + iterations * (start // 3), max(8, -(-start // parts))
 
 def unseen(y:Tensor, q:Tensor, least:float) -> Tensor: # (B, D, m), (B, D, n) -> (B, D, 0..m)
     "Return an orthonormal basis of what `y` has outside `q`, but for what is under `least` of its norm."
     rest = y - q @ (q.mT @ y)
     u, s, _ = torch.linalg.svd(rest - q @ (q.mT @ rest), full_matrices=False)
-    count = int((s > least * torch.linalg.matrix_norm(y, 2)[:, None]).sum(1).max())
-    return orthonormal(u[..., :count], q) if count else u[..., :0]
+    new = s > least * torch.linalg.matrix_norm(y, 2)[:, None]
+    count = int(new.sum(1).max())
+    return orthonormal((u * new[:, None])[..., :count], q) if count else u[..., :0]
+
+def moments(rest:Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: # rest: (B, D, probes) = M z; four of (B,)
+    "Estimate the sums of squares and fourth powers of the singular values of M, with standard errors."
+    gram, n = rest.mT @ rest, rest.shape[2]
+    energy = gram.diagonal(dim1=1, dim2=2)
+    fourth = (gram.square().sum(2) - energy.square()) / (n - 1) # E (Mz . Mz')^2 = tr (M^T M)^2
+    mean = fourth.mean(1)
+    return energy.mean(1), energy.std(1) / math.sqrt(n), mean, 2 * fourth.std(1) / math.sqrt(n) + 2 * mean / n
+
+class Search:
+    "What products with J and its transpose, at B points, have told so far."
+    def __init__(self, tangent:Tangent, probes:int):
+        z = random_directions(tangent.x, probes, 1)
+        self.tangent, self.answers, self.products = tangent, columns(tangent.push, z), probes
+        self.energy = self.answers.square().sum(1).mean(1) # (B,) of J, an estimate
+        self.inputs = self.q = self.back = z[..., :0] # pushed; a basis of the answers; its products J^T q
+        self.rest, self.mix = self.answers, z[:, :0] # (I - q q^T) J z; back @ mix are right singular vectors
+
+    def add(self, v:Tensor, least:float) -> float: # v: (B, D, m) orthonormal, new
+        "Push `v`, pull what is new of the answers; return the share of the energy found, per two products."
+        new = unseen(columns(self.tangent.push, v), self.q, least)
+        found = columns(self.tangent.pull, new) if new.shape[2] else new
+        pairs = ((self.inputs, v), (self.q, new), (self.back, found))
+        self.inputs, self.q, self.back = (torch.cat(pair, 2) for pair in pairs)
+        self.rest = self.rest - new @ (new.mT @ self.rest)
+        products = v.shape[2] + new.shape[2]
+        self.products += products
+        return 2 / products * self.share(found.square().sum((1, 2)))
+
+    def share(self, energy:Tensor) -> float: # energy: (B,)
+        "Return `energy` as a share of all energy, the mean of the points."
+        return (energy / self.energy).nan_to_num().mean().item() # 0 / 0 where J is 0
+
+    def missed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]: # four of (B,)
+        "Return what `moments` says of (I - q q^T) J, 0 where it is rounding."
+        rounding = self.rest.square().sum(1) <= 1e-9 * self.answers.square().sum(1)
+        return moments(self.rest.masked_fill(rounding[:, None], 0.))
+
+    def expected(self) -> float:
+        "Return the share of the energy that one more random direction should find."
+        missed, _, fourth, _ = self.missed()
+        return self.share((fourth / missed).nan_to_num())
+
+    def look(self, k:int) -> Spectrum:
+        "Return the spectrum as known now, without vectors."
+        squares, mix = torch.linalg.eigh(self.back.mT @ self.back)
+        squares, mix = squares.flip(1).clamp(min=0), mix.flip(2)
+        scale = torch.where(squares > 1e-12 * squares[:, :1], squares.rsqrt(), 0.) # the others are rounding
+        self.mix = (mix * scale[:, None])[..., :int((scale > 0).sum(1).max())]
+        return self.spectrum(squares.sqrt(), k)
+
+    def least_met(self, count:int, wanted:int) -> Tensor: # (B, D, 0..wanted)
+        "Combine the first `count` right singular vectors, or all, to those that `inputs` met least."
+        right = self.mix[..., :count]
+        overlap = self.inputs.mT @ self.back @ right
+        met, mix = torch.linalg.eigh(overlap.mT @ overlap) # rising
+        free = int((met < 0.5).sum(1).min()) # the others were pushed already
+        if free < wanted and count < self.mix.shape[2]: return self.least_met(self.mix.shape[2], wanted)
+        return self.back @ (right @ mix[..., :min(free, wanted)])
+
+    def spectrum(self, values:Tensor, k:int) -> Spectrum: # values: (B, n) falling, of q^T J
+        "Return `values` with what the probes tell of those that are missed."
+        missed, error, fourth, doubt = self.missed()
+        tail, dim = values[:, k:].square().sum(1), self.q.shape[1]
+        return Spectrum(values[:, :k], dim, tail, missed, error, self.products, fourth=fourth + 2 * doubt)
+
+    def result(self, k:int) -> Spectrum:
+        "Return the `k` leading values and vectors."
+        q, back = self.q, self.back
+        if (short := k - q.shape[2]) > 0: # fewer directions than k have any answer: the other values are 0
+            q = torch.cat([q, orthonormal(random_directions(self.tangent.x, short, 3), q)], 2)
+            back = torch.nn.functional.pad(back, (0, short))
+        right, values, left = torch.linalg.svd(back, full_matrices=False)
+        return with_vectors(self.spectrum(values, k), q @ left.mT, right, self.tangent.x.shape)
+
+def searching(
+    search:Search,
+    k:int, # leading values wanted
+    iterations:int, # the search may grow by so many thirds
+    energy:float|None, # stop when the numerical rank at this share is certain; None: never
+) -> Iterator[tuple[bool, float, float]]: # after each block
+    "Search on; yield if a block went on from answers, what a random direction promised and what one found."
+    size, width = subspace(k, iterations, energy)
+    most, rank = search.products + 2 * size, 0
+    last, promised = 0., math.inf # of the last block that went on from answers
+    while m := min(width, (most - search.products) // 2):
+        expected = 0. if energy is None else search.expected()
+        if energy is not None and not expected: return # nothing is missed
+        again = search.q.shape[2] and (last > expected or expected < promised / 2)
+        known = search.least_met(rank, m) if again else search.q[..., :0]
+        went_on = known.shape[2] > 0
+        fresh = random_directions(search.tangent.x, m, 0, step=search.inputs.shape[2])
+        v = orthonormal(torch.cat([known, fresh], 2)[..., :m], search.inputs)
+        before, found = search.q.shape[2], search.add(v, 1e-6 if energy is None else 1e-3)
+        if went_on: promised = expected
+        if went_on or energy is None: last = found
+        yield went_on, expected, found
+        if search.q.shape[2] == before and not went_on: return # random directions saw nothing new
+        reached = numerical_rank(search.look(k), energy or 0.99)
+        rank = int(reached.rank.max()) if energy and reached.found.all() else search.mix.shape[2]
+        if energy and search.q.shape[2] >= k and is_certain(reached): return
 
 def leading_spectrum(tangent:Tangent, k:int, iterations:int, probes:int, energy:float|None) -> Spectrum:
     "Find the `k` leading singular values and vectors by products alone."
-    (size, width), z = subspace(k, iterations), random_directions(tangent.x, probes, 1)
-    answers, count, worth = columns(tangent.push, z), probes, True
-    q = back = inputs = newest = z[..., :0]
-    while m := min(width, size - q.shape[2], (2 * size + probes - count) // 2):
-        fresh = random_directions(tangent.x, m, 0, step=inputs.shape[2])
-        v = orthonormal(torch.cat([newest, fresh], 2)[..., :m], inputs)
-        new = unseen(columns(tangent.push, v), q, 1e-6 if energy is None else 3e-3)
-        found = columns(tangent.pull, new) if new.shape[2] else new
-        inputs, q, back = (torch.cat(pair, 2) for pair in ((inputs, v), (q, new), (back, found)))
-        count += m + new.shape[2]
-        if not new.shape[2] and not newest.shape[2]: break # random directions saw nothing new
-        worth = worth and 2 * new.shape[2] >= m
-        newest = found if worth else found[..., :0]
-        if energy is None or q.shape[2] < k: continue
-        spectrum = from_subspace(q, back, answers, k, count, tangent.x.shape)
-        if is_certain(spectrum, energy): return spectrum
-    return from_subspace(q, back, answers, k, count, tangent.x.shape)
+    search = Search(tangent, probes)
+    for _ in searching(search, k, iterations, energy): pass
+    return search.result(k)
 
-def is_certain(spectrum:Spectrum, energy:float) -> bool:
+def is_certain(rank:Rank) -> bool:
     "Tell whether the rank of every point is known."
-    rank = numerical_rank(spectrum, energy)
     return bool((rank.found & (rank.low == rank.high)).all())
-
-def from_subspace(q:Tensor, back:Tensor, answers:Tensor, k:int, products:int, shape:tuple) -> Spectrum:
-    "Return the spectrum seen from the basis `q` (B, D, m), with `back` = J^T q and `answers` = J z."
-    rest = (answers - q @ (q.mT @ answers)).square().sum(1) # (B, probes)
-    rest = rest * (rest > 1e-9 * answers.square().sum(1)) # below this it is rounding
-    error = rest.std(1) / math.sqrt(rest.shape[1])
-    if (short := k - q.shape[2]) > 0: # fewer directions than k have any answer: the other values are 0
-        q = torch.cat([q, orthonormal(random_directions(q[..., :1], short, 3), q)], 2)
-        back = torch.nn.functional.pad(back, (0, short))
-    right, values, left = torch.linalg.svd(back, full_matrices=False)
-    tail = values[:, k:].square().sum(1)
-    spectrum = Spectrum(values[:, :k], q.shape[1], tail, rest.mean(1), error, products)
-    return with_vectors(spectrum, q @ left.mT, right, shape)
 
 def with_vectors(spectrum:Spectrum, left:Tensor, right:Tensor, shape:tuple) -> Spectrum:
     "Add singular vectors, the columns of `left` and `right`, as images whose largest pixel is positive."
@@ -318,7 +400,7 @@ def full_spectrum(tangent:Tangent, k:int|None, vectors:bool) -> Spectrum:
 def joined(parts:list[Spectrum]) -> Spectrum:
     "Return the spectra of all groups of points as one."
     tensors = {}
-    for name in ('values', 'tail', 'missed', 'error', 'left', 'right'):
+    for name in ('values', 'tail', 'missed', 'error', 'left', 'right', 'fourth'):
         found = [getattr(part, name) for part in parts]
         tensors[name] = None if found[0] is None else torch.cat(found)
     return Spectrum(**tensors, dim=parts[0].dim, products=max(part.products for part in parts))
@@ -349,7 +431,7 @@ def jacobian_spectrum(
     dim = x[0].numel() if len(x) else 1
     check_options(dim, k, vectors, iterations, probes, energy, chunk)
     sigma = check_point(denoiser, x, sigma, labels)
-    size, width = subspace(dim if k is None else k, iterations)
+    size, width = subspace(dim if k is None else k, iterations, energy)
     formed = 2 * size + probes >= dim # no more work than by products
     parts = groups((x, sigma, labels), max(1, chunk // (dim if formed else width)))
     tangents = (Tangent(denoiser, *part, chunk) for part in parts)
