@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softmax
+from torch.nn.functional import one_hot, softmax
 
 from .mixer_networks import GRU, MLP, Crowd, Transformer
 
@@ -55,14 +55,13 @@ class Mixer:
         "Build one read-out."
         raise NotImplementedError
 
-    def view(self, codes:Tensor, time:Tensor) -> Tensor: # (R, B, T, D), (R,) -> what the read-outs take
-        "Turn the codes of each run into the input of its read-out."
-        return codes
+    def view(self, codes:Tensor) -> Tensor: # (N, T, D) -> (1, N, ...), or (T, N, ...): one view for each time
+        "Show codes as the read-outs take them."
+        return codes[None]
 
-    def _runs(self, times:int, factors:int) -> dict[str, Tensor]:
+    def _runs(self, views:int, factors:int) -> dict[str, Tensor]:
         "List all combinations of learning rate, seed, factor and time: an index for each, (R,)."
-        alone = times if isinstance(self, SingleTime) else 1
-        sizes = len(self.lrs), self.seeds, factors, alone
+        sizes = len(self.lrs), self.seeds, factors, views
         grid = torch.meshgrid(*map(torch.arange, sizes), indexing='ij')
         return dict(zip(('lr', 'seed', 'factor', 'time'), (g.flatten() for g in grid)))
 
@@ -107,52 +106,57 @@ class Mixer:
         self.mean, self.scale = torch.zeros(()), torch.ones(())
         if self.standardise:
             self.mean, self.scale = codes.mean((0, 1)), codes.std((0, 1)).clamp_min(1e-6)
-        gpus = [self.device] if 'cuda' in str(self.device) else []
-        with torch.random.fork_rng(gpus): # the caller's random numbers stay as they are
-            self._train(self._standard(codes), labels.to(self.device), parts)
+        with torch.no_grad(): self._train(self.view(self._standard(codes)), labels.to(self.device), parts)
         return self
 
     def _standard(self, codes:Tensor) -> Tensor: return ((codes - self.mean) / self.scale).to(self.device)
 
-    def _train(self, codes:Tensor, labels:Tensor, parts:tuple[Tensor, Tensor]):
+    def _train(self, seen:Tensor, labels:Tensor, parts:tuple[Tensor, Tensor]): # (views, N, ...), (N, F)
         "Train all runs; keep the weights of each run's best epoch, then the runs of the best learning rate."
-        runs, (fit, held) = self._runs(codes.shape[1], labels.shape[1]), parts
+        runs, (fit, held) = self._runs(len(seen), len(self.classes)), parts
         widest = max(self.classes)
-        self.allowed = torch.full((len(self.classes), widest), -math.inf)
+        self.allowed = torch.full((len(self.classes), widest), -math.inf, device=self.device)
         for f, count in enumerate(self.classes): self.allowed[f, :count] = 0
-        lrs = torch.tensor(self.lrs)[runs['lr']]
-        crowd = Crowd(lambda: self.make(codes.shape[1], codes.shape[2], widest), runs['seed'].tolist(), lrs,
-                      self.weight_decay, self.clip, self.device)
+        lrs = torch.tensor(self.lrs, dtype=torch.float64)[runs['lr']]
+        crowd = Crowd(lambda: self.make(*self.shape, widest), runs['seed'].tolist(), lrs, self.weight_decay,
+                      self.clip, self.device)
         best, kept = torch.full((len(lrs),), -1., device=self.device), crowd.copy()
         size = min(self.batch_size, fit.shape[1])
         for epoch in range(self.epochs):
             order = torch.stack([part[_permutation(len(part), s, epoch)] for s, part in enumerate(fit)])
-            torch.manual_seed(epoch) # dropout
-            for start in range(0, fit.shape[1] - size + 1, size):
-                rows = order[:, start:start + size]
-                logits = self._logits(crowd, codes, rows[runs['seed']], runs, training=True)
-                target = labels[rows[runs['seed']], runs['factor'][:, None]]
-                loss = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction='none')
-                crowd.step(loss.reshape(target.shape).mean(1))
-            accuracy = self._accuracy(crowd, codes, labels, held, runs)
+            drops = np.random.default_rng([epoch, 2**16]).integers(2**63, size=fit.shape[1] // size).tolist()
+            for rows, drop in zip(order.split(size, 1), drops): # the rest of the rows has no number, no step
+                self._learn(crowd, *_batch(seen, labels, rows), runs, drop)
+            accuracy = self._accuracy(crowd, seen, labels, held, runs)
             better = accuracy > best
             best = torch.where(better, accuracy, best)
-            for name, value in crowd.params.items(): kept[name][better] = value.detach()[better]
+            for name, value in crowd.params.items(): kept[name][better] = value[better]
         self._choose(crowd, kept, best, runs)
 
-    def _logits(self, crowd:Crowd, codes:Tensor, rows:Tensor, runs:dict, training:bool=False) -> Tensor:
-        "Return the logits (R, B, K) of each run for its rows (R, B), -inf for classes it does not have."
-        x = self.view(codes[rows], runs['time'])
-        return crowd(x, training) + self.allowed.to(codes.device)[runs['factor']][:, None]
+    def _learn(self, crowd:Crowd, x:Tensor, labels:Tensor, runs:dict, drop:int):
+        "Make a step on each seed's batch, (views, seeds, B, ...), (seeds, F, B); `drop` seeds the dropout."
+        truth = one_hot(labels, max(self.classes)).mT.float()[runs['seed'], runs['factor']] # (R, K, B)
+        allowed = self.allowed[runs['factor']][..., None] # (R, K, 1)
+        def slope(logits:Tensor, group:slice) -> Tensor: # (G, K, B), of the mean cross-entropy
+            if len(set(self.classes)) > 1: logits = logits + allowed[group]
+            return softmax(logits, 1).sub_(truth[group]).div_(labels.shape[-1])
+        crowd.learn(x.flatten(0, 1), runs['time'] * x.shape[1] + runs['seed'], slope, drop)
 
-    def _accuracy(self, crowd:Crowd, codes:Tensor, labels:Tensor, held:Tensor, runs:dict) -> Tensor: # (R,)
+    def _logits(self, crowd:Crowd, x:Tensor, runs:dict) -> Tensor: # (views, seeds or 1, B, ...) -> (R, B, K)
+        "Return the logits of each run, -inf for classes that its factor does not have."
+        seed = runs['seed'].clamp(max=x.shape[1] - 1)
+        groups, time = crowd.groups(x.shape[2]), runs['time']
+        found = [crowd(x[time[group], seed[group]], group=group) for group in groups]
+        return torch.cat(found) + self.allowed[runs['factor']][:, None]
+
+    def _accuracy(self, crowd:Crowd, seen:Tensor, labels:Tensor, held:Tensor, runs:dict) -> Tensor: # (R,)
         "Return the share of right answers of each run on its seed's held-out examples."
-        hits, rows = 0, held[runs['seed']]
-        with torch.no_grad():
-            for part in rows.split(1024, 1):
-                answer = self._logits(crowd, codes, part, runs).argmax(-1)
-                hits = hits + (answer == labels[part, runs['factor'][:, None]]).float().sum(1)
-        return hits / rows.shape[1]
+        hits = 0
+        for rows in held.split(1024, 1):
+            x, truth = _batch(seen, labels, rows)
+            answer = self._logits(crowd, x, runs).argmax(-1)
+            hits = hits + (answer == truth[runs['seed'], runs['factor']]).float().sum(1)
+        return hits / held.shape[1]
 
     def _choose(self, crowd:Crowd, kept:dict, best:Tensor, runs:dict):
         "Keep the runs of the learning rate, and of the time, with the best mean over the seeds; per factor."
@@ -167,8 +171,7 @@ class Mixer:
         chosen = [index[self.lr_index[f, t], s, f, t] for f in range(sizes[2]) for t in range(sizes[3])
                   for s in range(sizes[1])]
         chosen = torch.stack(chosen)
-        crowd.params = {k: v[chosen] for k, v in kept.items()}
-        crowd.buffers = {k: v[chosen] for k, v in crowd.buffers.items()}
+        crowd.keep({k: v[chosen] for k, v in kept.items()})
         self.crowd, self.runs = crowd, {k: v[chosen] for k, v in runs.items()}
 
     def _taken(self, codes:Tensor|np.ndarray) -> Tensor:
@@ -181,13 +184,11 @@ class Mixer:
 
     def _probabilities(self, codes:Tensor|np.ndarray) -> Tensor: # (F, times, seeds, N, K)
         "Return what each kept network says of every code."
-        codes, count, parts = self._taken(codes), len(self.runs['lr']), []
+        seen = self.view(self._taken(codes))
         with torch.no_grad():
-            for rows in torch.arange(len(codes)).split(1024):
-                logits = self._logits(self.crowd, codes, rows.expand(count, -1), self.runs)
-                parts.append(softmax(logits, -1).cpu())
-        sizes = len(self.classes), -1, self.seeds
-        return torch.cat(parts, 1).unflatten(0, sizes)
+            parts = [softmax(self._logits(self.crowd, x[:, None], self.runs), -1).cpu()
+                     for x in seen.split(1024, 1)]
+        return torch.cat(parts, 1).unflatten(0, (len(self.classes), -1, self.seeds))
 
     def _check_factors(self, labels:Tensor):
         known, given = len(self.classes), labels.shape[1]
@@ -230,13 +231,17 @@ def _split(count:int, share:float, seeds:int) -> tuple[Tensor, Tensor]:
 def _permutation(count:int, seed:int, epoch:int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, epoch + 1]).permutation(count))
 
+def _batch(seen:Tensor, labels:Tensor, rows:Tensor) -> tuple[Tensor, Tensor]:
+    "Return the codes (views, seeds, B, ...) and labels (seeds, F, B) of the rows (seeds, B)."
+    return seen[:, rows], labels[rows].mT
+
 # %% ../nbs/31_mixers.ipynb #2404ce77
 @dataclass
 class SingleTime(Mixer):
     "Read one time with an MLP; the time is chosen by validation, for each factor."
     def make(self, times, size, classes): return MLP(size, classes, _width(self.hidden, 512), self.dropout)
 
-    def view(self, codes, time): return codes[torch.arange(len(codes)), :, time] # (R, B, D)
+    def view(self, codes): return codes.transpose(0, 1)
 
     def probabilities_by_time(self, codes:Tensor|np.ndarray) -> Tensor: # (F, T, N, K), rows sum to 1
         "Return what the read-out of every time says, the mean over the seeds."
@@ -254,7 +259,7 @@ class SingleTime(Mixer):
 class MeanMixer(Mixer):
     "Read the mean of the codes over the times with an MLP."
     def make(self, times, size, classes): return MLP(size, classes, _width(self.hidden, 512), self.dropout)
-    def view(self, codes, time): return codes.mean(2)
+    def view(self, codes): return codes.mean(1)[None]
 
 @dataclass
 class ConcatMixer(Mixer):
@@ -262,7 +267,7 @@ class ConcatMixer(Mixer):
     def make(self, times, size, classes):
         return MLP(times * size, classes, _width(self.hidden, 512), self.dropout)
 
-    def view(self, codes, time): return codes.flatten(2)
+    def view(self, codes): return codes.flatten(1)[None]
 
 @dataclass
 class GRUMixer(Mixer):
