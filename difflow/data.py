@@ -119,6 +119,10 @@ class ImageSet(Dataset):
             return to_float(self._held[i]), int(labels) if labels is not None and labels.ndim == 0 else labels
         return ImageSet(self._held[i], labels, [self.names[j] for j in i.tolist()], self.classes)
 
+    def pixels(self, i:int) -> Tensor: # uint8 (C,H,W)
+        "Return image `i` as bytes, whatever shapes the others have"
+        return self._held[i]
+
     def tensor(self, indices=None) -> Tensor:
         "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
         i = _index(slice(None) if indices is None else indices, len(self))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .archives import read_archive, tensors_sha256, write_tensors
 from .data import ImageSet, load_images, to_uint8
-from .preprocess import Preprocess, on_cores
+from .preprocess import Preprocess
 from .published_sscd import (ARCHITECTURES, PUBLISHED_SSCD, THRESHOLDS, SmallNet, architecture_of,
                                     is_torchscript, read_torchscript, resnet)
 
@@ -223,7 +223,7 @@ class Job:
     def parts(self, rows:ImageSet) -> list[Tensor]:
         "Return the pixels of `rows` in one piece; one by one where files of several shapes become squares"
         if rows.decoded or not self.model.preprocess.resize.startswith('square'): return [rows.images]
-        pixels = on_cores(lambda i: rows[[i]].images, range(len(rows)))
+        pixels = [rows.pixels(i)[None] for i in range(len(rows))]
         return [torch.cat(pixels)] if len({p.shape for p in pixels}) == 1 else pixels
 
     @torch.inference_mode()

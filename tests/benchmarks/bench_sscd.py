@@ -40,7 +40,7 @@ def compare(name, published, ours, count, repeats=9):
 
 @pytest.mark.parametrize('side, channels, resize, size, wanted', [ # 4 x: CIFAR-10's images, the study's case, and grey ones
     (32, 3, 'square-320', (320, 320), 4), (28, 1, 'square-320', (320, 320), 4), (28, 1, 'short-288', 288, 4),
-    (32, 3, 'short-288', 288, 4), (28, 3, 'short-288', 288, 3), (64, 3, 'short-288', 288, 1.5)]) # torch's own resize is not Pillow's for the last two
+    (32, 3, 'short-288', 288, 4), (28, 3, 'short-288', 288, 2.5), (64, 3, 'short-288', 288, 1.5)]) # torch's own resize is not Pillow's for the last two
 def test_preprocessing(side, channels, resize, size, wanted):
     images = torch.randint(0, 256, (COUNT, channels, side, side), dtype=torch.uint8)
     colour = images.expand(-1, 3, -1, -1) # the published route fails on grey images; it gets them as RGB
@@ -73,4 +73,4 @@ def test_preprocessing_of_files(kind, tmp_path):
 
     assert torch.equal(ours(), by_pillow()) and not job.images.decoded
     ratio = compare(f'{kind} of PNG files, 3 x 32 -> 320, with the decoding', by_pillow, ours, 2 * COUNT, repeats=5)
-    assert ratio >= (4 if CORES > 1 else 2.5) # the decoding is the same in both
+    assert ratio >= 2.5 # the decoding is the same in both, so less than the 4 x of pixels alone
