@@ -68,7 +68,11 @@ class Conv2d(nn.Module):
         self.reach = (len(resample_filter) - 1) // 2 # pixels that the filter needs beyond the edge
 
     def forward(self, x:Tensor) -> Tensor: # (B, C, H, W)
-        x = pixelwise(x)
+        rows = pixelwise(x)
+        return self.convolved(rows) if len(rows) == len(x) else self.convolved(rows)[:1]
+
+    def convolved(self, x:Tensor) -> Tensor:
+        "Filter and convolve, in the order that was asked for."
         if self.fused:
             wide = F.conv2d(x, self.weight, padding=self.kernel // 2 + self.reach)
             return self.filtered(wide, 0) + self.bias[:, None, None]
