@@ -35,7 +35,7 @@ def compare(denoiser, count):
     fast, together_images = min((seconds(together) for _ in range(3)), key=lambda pair: pair[0])
     slow, separate_images = seconds(one_by_one)
     apart = (together_images - separate_images).abs().max().item()
-    assert apart <= 1e-5 # of a range of 2; on one or two cores it is 0
+    assert apart <= 1e-5 # of a range of 2; on one or two cores with AVX-512 it is 0
     print(f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, {fast:.2f} s in one pass, {slow / fast:.1f} x; '
           f'images differ by {apart:.1e}')
     return slow / fast
