@@ -118,9 +118,13 @@ def on_cores(
     "Call `work` with every item, each call on one core, on as many cores as torch may use."
     before = torch.get_num_threads()
     if min(before, len(items)) < 2: return [work(item) for item in items]
+    inference = torch.is_inference_mode_enabled() # a thread of its own does not know
+    def one(item):
+        with torch.inference_mode(inference): return work(item)
+
     try:
         with ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+            return list(pool.map(one, items))
     finally: torch.set_num_threads(before)
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
