@@ -80,7 +80,7 @@ def on_a_page(tmp_path):
 
     @contextmanager
     def on_a_page(explorer):
-        from difflow.base_explorer import BaseExplorer
+        from difflow.widgets.base import BaseExplorer
         own = set(explorer.traits(sync=True)) - set(BaseExplorer.class_traits(sync=True)) - {'_esm', '_css'} | {'error'}
         values = {name: getattr(explorer, name) for name in own}
         blobs = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
@@ -113,7 +113,7 @@ def pixels_of():
 @pytest.fixture
 def difflow_here(capsys, monkeypatch, tmp_path):
     "Run a line of `difflow` in this process, in an empty folder; return (exit code, stdout, stderr)"
-    from difflow.cli import main
+    from difflow.cli.root import main
     monkeypatch.chdir(tmp_path)
     def difflow_here(line):
         with pytest.raises(SystemExit) as stop: main(shlex.split(line))

@@ -35,7 +35,7 @@ def fill(net, keep=()):
 
 def tiny_unet(**options):
     "Return the tiny guided-diffusion U-Net of the reference outputs, with closed-form weights."
-    from difflow.unet import UNet
+    from difflow.networks.unet import UNet
     tiny = dict(image_size=32, model_channels=32, out_channels=6, num_res_blocks=1, channel_mult=(1, 2),
                 attention_resolutions=(16,), num_head_channels=32, resblock_updown=True)
     return fill(UNet(**tiny | options))

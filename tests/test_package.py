@@ -14,11 +14,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-MODULES = sorted(p for p in (ROOT / 'difflow').glob('*.py') if not p.name.startswith('_'))
+PACKAGE = ROOT / 'difflow'
+MODULES = sorted(p for p in PACKAGE.rglob('*.py') if not p.name.startswith('_'))
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:]))
 COMMANDS = ["pip install -e . && jupyter lab index.ipynb", "pip install -e '.[dev]' && nbdev_test && pytest"]
 HEAVY = 'matplotlib sklearn torchvision ipywidgets accelerate'.split()
 EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits']
+
+
+def dotted(path):
+    "Name a module as it is imported, without the package"
+    return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
 
 
 def settings():
@@ -65,14 +71,14 @@ def test_changelog_tells_of_this_version():
 
 def test_console_script():
     found = [e.value for e in metadata.entry_points(group='console_scripts') if e.name == 'difflow']
-    assert found == ['difflow.cli:main'] and (BIN / 'difflow').exists()
+    assert found == ['difflow.cli.root:main'] and (BIN / 'difflow').exists()
 
 
 # What an import costs
 
 def light_modules():
     "Name every module but the widgets, which are classes of ipywidgets"
-    return ['difflow', *(f'difflow.{p.stem}' for p in MODULES if not p.stem.endswith(('widgets', '_explorer')))]
+    return ['difflow', *(f'difflow.{dotted(p)}' for p in MODULES if p.parent.name != 'widgets')]
 
 
 @pytest.fixture(scope='module')
@@ -111,11 +117,12 @@ def test_import_is_light(module, imports):
 
 def test_export_is_in_step(tmp_path, run):
     copy = copy_of_checkout(tmp_path / 'copy')
-    for module in (copy / 'difflow').glob('*.py'):
+    for module in (copy / 'difflow').rglob('*.py'):
         if module.name != '__init__.py': module.unlink()
     done = run(BIN / 'nbdev_export', cwd=copy)
     assert done.returncode == 0, done.stderr
-    here, there = ({p.name: p.read_text() for p in (base / 'difflow').glob('*.py')} for base in (ROOT, copy))
+    here, there = ({str(p.relative_to(base)): p.read_text() for p in (base / 'difflow').rglob('*.py')}
+                   for base in (ROOT, copy))
     assert sorted(here) == sorted(there)
     assert [name for name in here if here[name] != there[name]] == [], 'run nbdev_export'
 
@@ -128,10 +135,10 @@ def test_clean_notebooks_stay_as_they_are(tmp_path, run):
     assert [str(n) for n in names if (ROOT / n).read_bytes() != (copy / n).read_bytes()] == [], 'run nbdev_clean'
 
 
-@pytest.mark.parametrize('module', MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize('module', MODULES, ids=dotted)
 def test_house_rules_of_a_module(module):
     source = module.read_text()
-    written = source[source.index('# %% ../nbs'):]
+    written = source[source.index('# %% ../'):]
     long = [line for line in written.split('\n') if len(line) > 110]
     assert not long, f'lines over 110 characters: {long[:3]}'
     for node in ast.walk(ast.parse(source)):
@@ -172,8 +179,8 @@ def test_wheel_works_where_it_is_installed(built, tmp_path, run, python):
     assert done.returncode == 0, done.stderr
     code = f'''if True:
         import difflow
-        from difflow.checkpoints import load_denoiser
-        from difflow.data import load_images
+        from difflow.checkpoints.load import load_denoiser
+        from difflow.data.sets import load_images
         print(difflow.__file__)
         print(len(load_images('mnist5k')), *(load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}))'''
     file, found = python(code, cwd=tmp_path, env={'PYTHONPATH': str(target)}).strip().split('\n')

@@ -4,11 +4,11 @@ from time import process_time
 import pytest
 import torch
 
-from difflow.activations import activation_statistics
-from difflow.classifiers import load_classifier
-from difflow.data import load_images
-from difflow.layer_change import activation_change
+from difflow.data.sets import load_images
+from difflow.features.activations import activation_statistics
+from difflow.features.classifiers import load_classifier
 from difflow.noise import normal
+from difflow.sweeps.layer_change import activation_change
 
 LEVELS, IMAGES, BATCH = 10, 256, 128
 

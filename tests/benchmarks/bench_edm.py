@@ -13,10 +13,10 @@ from time import perf_counter, process_time
 import pytest
 import torch
 
-from difflow.denoisers import EDMDenoiser
-from difflow.samplers import sample
-from difflow.song_unet import edm_network
-from difflow.training import Run, Settings
+from difflow.denoisers.preconditioned import EDMDenoiser
+from difflow.networks.song_unet import edm_network
+from difflow.samplers.steps import sample
+from difflow.training.loop import Run, Settings
 
 LARGE = dict(side=32, channels=128, batch=128, images=64, rounds=20)
 SMALL = dict(side=16, channels=32, batch=8, images=4, rounds=3)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from difflow.checkpoints import load_denoiser
-from difflow.denoisers import EDMDenoiser, GaussianDenoiser
-from difflow.jacobian import jacobian_spectrum, leading_spectrum, numerical_rank, jacobian
-from difflow.low_rank import MoLRG
+from difflow.checkpoints.load import load_denoiser
+from difflow.denoisers.base import GaussianDenoiser
+from difflow.denoisers.preconditioned import EDMDenoiser
+from difflow.exact.optimal import OptimalDenoiser
+from difflow.jacobians.low_rank import MoLRG
+from difflow.jacobians.spectra import jacobian, jacobian_spectrum, leading_spectrum, numerical_rank
+from difflow.networks.unet import UNet
 from difflow.noise import normal
-from difflow.optimal_denoiser import OptimalDenoiser
-from difflow.unet import UNet
 
 
 CORES = len(os.sched_getaffinity(0))
@@ -56,7 +57,7 @@ def ours(denoiser, x, sigma): return int(numerical_rank(jacobian_spectrum(denois
 
 
 def song(size, width, mult, blocks):
-    from difflow.song_unet import edm_network
+    from difflow.networks.song_unet import edm_network
     torch.manual_seed(0)
     denoiser = EDMDenoiser(edm_network('ddpmpp', size, 3, model_channels=width, channel_mult=mult, num_blocks=blocks)).eval()
     denoiser.image_shape = (3, size, size)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from difflow.exact.hierarchy import RandomHierarchy
 from difflow.noise import normal
-from difflow.random_hierarchy import RandomHierarchy
 
 SIGMA, COUNT = 0.5, 256
 

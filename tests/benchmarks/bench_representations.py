@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from difflow.data import load_images
-from difflow.information import mine_information
-from difflow.mixers import LRS, SingleTime
-from difflow.representations import TimeEncoder, trajectory_codes
+from difflow.data.sets import load_images
+from difflow.representations.codes import trajectory_codes
+from difflow.representations.encoders import TimeEncoder
+from difflow.representations.information import mine_information
+from difflow.representations.mixers import LRS, SingleTime
 
 GRANULARITIES = 2, 5, 7, 10, 17, 25, 37, 50
 

@@ -5,8 +5,8 @@ from time import process_time
 import pytest
 import torch
 
-from difflow import edm_blocks
-from difflow.song_unet import edm_network
+from difflow.networks import edm_blocks
+from difflow.networks.song_unet import edm_network
 
 
 def explicit(q, k, v):

@@ -6,9 +6,10 @@ from time import perf_counter
 import pytest
 import torch
 
-from difflow.data import load_images, save_images
-from difflow.preprocess import IMAGENET, Preprocess
-from difflow.sscd import SSCD, Job
+from difflow.data.canvas import save_images
+from difflow.data.resizing import IMAGENET, Preprocess
+from difflow.data.sets import load_images
+from difflow.features.sscd import SSCD, Job
 
 COUNT = 64 # images, the published batch
 CORES = len(os.sched_getaffinity(0))

@@ -4,11 +4,11 @@ from time import perf_counter, sleep
 import pytest
 import torch
 
-from difflow.checkpoints import load_denoiser
-from difflow.data import load_images
-from difflow.forward_backward import even_levels, forward_backward, sweep
+from difflow.checkpoints.load import load_denoiser
+from difflow.data.sets import load_images
 from difflow.noise import normal
-from difflow.widgets import SweepExplorer
+from difflow.sweeps.levels import even_levels, forward_backward, sweep
+from difflow.widgets.sweeps import SweepExplorer
 
 STEPS, LEVELS = 50, [r for r in even_levels(50, 26) if r]
 

@@ -5,8 +5,8 @@ from time import process_time
 import pytest
 import torch
 
-from difflow.checkpoints import load_denoiser
-from difflow.synthetic_data import labelled_samples
+from difflow.checkpoints.load import load_denoiser
+from difflow.synthetic_data.samples import labelled_samples
 
 STEPS = 4
 BALANCED, SKEWED = [6] * 10, [33] + [3] * 9 # 60 images each

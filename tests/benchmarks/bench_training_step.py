@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from difflow.catalogue import published_config
-from difflow.denoisers import DDPMDenoiser
-from difflow.published_training import recipe, settings_of
+from difflow.checkpoints.catalogue import published_config
+from difflow.denoisers.discrete_time import DDPMDenoiser
+from difflow.networks.unet import AttentionBlock, UNet
 from difflow.schedulers import Scheduler
-from difflow.training import Run
-from difflow.unet import AttentionBlock, UNet
+from difflow.training.loop import Run
+from difflow.training.recipes import recipe, settings_of
 
 BATCH, ROUNDS = 16, 3
 GPU_BATCH, GPU_ROUNDS = 128, 20

@@ -10,11 +10,11 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from difflow.denoisers import DDPMDenoiser
+from difflow.denoisers.discrete_time import DDPMDenoiser
+from difflow.networks.unet import AttentionBlock, UNet
 from difflow.noise import normal
-from difflow.samplers import BACKWARD, ddpm
+from difflow.samplers.steps import BACKWARD, ddpm
 from difflow.schedulers import Scheduler
-from difflow.unet import AttentionBlock, UNet
 
 NARROW = dict(image_size=64, model_channels=64, out_channels=6, num_res_blocks=1, attention_resolutions='32,16,8',
               num_head_channels=64, use_scale_shift_norm=True, resblock_updown=True)

@@ -1,0 +1,145 @@
+"""`difflow jacobian` as people get it: the published spellings, the files, going on, and errors in one line."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from difflow.checkpoints.load import load_denoiser, save
+from difflow.denoisers.preconditioned import EDMDenoiser
+from difflow.jacobians.trajectories import trajectory_ranks
+from difflow.networks.unet import UNet
+from difflow.schedulers import Scheduler
+
+DIFFLOW = Path(sys.executable).parent / 'difflow'
+SMALL = '--steps 4 --samples 3 --batch-size 2'
+
+
+def tiny(**options):
+    "Return an untrained denoiser of 4x4 images whose output depends on its input"
+    torch.manual_seed(0)
+    net = UNet(4, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), **options)
+    for p in net.parameters():
+        if p.ndim > 1: torch.nn.init.normal_(p, std=0.6 / p[0].numel()**0.5)
+    return EDMDenoiser(net)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A folder with a plain and a class-conditional model"
+    folder = tmp_path_factory.mktemp('models')
+    save(tiny(), folder / 'plain.safetensors', card={'steps': 0})
+    save(tiny(num_classes=3), folder / 'classes.safetensors')
+    return folder
+
+
+@pytest.fixture
+def difflow(folder, difflow_here):
+    "Run a line in this process, where DIR stands for `folder`"
+    return lambda line: difflow_here(line.replace('DIR', str(folder)))
+
+
+def test_console_script_knows_the_command(run, tmp_path):
+    done = run(DIFFLOW, 'jacobian', '--help', cwd=tmp_path, env={'COLUMNS': '200'})
+    assert done.returncode == 0
+    for name in ('--network', '--steps', '--sigma_min', '--sigma_max', '--rho', '--class', '--network_pkl'):
+        assert name in done.stdout
+
+
+def test_help_needs_no_torch(python):
+    code = '''if True:
+        import sys
+        from difflow.cli.root import main
+        try: main(['jacobian', '--help'])
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+    assert python(code).strip().endswith('0 False')
+
+
+def test_table_is_what_the_library_says(difflow, folder):
+    code, out, err = difflow(f'jacobian --network DIR/plain.safetensors {SMALL} --sigma_min 0.01 --sigma_max 20 --rho 5')
+    assert code == 0, err
+    assert len(out.strip().split('\n')) == 1 and '3 points at 4 levels' in out
+    file = np.load('jacobian.npz')
+    expected = trajectory_ranks(load_denoiser(folder / 'plain.safetensors'), 4, range(3),
+                                scheduler=Scheduler.karras(4, 0.01, 20, 5))
+    assert (file['rank'] == expected.rank.numpy()).all() and int(file['dim']) == 16
+    assert file['sigmas'] == pytest.approx(expected.sigmas.numpy()) and file['snr'] == pytest.approx(1 / file['sigmas'])
+    assert file['seeds'].tolist() == [0, 1, 2]
+    assert Image.open('jacobian.png').size == (840, 480)
+
+
+def test_class_is_passed_to_walk_and_jacobian(difflow, folder):
+    assert difflow(f'jacobian --network DIR/classes.safetensors {SMALL} --class 2 --out two.npz')[0] == 0
+    assert difflow(f'jacobian --network DIR/classes.safetensors {SMALL} --out turn.npz')[0] == 0
+    two, turn = np.load('two.npz'), np.load('turn.npz')
+    assert two['labels'].tolist() == [2, 2, 2] and turn['labels'].tolist() == [0, 1, 2]
+    expected = trajectory_ranks(load_denoiser(folder / 'classes.safetensors'), 4, range(3), labels=2)
+    assert (two['rank'] == expected.rank.numpy()).all() and (two['rank'][:, 2] == turn['rank'][:, 2]).all()
+
+
+def test_goes_on_where_it_stopped(difflow, monkeypatch):
+    import difflow.jacobians.trajectories as module
+    line = 'jacobian --network DIR/plain.safetensors --steps 4 --batch-size 2'
+    assert difflow(f'{line} --samples 5 --out whole.npz')[0] == 0
+    real, calls = module.trajectory_ranks, []
+    def stopping(*args, **options):
+        calls.append(args)
+        if len(calls) == 2: raise KeyboardInterrupt
+        return real(*args, **options)
+    monkeypatch.setattr(module, 'trajectory_ranks', stopping)
+    assert difflow(f'{line} --samples 5 --out part.npz')[0] == 130
+    assert np.load('part.npz')['seeds'].tolist() == [0, 1]
+    assert difflow(f'{line} --samples 5 --out part.npz')[0] == 0
+    seeds = [seed for args in calls[2:] for seed in args[2]]
+    assert seeds == [2, 3, 4]
+    whole, part = np.load('whole.npz'), np.load('part.npz')
+    assert all((whole[name] == part[name]).all() for name in whole.files)
+    assert sorted(p.name for p in Path().iterdir()) == ['part.npz', 'part.png', 'whole.npz', 'whole.png']
+
+
+@pytest.mark.parametrize('line, message', [
+    ('--class 0', '--class 0: this model has no classes'),
+    ('--sigma-min 5 --sigma-max 2', '5..2 must rise'),
+    ('--sigma-min -1', '-1..80 must rise'),
+    ('--k 17', 'k must be an integer in 1..16, got 17'),
+    ('--energy 1.5', 'energy must be in (0, 1), got 1.5'),
+    ('--rho 0', 'rho must be in (0, inf), got 0.0'),
+    ('--at 1,x', "--at '1,x': not numbers"),
+    ('--sampler leap', 'sampler must be one of'),
+    ('--out ranks.csv', 'ranks.csv: the name must end in .npz'),
+    ('--steps 0', "'--steps'"), ('--samples 0', "'--samples'"),
+])
+def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
+    code, out, err = difflow(f'jacobian --network DIR/plain.safetensors {line}')
+    assert code == 2 and message in err and len(err.strip().split('\n')) == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_class_out_of_range(difflow):
+    assert difflow('jacobian --network DIR/classes.safetensors --class 3')[2].startswith('difflow: --class 3: allowed is 0..2')
+
+
+def test_another_network_of_the_same_name_is_refused(difflow):
+    torch.manual_seed(1)
+    save(tiny(), 'net.safetensors')
+    line = f'jacobian --network net.safetensors {SMALL} --out ranks.npz'
+    assert difflow(line)[0] == 0
+    before = Path('ranks.npz').read_bytes()
+    other = tiny()
+    with torch.no_grad(): next(other.parameters()).mul_(1.5)
+    save(other, 'net.safetensors')
+    code, _, err = difflow(line)
+    assert code == 2 and 'is of other settings: weights' in err and Path('ranks.npz').read_bytes() == before
+
+
+def test_other_settings_and_broken_files_are_refused(difflow):
+    line = f'jacobian --network DIR/plain.safetensors {SMALL} --out ranks.npz'
+    assert difflow(line)[0] == 0
+    before = Path('ranks.npz').read_bytes()
+    code, _, err = difflow(f'{line} --rho 3')
+    assert code == 2 and 'rho 7.0 -> 3.0' in err and Path('ranks.npz').read_bytes() == before
+    Path('ranks.npz').write_bytes(before[:100])
+    code, _, err = difflow(line)
+    assert code == 2 and 'is not a file of ranks' in err

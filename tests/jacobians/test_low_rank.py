@@ -1,0 +1,241 @@
+"""The mixture of low-rank Gaussians: its samples, its denoiser, and how its subspaces are found."""
+import math
+
+import pytest
+import torch
+
+from difflow.denoisers.base import GaussianDenoiser
+from difflow.jacobians.low_rank import (LowRankDenoiser, MoLRG, MoLRGDenoiser, assign, cluster_subspaces,
+                                        default_shape, equal_classes, molrg_settings, principal_angles,
+                                        principal_subspace, subspace_error, train_molrg)
+from difflow.noise import normal
+from difflow.training.loop import Settings, train
+
+
+def rows(mixture, n, seed=0): return mixture.sample(n, seed)[0].flatten(1).double()
+
+
+# The distribution
+
+@pytest.mark.parametrize('orthogonal', [True, False])
+def test_bases_are_orthonormal(orthogonal):
+    bases = MoLRG(3, 20, 5, seed=3, orthogonal=orthogonal).bases
+    torch.testing.assert_close(bases.mT @ bases, torch.eye(5).double().expand(3, 5, 5), atol=1e-12, rtol=0)
+    across = (bases[0].T @ bases[1]).abs().max()
+    assert across < 1e-12 if orthogonal else across > 0.05
+
+
+def test_seeds():
+    assert torch.equal(MoLRG(seed=1).bases, MoLRG(seed=1).bases) and not torch.equal(MoLRG(seed=1).bases, MoLRG(seed=2).bases)
+    mixture = MoLRG()
+    assert torch.equal(mixture.sample(9, 1)[0], mixture.sample(9, 1)[0])
+    assert not torch.equal(mixture.sample(9, 1)[0], mixture.sample(9, 2)[0])
+
+
+def test_samples_have_the_covariance_of_their_class():
+    mixture, n = MoLRG(2, 12, 3, seed=0), 40_000
+    x, classes = mixture.sample(n)
+    assert x.shape == (n, 3, 2, 2) and x.dtype == torch.float32 and classes.bincount().tolist() == [n // 2] * 2
+    for k in range(2):
+        part = x[classes == k].flatten(1).double()
+        exact = mixture.bases[k] @ mixture.bases[k].T
+        assert (part.T @ part / len(part) - exact).abs().max() < 5 * math.sqrt(2 / len(part))
+        assert part.mean(0).abs().max() < 5 / math.sqrt(len(part))
+
+
+def test_pixel_deviation_of_the_published_set():
+    assert rows(MoLRG(2, 48, 7), 20_000).std().item() == pytest.approx(math.sqrt(7 / 48), rel=0.02)
+
+
+@pytest.mark.parametrize('n, k, counts', [(7, 2, [4, 3]), (10, 3, [4, 3, 3]), (2, 3, [1, 1, 0])])
+def test_equal_classes(n, k, counts):
+    classes = equal_classes(n, k)
+    assert torch.equal(classes, classes.sort().values) and sorted(classes.bincount(minlength=k).tolist()) == sorted(counts)
+
+
+def test_shapes():
+    assert [default_shape(n) for n in (3, 12, 48, 3072, 7, 24)] == [(3, 1, 1), (3, 2, 2), (3, 4, 4), (3, 32, 32), (7, 1, 1), (24, 1, 1)]
+    assert MoLRG(1, 16, 2, image_shape=(1, 4, 4)).sample(3)[0].shape == (3, 1, 4, 4)
+
+
+# The denoiser
+
+@pytest.mark.parametrize('sigma', [0.1, 1.0, 10.0])
+def test_labels(sigma):
+    mixture = MoLRG(2, 12, 3, seed=0)
+    x = 3 * normal((4, 3, 2, 2), seeds=1).double()
+    one = GaussianDenoiser(torch.zeros(3, 2, 2), mixture.bases[1] @ mixture.bases[1].T)
+    labels = torch.ones(4).long()
+    torch.testing.assert_close(mixture.denoiser(x, sigma, labels), one(x, sigma), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixture.denoiser(x, sigma, 2 * labels), mixture.denoiser(x, sigma)) # 2: no class
+    with pytest.raises(ValueError, match='labels must be in 0..1'): mixture.denoiser(x, sigma, 3 * labels)
+
+
+def test_denoiser_is_the_gradient_of_the_density():
+    "Tweedie: D = x + sigma^2 grad log p, with p written down from the covariances alone"
+    mixture, sigma = MoLRG(3, 6, 2, seed=0, orthogonal=False), 0.7
+    x = normal((5, 6), seeds=1).double().requires_grad_()
+    covariances = mixture.bases @ mixture.bases.mT + sigma**2 * torch.eye(6)
+    parts = [torch.distributions.MultivariateNormal(torch.zeros(6).double(), c) for c in covariances]
+    log_p = torch.logsumexp(torch.stack([p.log_prob(x) for p in parts]), 0)
+    score = torch.autograd.grad(log_p.sum(), x)[0]
+    found = mixture.denoiser(x.detach().reshape(5, 6, 1, 1), sigma).flatten(1)
+    torch.testing.assert_close(found, x.detach() + sigma**2 * score, atol=1e-6, rtol=0)
+
+
+def test_loss_of_the_exact_denoiser_is_the_least():
+    mixture = MoLRG(2, 12, 3, seed=0)
+    x = mixture.sample(4000)[0]
+    sigma, noise = torch.full((4000,), 0.8), normal(x.shape, seeds=1)
+    exact = mixture.denoiser.loss(x, None, sigma, noise).mean()
+    for seed in range(3):
+        turned = torch.linalg.qr(mixture.bases + 0.1 * normal(mixture.bases.shape, seed).double()).Q
+        assert MoLRGDenoiser(turned, (3, 2, 2)).loss(x, None, sigma, noise).mean() > exact
+
+
+# Finding the subspaces
+
+def test_principal_angles_of_known_rotations():
+    e = torch.eye(6).double()
+    for angle in (0., 1e-9, 1e-4, 0.3, 1.2, math.pi / 2):
+        turned = torch.stack([e[0], math.cos(angle) * e[1] + math.sin(angle) * e[4]], 1)
+        assert principal_angles(e[:, :2], turned)[1].item() == pytest.approx(angle, abs=1e-12)
+        both = torch.stack([math.cos(angle) * e[0] + math.sin(angle) * e[3], turned[:, 1]], 1)
+        assert principal_angles(e[:, :2], both).tolist() == pytest.approx([angle] * 2, abs=1e-7)
+
+
+def test_subspace_error_does_not_see_bases_or_order():
+    bases = MoLRG(3, 20, 4, seed=0).bases
+    turn = torch.linalg.qr(normal((3, 4, 4), 1).double()).Q
+    assert subspace_error((bases @ turn)[[2, 0, 1]], bases) < 1e-7
+    assert subspace_error(bases[[0, 0, 0]], bases) == pytest.approx(math.sqrt(2 / 3))
+
+
+def test_principal_subspace_is_the_leading_eigenspace():
+    x = normal((200, 10), seeds=0).double() * torch.linspace(3, 0.1, 10)
+    found = principal_subspace(x, 4)
+    true = torch.linalg.eigh(x.T @ x).eigenvectors[:, -4:]
+    assert principal_angles(found, true).max() < 1e-7
+    few = principal_subspace(x[:2], 4)
+    torch.testing.assert_close(few.T @ few, torch.eye(4).double(), atol=1e-10, rtol=0)
+    assert (x[:2] - x[:2] @ few @ few.T).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize('n_classes', [2, 3])
+def test_clusters_are_found(n_classes):
+    mixture = MoLRG(n_classes, 24, 3, seed=1)
+    x, classes = mixture.sample(40 * n_classes)
+    bases, found, left = cluster_subspaces(x, n_classes, 3)
+    assert left < 1e-9 and subspace_error(bases, mixture.bases) < 1e-5
+    pairs = set(zip(found.tolist(), classes.tolist()))
+    assert len(pairs) == n_classes # the same partition under other names
+
+
+def test_clustering_never_gets_worse():
+    x = normal((60, 8), seeds=0)
+    left = [cluster_subspaces(x, 3, 2, restarts=1, iterations=i)[2] for i in range(1, 8)]
+    assert all(a >= b - 1e-12 for a, b in zip(left, left[1:]))
+
+
+def test_at_the_threshold_every_grouping_fits():
+    "With d samples a class, two groups of d fit perfectly and are still wrong: the data do not say which"
+    mixture = MoLRG(2, 24, 3, seed=0)
+    x = rows(mixture, 6)
+    wrong = torch.stack([principal_subspace(x[i], 3) for i in ([0, 1, 3], [2, 4, 5])])
+    assert assign(x, wrong)[1].max() < 1e-10 and subspace_error(wrong, mixture.bases) > 0.3
+
+
+@pytest.mark.parametrize('d', [2, 3])
+def test_one_sample_more_than_dimensions_makes_the_grouping_unique(d):
+    "Every one of the groupings in two, by enumeration: the share of energy that each leaves over"
+    mixture = MoLRG(2, 12, d, seed=0)
+    for n in (d, d + 1):
+        x, classes = mixture.sample(2 * n, seed=1)
+        x, perfect = x.flatten(1).double(), []
+        for number in range(2**(2 * n - 1)): # the first sample lies in group 0
+            group = torch.tensor([number >> i & 1 for i in range(2 * n)])[torch.arange(2 * n).flip(0)]
+            parts = [x[group == k] for k in range(2)]
+            left = sum(torch.linalg.svdvals(part)[d:].square().sum() for part in parts if len(part) > d)
+            if left < 1e-10 * x.square().sum(): perfect.append(group)
+        right = [group for group in perfect if torch.equal(group, classes)]
+        assert len(right) == 1 and (len(perfect) == 1) == (n > d)
+
+
+@pytest.mark.parametrize('n', [5, 6, 12])
+def test_nothing_left_over_is_the_answer(n):
+    "At and above d + 1 samples a class a search that fits perfectly is right, and enough starts find it"
+    for r in range(4):
+        mixture = MoLRG(2, 48, 4, seed=r)
+        found, _, left = cluster_subspaces(mixture.sample(2 * n, r)[0], 2, 4, restarts=300)
+        assert left < 1e-10 and subspace_error(found, mixture.bases) < 1e-5
+
+
+def test_training_is_pca():
+    mixture = MoLRG(1, 8, 2, seed=0)
+    x = mixture.sample(5, seed=1)[0] # few: the empirical subspace is what is found
+    trained = train(LowRankDenoiser(1, 2, mixture.image_shape, seed=4), x, steps=300, batch_size=64, lr=0.03,
+                    warmup=10, ema_halflife=500, progress=False).denoiser
+    assert subspace_error(trained.bases, principal_subspace(x, 2)[None]) < 0.05
+
+
+def test_low_rank_denoiser_with_the_right_bases_is_exact():
+    mixture = MoLRG(2, 12, 3, seed=0)
+    denoiser = LowRankDenoiser(2, 3, mixture.image_shape, bases=mixture.bases)
+    x = normal((4, 3, 2, 2), seeds=0)
+    torch.testing.assert_close(denoiser(x, 0.5).detach(), mixture.denoiser(x, 0.5), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match='has no classes'): denoiser(x, 0.5, torch.zeros(4).long())
+    labelled = LowRankDenoiser(2, 3, mixture.image_shape, bases=mixture.bases, conditional=True)
+    labels = torch.tensor([0, 1, 1, 0])
+    torch.testing.assert_close(labelled(x, 0.5, labels).detach(), mixture.denoiser(x, 0.5, labels), atol=1e-5, rtol=0)
+
+
+def test_published_network_trains_without_augmentation():
+    result = train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, steps=3, batch_size=8, progress=False)
+    assert result.denoiser.image_shape == (3, 2, 2) and len(result.losses) == 3
+    assert not any('augment' in name for name, _ in result.denoiser.named_modules())
+
+
+def test_published_recipe_is_the_default():
+    "The published command: 6 million images in batches of 512, Adam as EDM's, no augmentation"
+    settings = molrg_settings((3, 4, 4))
+    assert settings.steps == math.ceil(6e6 / 512) and settings.batch_size == 512 and settings.augment == 0
+    assert (settings.lr, settings.betas, settings.lr_rampup, settings.ema_halflife) == (1e-3, (0.9, 0.999), 10e6, 0.5e6)
+    assert settings.eps == pytest.approx(1e-8 / 48) # the published loss is a sum over pixels, ours a mean
+    assert (settings.warmup, settings.cooldown, settings.weight_decay, settings.grad_clip) == (0, 0, 0, math.inf)
+    ours = train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, steps=2, batch_size=8, lr=0.01, seed=3, progress=False).settings
+    assert ours == molrg_settings((3, 2, 2), steps=2, batch_size=8, lr=0.01, seed=3)
+    own = Settings(steps=2, batch_size=4)
+    assert train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, settings=own, progress=False).settings == own
+
+
+def test_network_has_the_published_size():
+    "54,415,491 parameters, less those that tell the network of nine augmentations: 9 * 128"
+    class Seen(Exception): pass
+    def look(denoiser, *args, **options): raise Seen(sum(p.numel() for p in denoiser.parameters()))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr('difflow.training.loop.train', look)
+        with pytest.raises(Seen, match=str(54_415_491 - 9 * 128)): train_molrg(MoLRG())
+
+
+# What is refused
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: train_molrg(MoLRG(), settings=Settings(steps=2), lr=1e-4), 'give settings or lr, not both'),
+    (lambda: MoLRG(7, 48, 7), 'n_classes . class_dim must be at most ambient_dim = 48, got 49'),
+    (lambda: MoLRG(7, 48, 49, orthogonal=False), 'class_dim must be at most ambient_dim = 48, got 49'),
+    (lambda: MoLRG(0, 48, 7), 'n_classes must be an integer >= 1, got 0'),
+    (lambda: MoLRG(2, 48, 7.), 'class_dim must be an integer >= 1, got 7.0'),
+    (lambda: MoLRG(2, 48, 7, image_shape=(3, 4, 5)), 'image_shape must hold 48 numbers'),
+    (lambda: MoLRG().sample(0), 'n must be an integer >= 1, got 0'),
+    (lambda: LowRankDenoiser(1, 13, (3, 2, 2)), 'class_dim must be in 1..12, got 13'),
+    (lambda: LowRankDenoiser(0, 3, (3, 2, 2)), 'n_classes must be >= 1, got 0'),
+    (lambda: MoLRGDenoiser(torch.ones(1, 4, 2), (4, 1, 1)), 'orthonormal columns, off by'),
+    (lambda: MoLRGDenoiser(torch.ones(4, 2), (4, 1, 1)), r'bases must be floats \(K, D, d\)'),
+    (lambda: principal_subspace(torch.ones(3, 4), 5), 'class_dim must be in 1..4, got 5'),
+    (lambda: cluster_subspaces(torch.ones(3, 4), 0, 2), 'all must be >= 1'),
+    (lambda: principal_angles(torch.eye(4)[:, :2], torch.eye(4)[:, :3]), 'one shape'),
+    (lambda: train_molrg(MoLRG(1, 8, 2, image_shape=(1, 2, 4))), 'images must be square for a U-Net, got 2 x 4'),
+    (lambda: train_molrg(MoLRG(), 0), 'sample_per_class must be >= 1, got 0'),
+])
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message): call()

@@ -1,0 +1,196 @@
+"""The main job in a real browser: JupyterLab opens index.ipynb, runs it, and the slider moves the pictures."""
+import ast
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+INDEX = Path(__file__).parents[2] / 'index.ipynb'
+PATIENCE = 180  # s, for each thing that is waited for
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync']
+CELLS = ["from difflow.checkpoints.load.load import load_denoiser\nfrom difflow.data.sets import load_images\n"
+         "from difflow.widgets.sweeps.sweeps import SweepExplorer\n\ndenoiser = load_denoiser('mnist')",
+         "explorer = SweepExplorer(denoiser, load_images('mnist5k', split='test', max_images=24, seed=0))\nexplorer"]
+EXPLORER = ("next(w for w in __import__('ipywidgets').widgets.widget._instances.values()"
+            " if type(w).__name__ == 'SweepExplorer')")
+PIXELS = """c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data
+                   .filter((_, i) => i % 4 === 0))"""  # the red of every pixel
+
+
+def write_notebook(path, cells=None):
+    "Write index.ipynb to `path`, or a notebook of `cells`."
+    import nbformat
+    if cells is None and INDEX.exists(): return shutil.copy(INDEX, path)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells or CELLS])
+    nb.metadata['kernelspec'] = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
+    nbformat.write(nb, path)
+
+
+def until(true):
+    "Wait until `true()` holds."
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, f'still not so after {PATIENCE} s'
+        time.sleep(0.05)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def answers(url):
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(url, timeout=2).close()
+        return True
+
+
+@contextlib.contextmanager
+def jupyterlab(folder, theme='JupyterLab Light'):
+    "Serve `folder/root` by a JupyterLab with fresh settings; yield its address and its runtime folder."
+    port, env = free_port(), dict(os.environ, PYTHONUNBUFFERED='1')
+    for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTER_DATA_DIR', 'IPYTHONDIR', 'settings'):
+        env[name] = str(folder / name.lower())
+        (folder / name.lower()).mkdir()
+    (folder / 'settings' / 'overrides.json').write_text(json.dumps({
+        '@jupyterlab/apputils-extension:notification': {'fetchNews': 'false', 'checkForUpdates': False},
+        '@jupyterlab/apputils-extension:themes': {'theme': theme}}))
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
+               '--ServerApp.port_retries=0', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder / "root"}',
+               f'--LabApp.app_settings_dir={folder / "settings"}']
+    with open(folder / 'server.log', 'w') as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        url = f'http://127.0.0.1:{port}'
+        until(lambda: answers(f'{url}/api') or server.poll() is not None)
+        assert server.poll() is None, (folder / 'server.log').read_text()
+        yield url, folder / 'jupyter_runtime_dir'
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+@contextlib.contextmanager
+def chromium():
+    "Yield a headless Chromium."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Kernel:
+    "Talk to the one kernel that JupyterLab started, beside the browser."
+    def __init__(self, runtime):
+        from jupyter_client import BlockingKernelClient
+        file, = runtime.glob('kernel-*.json')
+        self.client = BlockingKernelClient(connection_file=str(file))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(PATIENCE)
+
+    def ask(self, expression):
+        "Return the value of a Python literal that `expression` yields in the kernel."
+        reply = self.client.execute('', silent=True, user_expressions={'v': expression}, reply=True, timeout=PATIENCE)
+        value = reply['content']['user_expressions']['v']
+        assert value['status'] == 'ok', value
+        return ast.literal_eval(value['data']['text/plain'])
+
+    def until(self, expression, value):
+        "Wait until `expression` has `value`."
+        until(lambda: self.ask(expression) == value)
+
+
+def run_notebook(page, url, runtime, name):
+    "Open a notebook, run all its cells once a kernel is there, and return the first explorer on the page."
+    page.set_default_timeout(PATIENCE * 1000)
+    page.goto(f'{url}/lab/tree/{name}?reset')
+    page.locator('.jp-Notebook').wait_for()
+    page.locator('.jp-Toolbar-kernelName', has_text=re.compile('python ?3', re.I)).wait_for(state='attached')
+    until(lambda: list(runtime.glob('kernel-*.json')))
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state='attached')
+    page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
+    page.locator('.lm-Menu-itemLabel', has_text='Run All Cells').first.click()
+    explorer = page.locator('.df-explorer').first
+    explorer.wait_for()
+    return explorer
+
+
+def drag(page, slider, where):
+    "Move the handle of a range input by mouse to the share `where` of its track."
+    low, high, value = (float(slider.evaluate(f'e => e.{name}')) for name in ('min', 'max', 'value'))
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    at = lambda share: box['x'] + 8 + share * (box['width'] - 16)
+    page.mouse.move(at((value - low) / (high - low)), box['y'] + box['height'] / 2)
+    page.mouse.down()
+    page.mouse.move(at(where), box['y'] + box['height'] / 2, steps=12)
+    page.mouse.up()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
+def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
+    pytest.importorskip('playwright', reason='playwright is not installed')
+    (tmp_path / 'root').mkdir()
+    write_notebook(tmp_path / 'root' / 'index.ipynb')
+    with jupyterlab(tmp_path) as (url, runtime), chromium() as browser:
+        page = browser.new_page(viewport={'width': 1400, 'height': 1100})
+        explorer = run_notebook(page, url, runtime, 'index.ipynb')
+        page.locator('.df-explorer[aria-busy="false"]').first.wait_for()
+        page.screenshot(path=tmp_path / 'swept.png')
+        kernel = Kernel(runtime)
+        levels = kernel.ask(f'{EXPLORER}.steps_reverse')
+        returned = explorer.locator('canvas[data-panel="returned"]')
+        slider = explorer.locator('input[type="range"]')
+
+        def agree(i):  # the canvas shows what Python holds for level i, and Python knows the level
+            frame = f'{EXPLORER}.images[{i}, 0]'
+            frame = kernel.ask(f"__import__('difflow').data.to_uint8({frame}).flatten().tolist()")
+            assert returned.evaluate(PIXELS) == frame, f'the canvas is not the frame of step_reverse {levels[i]}'
+            assert float(slider.input_value()) == i
+            kernel.until(f'{EXPLORER}.step_reverse', levels[i])
+
+        last = len(levels) - 1
+        seen = []
+        for where in (0.0, 1.0, 0.36):
+            drag(page, slider, where)
+            agree(round(where * last))
+            seen.append(returned.evaluate(PIXELS))
+        assert seen[0] == explorer.locator('canvas[data-panel="original"]').evaluate(PIXELS)
+        assert seen[0] != seen[1] != seen[2]
+        page.keyboard.press('ArrowRight')
+        agree(round(0.36 * last) + 1)
+        explorer.get_by_role('listbox').focus()
+        page.keyboard.press('ArrowLeft')
+        page.keyboard.press('ArrowLeft')
+        agree(round(0.36 * last) - 1)
+        explorer.get_by_role('listbox').get_by_role('option').nth(last - 1).click()
+        agree(last - 1)
+        done = tmp_path / 'done'
+        kernel.client.execute(f'import os, time\nwhile not os.path.exists({str(done)!r}): time.sleep(0.02)')
+        slider.press('Home')  # the kernel is busy: scrubbing does not need it
+        assert returned.evaluate(PIXELS) == seen[0]
+        page.screenshot(path=tmp_path / 'scrubbed.png')
+        done.touch()
+        kernel.until(f'{EXPLORER}.step_reverse', 0)
+        explorer.get_by_role('radio').nth(2).click()  # another image: a new sweep
+        kernel.until(f'{EXPLORER}.image', 2)
+        kernel.ask(f'{EXPLORER}.wait({PATIENCE}) is not None')
+        page.locator('.df-explorer[aria-busy="false"]').first.wait_for()
+        until(lambda: returned.evaluate(PIXELS) != seen[0])
+        agree(0)
+        page.screenshot(path=tmp_path / 'another.png')

@@ -1,0 +1,406 @@
+"""The explorers without a browser: what they hold, what cancels what, and what is shown when something fails."""
+import base64
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from traitlets import TraitError
+
+from difflow.data.canvas import to_uint8
+from difflow.data.sets import ImageSet, load_images
+from difflow.denoisers.base import Denoiser, GaussianDenoiser
+from difflow.exact.optimal import OptimalDenoiser
+from difflow.features.sscd import SSCD, load_descriptor, sscd_features
+from difflow.samplers.steps import ddim
+from difflow.schedulers import Scheduler
+from difflow.widgets.strips import film
+from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, verdict, verdicts
+
+DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
+X0 = DIGITS.tensor()
+
+
+class Counting(Denoiser):
+    "Shrink to grey; count the calls, wait for `gate`, and fail on request."
+    def __init__(self, num_classes=None, null_class=False, image_shape=(1, 28, 28)):
+        super().__init__()
+        self.num_classes, self.null_class, self.image_shape = num_classes, null_class, image_shape
+        self.calls, self.labels, self.error = 0, None, None
+        self.gate, self.inside = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def denoise(self, x, sigma, labels):
+        self.calls, self.labels = self.calls + 1, labels
+        self.inside.set()
+        assert self.gate.wait(30)
+        if self.error is not None: raise self.error
+        return x / (1 + sigma**2).to(x.dtype).reshape(-1, 1, 1, 1)
+
+
+def explore(denoiser=None, images=DIGITS, **options):
+    return SweepExplorer(denoiser or Counting(), images, **dict(steps=8, levels=4) | options)
+
+
+def pixels(buffer, shape=(1, 28, 28)):
+    return np.frombuffer(buffer, np.uint8).reshape(-1, *shape[1:], shape[0])
+
+
+def expected(images):
+    return to_uint8(images).movedim(1, -1).numpy()
+
+
+@pytest.mark.parametrize('background', [False, True])
+def test_the_browser_gets_the_images_of_the_sweep(background):
+    explorer = explore(background=background).wait(30)
+    assert explorer.images.shape == (5, 1, 28, 28) and explorer.images.dtype == torch.float32
+    assert (pixels(explorer._frames) == expected(explorer.images)).all()
+    assert (pixels(explorer._original)[0] == expected(X0[:1])[0]).all()
+    assert (pixels(explorer._frames)[0] == pixels(explorer._original)[0]).all()
+    assert (pixels(explorer._noised)[0] == pixels(explorer._original)[0]).all()
+    assert len(pixels(explorer._noised)) == 5 and len(np.unique(pixels(explorer._noised)[-1])) > 100
+    assert len(pixels(explorer._thumbnails)) == len(DIGITS)
+    assert explorer._levels['step_reverse'] == explorer.steps_reverse == explorer.sweep.steps_reverse == [0, 2, 4, 6, 8]
+    assert explorer._levels['snr'][0] is None and explorer._levels['snr'][1] > explorer._levels['snr'][-1]
+    assert (explorer.progress, explorer.error) == (1, '')
+
+
+def test_a_level_at_which_no_image_is_left(on_a_page):
+    explorer = explore(convention='repo', step_reverse=8)
+    assert explorer._levels['sigma'][-1] is None and explorer._levels['snr'][-1] is None
+    assert explorer._levels['sigma'][:-1] == explorer.sweep.noised_sigmas.tolist()[:-1]
+    with on_a_page(explorer) as page:
+        words = page.locator('.df-readout').inner_text()
+        page.locator('input[type=range]').press('Home')
+        at_none = page.locator('.df-readout').inner_text()
+    assert words.split() == ['step_reverse', '8', '/', '8', 't/T', '1.00', 'σ', '∞', 'SNR', '−∞']
+    assert at_none.split()[-4:] == ['σ', '0', 'SNR', '∞']
+
+
+def test_foreground_and_background_agree():
+    assert torch.equal(explore(background=True, seed=3).wait(30).images, explore(background=False, seed=3).images)
+
+
+def test_tensors_and_colour():
+    x0 = torch.linspace(-1, 1, 2 * 3 * 8 * 6).reshape(2, 3, 8, 6)
+    explorer = explore(GaussianDenoiser(x0.mean(0), 0.25), x0, image=1, sampler=ddim)
+    assert explorer.sampler == 'ddim' and explorer.images.shape == (5, 3, 8, 6)
+    assert (pixels(explorer._frames, (3, 8, 6)) == expected(explorer.images)).all()
+    assert explorer.static().mode == 'RGB'
+
+
+def test_large_images_get_small_thumbnails():
+    explorer = explore(GaussianDenoiser(torch.zeros(1, 128, 64), 1.0), torch.zeros(3, 1, 128, 64))
+    assert explorer._choices['thumbnail_shape'] == [1, 64, 32] and len(explorer._thumbnails) == 3 * 64 * 32
+
+
+def test_step_reverse_computes_nothing_and_takes_the_nearest_level():
+    explorer, seen = explore(), []
+    explorer.observe(lambda change: seen.append(change['new']), names='step_reverse')
+    calls, frames = explorer._ask.denoisers['returned'].calls, explorer._frames
+    for asked, level in [(0, 0), (3, 2), (7, 6), (8, 8)]:
+        explorer.step_reverse = asked
+        assert explorer.step_reverse == level
+    assert seen == [0, 2, 6, 8]
+    assert explorer._ask.denoisers['returned'].calls == calls and explorer._frames == frames
+
+
+def test_choices_start_a_new_sweep():
+    explorer = explore()
+    before = explorer.images
+    for name, value in dict(seed=1, image=2, sampler='ddim', steps=6).items():
+        setattr(explorer, name, value)
+        after = explorer.images
+        assert after.shape != before.shape or not torch.equal(after, before), name
+        before = after
+    assert explorer.steps_reverse == [0, 2, 3, 4, 6] and explorer._levels['step_reverse'] == explorer.steps_reverse
+    calls = explorer._ask.denoisers['returned'].calls
+    explorer.seed = 1
+    assert explorer._ask.denoisers['returned'].calls == calls
+
+
+def test_step_reverse_keeps_its_share_of_the_steps():
+    explorer = explore(steps=8, step_reverse=6)
+    explorer.steps = 40
+    assert explorer.step_reverse == 30
+    explorer.steps = 2
+    explorer.step_reverse = 2
+    assert explorer.steps_reverse == [0, 1, 2] and explorer.step_reverse == 2
+
+
+def test_a_newer_request_cancels_the_older_one():
+    denoiser = Counting()
+    denoiser.gate.clear()
+    explorer = explore(denoiser, background=True)
+    assert denoiser.inside.wait(30)
+    for seed in range(1, 20): explorer.seed = seed
+    denoiser.gate.set()
+    explorer.wait(30)
+    assert denoiser.calls == 1 + 8  # one step of the first sweep, none of the eighteen between
+    assert torch.equal(explorer.images, explore(seed=19).images)
+
+
+def test_wait_gives_up_after_a_while():
+    denoiser = Counting()
+    denoiser.gate.clear()
+    explorer = explore(denoiser, background=True)
+    assert denoiser.inside.wait(30)
+    with pytest.raises(TimeoutError, match='0.05 s'): explorer.wait(0.05)
+    assert explorer.progress < 1
+    denoiser.gate.set()
+    assert explorer.wait(30).progress == 1
+
+
+def test_wait_inside_an_observer_does_not_deadlock():
+    explorer, images = explore(background=True), []
+    explorer.observe(lambda change: images.append(explorer.wait(30).images), names='seed')
+    explorer.set_state({'seed': 5})
+    assert torch.equal(images[0], explore(seed=5).images)
+
+
+def test_a_closed_explorer_stops():
+    denoiser = Counting()
+    denoiser.gate.clear()
+    explorer = explore(denoiser, background=True)
+    assert denoiser.inside.wait(30)
+    thread = explorer._thread
+    explorer.close()
+    denoiser.gate.set()
+    thread.join(30)
+    assert denoiser.calls == 1
+
+
+@pytest.mark.parametrize('background', [False, True])
+def test_errors_are_shown_in_one_line_and_raised_by_wait(background):
+    denoiser = Counting()
+    denoiser.error = RuntimeError('out of memory\nand a long story')
+    explorer = explore(denoiser, background=background)
+    with pytest.raises(RuntimeError, match='out of memory'): explorer.wait(30)
+    assert explorer.error == 'RuntimeError: out of memory' and explorer.progress < 1
+    denoiser.error = None
+    explorer.seed = 1
+    assert explorer.wait(30).error == '' and explorer.progress == 1
+
+
+def test_states_are_shown_while_the_sweep_runs():
+    explorer, seen = explore(steps=4, levels=2), []
+    explorer.observe(lambda change: seen.append((explorer.progress, explorer._frames)), names='_frames')
+    explorer.seed = 1
+    (start, first), *_, (end, last) = seen
+    assert start < end == 1 and last == explorer._frames
+    assert first == explorer._noised and explorer._distances
+
+
+def test_messages_from_the_browser():
+    explorer = explore()
+    explorer.set_state({'seed': 7, 'image': 2})
+    assert torch.equal(explorer.images, explore(seed=7, image=2).images)
+    explorer.set_state({'seed': -1})
+    assert explorer.seed == 7 and explorer.error == 'seed must be an int in 0..4294967295, got -1'
+    explorer.set_state({'steps': 'many'})
+    assert explorer.steps == 8 and 'steps' in explorer.error
+    explorer.set_state({'sampler': 'ddim'})
+    assert explorer.error == ''
+
+
+def test_the_class_follows_the_image_until_another_is_chosen():
+    denoiser = Counting(num_classes=10, null_class=True)
+    explorer = explore(denoiser)
+    own = DIGITS.labels.tolist()
+    assert explorer.label == own[0] and denoiser.labels.unique().tolist() == [own[0]]
+    explorer.image = 1
+    assert explorer.label == own[1] and denoiser.labels.unique().tolist() == [own[1]]
+    explorer.label = None
+    assert denoiser.labels is None
+    explorer.image = 2
+    assert explorer.label is None
+    assert explorer._choices['classes'] == [[None, 'none']] + [[i, str(i)] for i in range(10)]
+    assert explore(Counting(10), X0).label == 0 and explore(Counting(10, True), X0).label is None
+    assert explore(Counting())._choices['classes'] == []
+
+
+def test_compare_shares_image_noise_and_levels():
+    grey = Counting()
+    rows = {'a': grey, 'b': grey, 'gauss': GaussianDenoiser(X0.mean(0), 0.3)}
+    explorer = CompareExplorer(rows, DIGITS, steps=8, levels=4)
+    images = explorer.images
+    assert list(images) == list(explorer.sweeps) == ['a', 'b', 'gauss']
+    assert torch.equal(images['a'], images['b']) and not torch.equal(images['a'], images['gauss'])
+    frames = pixels(explorer._frames).reshape(3, 5, 28, 28, 1)
+    for row, name in zip(frames, images): assert (row == expected(images[name])).all()
+    noised = [sweep.noised for sweep in explorer.sweeps.values()]
+    assert torch.equal(noised[0], noised[2])
+    distances = np.array(explorer._distances)  # rows, levels, (to the first, to the original)
+    assert distances.shape == (3, 5, 2)
+    np.testing.assert_allclose(distances[:2, :, 0], 0)
+    np.testing.assert_allclose(distances[:, 0], 0)
+    rms = (images['gauss'][-1] - X0[0]).square().mean().sqrt()
+    np.testing.assert_allclose(distances[2, -1, 1], rms, rtol=1e-5)
+
+
+def test_compare_asks_only_models_with_classes_for_a_class():
+    plain, classy = Counting(), Counting(10)
+    CompareExplorer({'plain': plain, 'classy': classy}, DIGITS, steps=4, levels=2)
+    assert plain.labels is None and classy.labels.unique().tolist() == [int(DIGITS.labels[0])]
+
+
+def last_lines(explorer): return [[note.splitlines()[-1] for note in row] for row in explorer.wait()._notes]
+
+
+def test_verdicts_of_exact_denoisers():
+    "An optimal denoiser returns training images; two of different images agree where nothing was noised"
+    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
+    notes = verdicts('mnist5k', DIGITS[:3])
+    explorer = CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=notes)
+    first, second = last_lines(explorer)
+    assert all(words.endswith('memorised') for words in first)
+    assert first[0] == second[0] == 'reproduced, memorised' and second[-1] == 'new' and first[-1] == 'memorised'
+    descriptor = load_descriptor('mnist5k')
+    z, train = ({name: sscd_features(x, descriptor) for name, x in explorer.images.items()}, sscd_features(DIGITS[:3], descriptor))
+    for i in range(5):
+        other, near = z['three'][i] @ z['others'][i], (z['others'][i] @ train.T).max()
+        assert explorer._notes[1][i].splitlines()[:2] == [f'similarity {other:.2f} to three', f'similarity {near:.2f} to train']
+
+
+def test_one_model_beside_itself_is_reproduced():
+    explorer = CompareExplorer({'a': Counting(), 'b': Counting(), 'c': Counting()}, DIGITS, steps=4, levels=2, notes=verdicts('mnist5k'))
+    assert {words for row in last_lines(explorer) for words in row} == {'reproduced'}
+    assert explorer._notes[0][0] == 'similarity 1.00 to the others\nreproduced' and 'to a' in explorer._notes[2][0]
+    alone = SweepExplorer(Counting(), DIGITS, steps=4, levels=2, notes=verdicts('mnist5k', DIGITS[1:]))
+    assert alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0] # DIGITS[0] was left out
+
+
+def spoken():
+    "Two optimal denoisers of three digits each, of which one set counts as known"
+    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
+    return CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=verdicts('mnist5k', DIGITS[:3])).wait()
+
+
+def test_the_static_picture_has_the_words_under_its_frames():
+    explorer = spoken()
+    written, shown = explorer._notes, np.asarray(explorer.static())
+    explorer._notes = []
+    silent = np.asarray(explorer.static())
+    lines = [max(len(note.splitlines()) for note in row) for row in written]
+    assert len(shown) - len(silent) >= 11 * sum(lines) # at least a line for both similarities and the verdict, in two rows
+    tall, places = (len(silent) - 18) // 3, [] # of a row without words: noised, three, others
+    for k in range(2):
+        explorer._notes = [[note.replace('m', 'n') if row == k else note for note in notes] for row, notes in enumerate(written)]
+        changed = (np.asarray(explorer.static()) != shown).any(axis=(1, 2)).nonzero()[0]
+        places.append((changed.min(), changed.max()))
+    (first, last), (again, end) = places # the words of a row are below its frames and above the next
+    assert 18 + 2 * tall - 4 <= first < last < again - tall + 6 and end < len(shown)
+
+
+def test_the_browser_writes_the_words_under_each_picture(on_a_page):
+    explorer = spoken()
+    with on_a_page(explorer) as page:
+        def said(name): return page.locator('figure', has=page.locator(f'[data-panel="{name}"]')).locator('small').text_content()
+        slider = page.locator('input[type=range]').first
+        for key in ('Home', 'ArrowRight', 'End'):
+            slider.press(key)
+            i = int(slider.input_value())
+            for k, name in enumerate(('three', 'others')): assert said(name).endswith('\n' + explorer._notes[k][i])
+        assert said('noised') == '' and explorer._notes[0][0] != explorer._notes[0][-1]
+        assert said('three').splitlines()[-1] == 'memorised' and said('others').splitlines()[-1] == 'new'
+
+
+def test_verdicts_are_words_of_thresholds():
+    assert [verdict(0.6, 0.6, 0.5), verdict(0.6, 0.4, 0.5), verdict(0.5, 0.6, 0.5), verdict(0.5, 0.5, 0.5), verdict(None, 0.6, 0.5)] == [
+        'reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got -2'): verdicts('mnist5k', threshold=-2)
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got None'): verdicts(SSCD('small', 8))
+    with pytest.raises(ValueError, match='sides of 28..32'): verdicts('mnist5k', X0[..., :14])
+
+
+def test_static_picture():
+    explorer = explore()
+    picture = explorer.static()
+    assert picture.mode == 'RGB' and picture.width > 5 * 28 and picture.height > 2 * 28
+    explorer.step_reverse = 0
+    assert explorer.static().tobytes() != picture.tobytes()
+    data, _ = explorer._repr_mimebundle_()
+    assert data['application/vnd.jupyter.widget-view+json']['model_id'] == explorer.model_id
+    assert Image.open(io.BytesIO(base64.b64decode(data['image/png']))).size == picture.size
+    assert data['text/plain'].startswith("SweepExplorer(returned; image=0, sampler='ddpm', steps=8, seed=0")
+
+
+def test_film_leaves_out_frames_that_do_not_fit():
+    frames = np.zeros((101, 32, 32, 1), np.uint8)
+    assert film({'a': frames}, range(101), 57, width=600).width < 800
+
+
+class Handle:
+    def update(self, data, raw): self.data = data
+
+
+def test_wait_completes_the_saved_picture_where_no_browser_shows_the_widget():
+    explorer = explore()
+    explorer._handle = Handle()
+    explorer.wait()
+    assert explorer._handle.data['image/png']
+    explorer._handle, explorer._view_count = Handle(), 1
+    explorer.wait()
+    assert not hasattr(explorer._handle, 'data')
+
+
+def test_fewer_steps_than_levels():
+    few = SweepExplorer(Counting(), DIGITS, steps=3)
+    assert few._levels['step_reverse'] == [0, 1, 2, 3] and len(few.images) == 4
+    few.steps = 30
+    assert len(few.images) == 26
+
+
+BAD = [
+    (dict(steps=0), 'steps must be an int in 1..1000, got 0'),
+    (dict(steps=2.5), 'steps must be an int in 1..1000, got 2.5'),
+    (dict(steps=1001), 'steps must be an int in 1..1000, got 1001'),
+    (dict(levels=9), 'levels must be an int in 1..8, got 9'),
+    (dict(levels=0), 'levels must be an int in 1..8, got 0'),
+    (dict(sampler='magic'), "sampler must be one of ddpm, ddim, euler, heun, dpmpp_2m, got 'magic'"),
+    (dict(seed=-1), 'seed must be an int in 0..4294967295, got -1'),
+    (dict(image=6), 'image must be an int in 0..5, got 6'),
+    (dict(step_reverse=9), 'step_reverse must be an int in 0..8, got 9'),
+    (dict(convention='magic'), "convention must be one of .*, got 'magic'"),
+    (dict(steps=60, scheduler=Scheduler.karras(50)), 'must keep 1..50 of 50 levels, not 60'),
+    (dict(label=3), 'label must be None for denoisers without classes, got 3'),
+    (dict(denoiser=Counting(10), label=10), 'label must be an int in 0..9, got 10'),
+    (dict(denoiser=Counting(10), label=None), 'label must be an int in 0..9, got None'),
+    (dict(images=DIGITS.images[:0].float()), 'images must hold at least 1 image, got 0'),
+    (dict(images=ImageSet(DIGITS.images[:0])), 'images must hold at least 1 image, got 0'),
+    (dict(images=DIGITS.images), r'images must be floats in \[-1, 1\], not torch.uint8'),
+    (dict(images=DIGITS.images.float()), r'images lies in \[0, 255\], allowed is \[-1, 1\]'),
+    (dict(images=X0 * torch.nan), r'images: 4704 of 4704 values are NaN'),
+    (dict(images=X0[0]), r'images must have shape \(B,C,H,W\), .*, not \(1, 28, 28\)'),
+    (dict(images=X0.expand(-1, 2, -1, -1)), 'images must have 1 or 3 channels, got 2'),
+    (dict(images='mnist5k'), 'images must be an ImageSet or a tensor .*, got str'),
+    (dict(images=X0[..., :14]), r"denoiser 'returned' takes images of shape \(1, 28, 28\), got \(1, 28, 14\)"),
+    (dict(denoiser='mnist'), "denoiser 'returned' must be a Denoiser .see load_denoiser., got str"),
+]
+
+
+@pytest.mark.parametrize('options, message', BAD, ids=[message[:40] for _, message in BAD])
+def test_bad_input_is_named_before_any_work(options, message):
+    denoiser = options.get('denoiser', Counting())
+    with pytest.raises(ValueError, match=message): explore(**{'denoiser': denoiser} | options)
+    assert getattr(denoiser, 'calls', 0) == 0
+
+
+def test_bad_denoisers():
+    with pytest.raises(ValueError, match='at least 1 denoiser'): CompareExplorer({}, DIGITS)
+    with pytest.raises(ValueError, match=r'number of classes, got \[4, 10\]'):
+        CompareExplorer({'a': Counting(4), 'b': Counting(10)}, DIGITS)
+
+
+WRONG = dict(image=6, steps=0, seed=-1, sampler='magic', label=1, step_reverse=9)
+
+
+@pytest.mark.parametrize('name, value', WRONG.items())
+def test_bad_assignments_leave_the_value(name, value):
+    explorer = explore()
+    before, calls = getattr(explorer, name), explorer._ask.denoisers['returned'].calls
+    with pytest.raises(ValueError, match=name): setattr(explorer, name, value)
+    with pytest.raises(TraitError): setattr(explorer, name, value)
+    assert getattr(explorer, name) == before and explorer._ask.denoisers['returned'].calls == calls
