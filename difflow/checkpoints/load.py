@@ -22,11 +22,10 @@ from ..networks.diffusers_unet import DiffusersUNet
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..networks.unet import UNet
 from ..schedulers import Scheduler
-from .archives import MAGIC, Archive, read_archive, read_tensors, what_is, write_tensors
-from .catalogue import KNOWN, PUBLISHED, Plan, few, plan_state_dict, unet_architecture
+from .archives import Archive, read_archive, write_tensors
+from .catalogue import PUBLISHED, Plan, few, plan_state_dict
 from .diffusers import diffusers_options, read_folder
 from .downloads import cached
-from .pickles import read_edm_pkl
 
 # %% ../../nbs/checkpoints/05_load.ipynb #b0e26552
 NETWORKS = {network.__name__: network for network in (UNet, SongUNet, DhariwalUNet, DiffusersUNet)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from difflow.data.sets import ImageSet
-    from difflow.sweeps.layer_change import Change
+    from difflow.sweeps.layer_change import LayerChange
 
 # %% ../../nbs/cli/05_classifiers.ipynb #5b1df34a
 def both(name:str) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def statistics_command(
     if output.suffix != '.npz': raise ValueError(f'{output}: the name must end in .npz')
     from functools import reduce
 
-    from difflow.features.activations import Statistics, activation_statistics, export_statistics
+    from difflow.features.activations import ActivationStatistics, activation_statistics, export_statistics
     model, (rank, world) = open_classifier(classifier_name, weights, device), processes()
     images = images_for(model, data_dir, image_size, split)
     part = activation_statistics(model, images, layers and layers.split(','), min(num_samples, len(images)),
@@ -104,7 +104,7 @@ def statistics_command(
                                  progress=rank == 0 and sys.stderr.isatty())
     parts = gather(part, rank, world)
     if rank: return
-    result = reduce(Statistics.merge, parts)
+    result = reduce(ActivationStatistics.merge, parts)
     written = [result.save(output)]
     about = dict(classifier_name=classifier_name, data_dir=data_dir)
     if pickle: written.append(export_statistics(result, pickle, **about))
@@ -154,9 +154,9 @@ def evaluate_command(
     start, statistics = time.perf_counter(), statistics or statistics_path(classifier_name)
     if output.suffix != '.npz': raise ValueError(f'{output}: the name must end in .npz')
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
-    from difflow.features.activations import Statistics
-    from difflow.sweeps.layer_change import activation_change, join, pair_images
-    chosen, taken = None if time_series is None else integers(time_series), Statistics.load(statistics)
+    from difflow.features.activations import ActivationStatistics
+    from difflow.sweeps.layer_change import activation_change, join_changes, pair_images
+    chosen, taken = None if time_series is None else integers(time_series), ActivationStatistics.load(statistics)
     model, (rank, world) = open_classifier(classifier_name, weights, device), processes()
     sent = images_for(model, starting_data_dir, image_size, split)
     said, sigmas = manifest_of(data_dir)
@@ -166,7 +166,7 @@ def evaluate_command(
     part = activation_change(model, sent, back, taken, levels, batch_size=batch_size, seed=seed, rank=rank,
                              sigmas=known, world=world, progress=rank == 0 and sys.stderr.isatty())
     parts = gather(part, rank, world)
-    if rank == 0: _write(join(parts), output, picture, pickles, classifier_name, steps, start)
+    if rank == 0: _write(join_changes(parts), output, picture, pickles, classifier_name, steps, start)
 
 def _write(change:'Change', output:Path, picture:Path|None, pickles:Path|None, name:str, steps:int,
            start:float) -> None:

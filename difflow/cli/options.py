@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATA', 'NETWORK', 'PARAMETRISATION', 'SETTINGS', 'START', 'KEPT', 'ELSEWHERE', 'given_options', 'with_options',
-           'either']
+           'dashed_option']
 
 # %% ../../nbs/cli/01_options.ipynb #174db0bd
 import inspect
@@ -33,7 +33,7 @@ def with_options(**described:tuple) -> Callable: # name: (what `option` returns,
         return command
     return add
 
-def either(kind:type, text:str, name:str, *more:str, **settings) -> object:
+def dashed_option(kind:type, text:str, name:str, *more:str, **settings) -> object:
     "Describe an option that is spelt with dashes or underscores"
     return option(kind, text, *dict.fromkeys((f'--{name.replace("_", "-")}', f'--{name}', *more)), **settings)
 
@@ -42,15 +42,15 @@ DATA = dict(
     data=(DataOption, 'mnist5k'), split=(SplitOption, 'train'),
     dataset=(option(str|None, 'instead mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers or '
                               'gtsrb, with its published size and transforms; default: none'), None),
-    data_dir=(either(Path, 'folder of those sets', 'data_dir'), Path('dataset')),
+    data_dir=(dashed_option(Path, 'folder of those sets', 'data_dir'), Path('dataset')),
     download=(flag('--download', 'let torchvision fetch them'), False),
     size=(option(int|None, 'side of the images of --data in pixels; default: as in the data', min=1), None),
-    class_cond=(either(bool, 'give the model the labels, and "no label" for guidance; default: off',
+    class_cond=(dashed_option(bool, 'give the model the labels, and "no label" for guidance; default: off',
                        'class_cond', '--cond'), False))
 NETWORK = dict(
-    model_channels=(either(int, 'width of the network, a multiple of 32', 'model_channels', '--cbase',
+    model_channels=(dashed_option(int, 'width of the network, a multiple of 32', 'model_channels', '--cbase',
                             min=32), 64),
-    channel_mult=(either(str, 'width of each resolution in model channels, finest first', 'channel_mult',
+    channel_mult=(dashed_option(str, 'width of each resolution in model channels, finest first', 'channel_mult',
                           '--cres'), '1,2'),
     num_res_blocks=(count('residual blocks a resolution'), 2),
     attention_resolutions=(option(str, 'sides of the feature maps with attention, in pixels'), '8,7'),
@@ -65,12 +65,12 @@ PARAMETRISATION = dict(
     p_mean=(option(float, 'edm: mean of ln sigma'), -1.2),
     p_std=(option(float, 'edm: its deviation, > 0'), 1.2),
     schedule=(option(str, 'eps, x0 and v: linear or cosine'), 'cosine'),
-    diffusion_steps=(either(int, 'eps, x0 and v: levels', 'diffusion_steps', min=2), 1000))
+    diffusion_steps=(dashed_option(int, 'eps, x0 and v: levels', 'diffusion_steps', min=2), 1000))
 SETTINGS = dict(
     steps=(count('optimiser steps'), 1000),
     duration=(option(float|None, 'or millions of images to show; default: none; EDM: 200'), None),
     epochs=(option(float|None, 'or passes over the data; default: none; minimal-diffusion: 500'), None),
-    batch_size=(either(int, 'images a step, in all', 'batch_size', '--batch', min=1), 64),
+    batch_size=(dashed_option(int, 'images a step, in all', 'batch_size', '--batch', min=1), 64),
     lr=(option(float, 'highest learning rate, > 0'), 1e-3),
     warmup=(count('steps of linear rise', least=0), 100),
     lr_rampup=(option(float, 'instead, images shown while it rises from 0; 0: --warmup', min=0), 0.),
@@ -81,7 +81,7 @@ SETTINGS = dict(
     grad_clip=(option(float, 'largest norm of the gradient, > 0; inf: any'), 1.),
     ema_halflife=(option(float, 'of the weight average, in images, >= 0'), 20_000.),
     ema=(option(float|None, 'the same in millions of images; default: none; EDM: 0.5'), None),
-    ema_w=(either(float|None, 'or its weight at every step, 0..1; default: none; minimal-diffusion: 0.9995',
+    ema_w=(dashed_option(float|None, 'or its weight at every step, 0..1; default: none; minimal-diffusion: 0.9995',
                    'ema_w'), None),
     ema_rampup=(option(bool, 'the average remembers less at the start'), True),
     label_dropout=(share('labels not shown, with --class-cond'), 0.1),
@@ -89,10 +89,10 @@ SETTINGS = dict(
     accumulate=(count('parts of a batch'), 1),
     seed=(count('of everything random; minimal-diffusion: 112233', least=0), 0))
 START = dict(
-    pretrained_ckpt=(either(str|None, 'start from the weights of a checkpoint; default: fresh ones',
+    pretrained_ckpt=(dashed_option(str|None, 'start from the weights of a checkpoint; default: fresh ones',
                              'pretrained_ckpt'), None),
     transfer=(option(str|None, 'the same for a snapshot of EDM, without --ema-rampup; default: none'), None),
-    delete_keys=(either(list[str]|None, 'weights that start fresh in spite of it, by commas or one after the '
+    delete_keys=(dashed_option(list[str]|None, 'weights that start fresh in spite of it, by commas or one after the '
                         'other; default: none', 'delete_keys'), None),
     resume=(option(Path|None, 'go on from this state where the folder has none; default: none', '--resume',
                    '--resume-from'), None),
@@ -105,7 +105,7 @@ KEPT = dict(
     sample_every=(option(int|None, 'steps between sample grids; 0: no grids; default: none', min=0), None),
     sample_epochs=(option(int|None, 'or passes over the data; default: none; minimal-diffusion: 1', min=1),
                    None),
-    sampling_steps=(either(int|None, 'the grids by ddpm on so many levels; default: 18 of Heun; '
+    sampling_steps=(dashed_option(int|None, 'the grids by ddpm on so many levels; default: 18 of Heun; '
                            'minimal-diffusion: 250', 'sampling_steps', min=2), None),
     ddim=(flag('--ddim', 'the grids by ddim'), False),
     mixed_precision=(option(str, 'no, bf16, fp16'), 'no'),
@@ -113,7 +113,7 @@ KEPT = dict(
     workers=(count('processes that decode images', least=0), 0),
     half=(flag('--half', 'save in float16'), False))
 ELSEWHERE = dict(
-    sampling_only=(either(bool, 'is: difflow sample --model FILE', 'sampling_only'), False),
-    num_sampled_images=(either(int|None, 'is an option of difflow sample; default: none',
+    sampling_only=(dashed_option(bool, 'is: difflow sample --model FILE', 'sampling_only'), False),
+    num_sampled_images=(dashed_option(int|None, 'is an option of difflow sample; default: none',
                                'num_sampled_images'), None),
-    local_rank=(either(int|None, 'is read from the environment instead; default: none', 'local_rank'), None))
+    local_rank=(dashed_option(int|None, 'is read from the environment instead; default: none', 'local_rank'), None))

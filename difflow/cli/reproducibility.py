@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .root import DeviceOption, app, count, flag, load_model, option, say_done
-from .sweeps import either, local_device
+from .sweeps import dashed_option, local_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
     from difflow.reproducibility.scores import Score
-    from difflow.runs.folder import Item, Made
+    from difflow.runs.folder import Item, Output
     from difflow.samplers.steps import Sampler
     from difflow.schedulers import Scheduler
 
@@ -125,7 +125,7 @@ def write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, tran
 def dataset_command(
     source:option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
     dest:option(Path, 'a name ending in .zip, or an empty folder'),
-    max_images:either(int|None, 'the first so many by name; default: all', 'max_images', min=1)=None,
+    max_images:dashed_option(int|None, 'the first so many by name; default: all', 'max_images', min=1)=None,
     transform:option(str|None, 'center-crop or center-crop-wide; default: resize alone')=None,
     resolution:option(str|None, 'WIDTHxHEIGHT, such as 32x32; default: as they are')=None,
 ) -> None:
@@ -181,11 +181,11 @@ class Walk:
         "Make a whole batch, so that its numbers are those of a run in one go, and yield what is wanted"
         from functools import partial
 
-        from difflow.runs.folder import Made, encode
+        from difflow.runs.folder import Output, encode_image
         seeds = [int(item.name) for item in batch]
         for seed, image in zip(seeds, self.images(seeds)):
             file = file_of(seed, self.subdirs)
-            if file in wanted: yield Made(file, partial(encode, image), dict(seed=seed))
+            if file in wanted: yield Output(file, partial(encode_image, image), dict(seed=seed))
 
 # %% ../../nbs/cli/06_reproducibility.ipynb #d6e32772
 _LEVELS, _CHURN = ('sigma_min', 'sigma_max', 'rho'), ('S_churn', 'S_min', 'S_max', 'S_noise')
@@ -255,18 +255,18 @@ def generate_command(context:typer.Context,
     subdirs:flag('--subdirs', 'a folder for each thousand seeds')=False,
     label:option(int|None, 'class of all images; default: drawn from the seed', '--class', min=0)=None,
     batch:count('images at once')=64, steps:count('noise levels of the walk')=18,
-    sigma_min:either(float|None, 'lowest noise level, > 0; default: of model and walk', 'sigma_min')=None,
-    sigma_max:either(float|None, 'highest noise level; default: of model and walk', 'sigma_max')=None,
+    sigma_min:dashed_option(float|None, 'lowest noise level, > 0; default: of model and walk', 'sigma_min')=None,
+    sigma_max:dashed_option(float|None, 'highest noise level; default: of model and walk', 'sigma_max')=None,
     rho:option(float, 'exponent of the spacing, > 0')=7.,
-    S_churn:either(float, 'stochasticity, >= 0; 0: none', 'S_churn')=0.,
-    S_min:either(float, 'lowest noise level that gets it', 'S_min')=0.,
-    S_max:either(float, 'highest noise level that gets it', 'S_max')=math.inf,
-    S_noise:either(float, 'factor of that noise, > 0', 'S_noise')=1.,
+    S_churn:dashed_option(float, 'stochasticity, >= 0; 0: none', 'S_churn')=0.,
+    S_min:dashed_option(float, 'lowest noise level that gets it', 'S_min')=0.,
+    S_max:dashed_option(float, 'highest noise level that gets it', 'S_max')=math.inf,
+    S_noise:dashed_option(float, 'factor of that noise, > 0', 'S_noise')=1.,
     solver:option(str, 'heun or euler; without the next three also ddim, ddpm, dpmpp_2m')='heun',
     disc:option(str|None, 'EDM\'s other noise levels: vp, ve, iddpm or edm; default: edm')=None,
     schedule:option(str|None, 'EDM\'s other schedules: vp, ve or linear; default: linear')=None,
     scaling:option(str|None, 'EDM\'s other scalings: vp or none; default: none')=None,
-    optimal_denoiser:either(bool, 'the exact mean over --dataset as the model', 'optimal_denoiser')=False,
+    optimal_denoiser:dashed_option(bool, 'the exact mean over --dataset as the model', 'optimal_denoiser')=False,
     dataset:option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
     noise:option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
     device:DeviceOption='auto',

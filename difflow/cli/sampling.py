@@ -20,7 +20,7 @@ from .root import (BatchSizeOption, DeviceOption, GuidanceOption, ModelOption, S
 if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Report
-    from difflow.runs.samples import Wanted
+    from difflow.runs.samples import SampleRequest
 
 # %% ../../nbs/cli/02_sampling.ipynb #63e87163
 def class_counts(text:str|None) -> dict[int, int]|None:

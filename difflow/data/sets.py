@@ -20,9 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
-from .builtin import EMBEDDED, PALETTE, ArrayReader, Found, numbered
-from .canvas import (EXTENSIONS, image_grid, resize_crop, save_images, show_images, to_float,
-                                 to_mode, to_uint8, write_png)
+from .builtin import EMBEDDED, ArrayReader, ImageSource, numbered
+from .canvas import EXTENSIONS, resize_crop, to_float, to_mode
 
 # %% ../../nbs/data/02_sets.ipynb #751949d2
 def _pixels(picture:Image.Image, channels:int|None, size:int|None) -> Tensor:
@@ -213,7 +212,7 @@ def _json_labels(read:FileReader) -> list|None:
     if missing: raise ValueError(f'{where}: {len(missing)} images without label, first {missing[0]}')
     return [labels[n] for n in read.names]
 
-def _files(path:Path) -> Found:
+def _files(path:Path) -> ImageSource:
     "A tree of images in a folder or a zip"
     listed = _listing(path)
     over = ('grid.png',) if 'run.json' in listed else ()
@@ -227,7 +226,7 @@ def _files(path:Path) -> Found:
         labels, classes = _labels(_json_labels(read), len(names), path / 'dataset.json')
     elif path.is_dir() and all('/' in n for n in names) and not all(map(_by_thousands, names)):
         labels, classes = _folder_labels(path, [n.split('/')[0] for n in names])
-    return Found(read, labels, names, classes)
+    return ImageSource(read, labels, names, classes)
 
 def _by_thousands(name:str) -> bool:
     "Tell an image in one of EDM's folders of a thousand seeds, as 001000/001234.png: that is no class"
@@ -256,7 +255,7 @@ def _labels(labels, n:int, where) -> tuple[np.ndarray|None, list[str]|None]:
     return array, [str(c) for c in range(array.max() + 1)] if named else None
 
 # %% ../../nbs/data/02_sets.ipynb #2b39a11b
-def _npz(path:Path) -> Found:
+def _npz(path:Path) -> ImageSource:
     "An npz of uint8 images (N,H,W), (N,H,W,C) or (N,C,H,W) under 'arr_0', 'images' or 'samples'"
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -275,16 +274,16 @@ def _npz(path:Path) -> Found:
                          '(N,H,W), (N,H,W,C) or (N,C,H,W), C = 1 or 3')
     labels, classes = _labels(labels, len(images), f'{path}: {label_key!r}')
     read = ArrayReader(np.ascontiguousarray(images))
-    return Found(read, labels, numbered(path.stem, len(images)), classes)
+    return ImageSource(read, labels, numbered(path.stem, len(images)), classes)
 
-def _npz_folder(path:Path, files:list[str]) -> Found:
+def _npz_folder(path:Path, files:list[str]) -> ImageSource:
     "A folder of npz files, as score_sde writes its samples: one after the other, without labels"
     parts = [_npz(path / file) for file in files]
     arrays = [part.read.images for part in parts]
     shapes = sorted({array.shape[1:] for array in arrays})
     if len(shapes) > 1: raise ValueError(f'{path}: its npz files hold images of {shapes}, (H,W) or (H,W,C)')
     names = [name for part in parts for name in part.names]
-    return Found(ArrayReader(np.concatenate(arrays)), None, names, None)
+    return ImageSource(ArrayReader(np.concatenate(arrays)), None, names, None)
 
 # %% ../../nbs/data/02_sets.ipynb #4b147cd0
 class TorchvisionReader:
@@ -332,7 +331,7 @@ def _first(make:type, options:dict, splits:tuple[str, ...]) -> Dataset:
         except ValueError as e: error = e
     raise error
 
-def _torchvision(name:str, split:str, options:dict) -> Found:
+def _torchvision(name:str, split:str, options:dict) -> ImageSource:
     "Any image set of torchvision.datasets, by name"
     make = _torchvision_sets()[name.lower()]
     title, test = make.__name__, None
@@ -354,7 +353,7 @@ def _torchvision(name:str, split:str, options:dict) -> Found:
     known = getattr((parts or [dataset])[0], 'classes', None)
     if labels is not None and labels.ndim == 1 and known:
         classes = [c if isinstance(c, str) else ', '.join(c) for c in known]
-    return Found(TorchvisionReader(dataset, title), labels, numbered(title, len(dataset)), classes, test)
+    return ImageSource(TorchvisionReader(dataset, title), labels, numbered(title, len(dataset)), classes, test)
 
 # %% ../../nbs/data/02_sets.ipynb #3c00ae25
 def _check_options(size, channels, max_images, seed, split) -> None:
@@ -366,7 +365,7 @@ def _check_options(size, channels, max_images, seed, split) -> None:
     if channels not in (None, 1, 3): raise ValueError(f'channels={channels!r}: allowed is 1, 3 or None')
     if split not in ('all', 'train', 'test'): raise ValueError(f'split={split!r}: allowed: all, train, test')
 
-def _find(name_or_path, seed:int, split:str, options:dict) -> Found:
+def _find(name_or_path, seed:int, split:str, options:dict) -> ImageSource:
     "Open the source that `name_or_path` means: embedded name, then path, then torchvision name"
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     there = name != '' and path.exists()
@@ -381,9 +380,9 @@ def _find(name_or_path, seed:int, split:str, options:dict) -> Found:
     if name in EMBEDDED: return EMBEDDED[name](seed)
     if path.suffix.lower() == '.npz': return _npz(path)
     if path.is_dir() or path.suffix.lower() == '.zip': return _files(path)
-    return Found(FileReader(path.parent, [path.name]), None, [path.name], None)
+    return ImageSource(FileReader(path.parent, [path.name]), None, [path.name], None)
 
-def _choose(found:Found, split:str, max_images:int|None, seed:int) -> np.ndarray:
+def _choose(found:ImageSource, split:str, max_images:int|None, seed:int) -> np.ndarray:
     "Return the sorted indices of the images that `split` and `max_images` leave"
     n, labels = len(found.names), found.labels
     keep = np.arange(n)

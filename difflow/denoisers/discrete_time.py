@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..schedulers import Scheduler
-from .base import Preconditioned, as_sigma, like
+from .base import Preconditioned, as_sigma, expand_like
 
 # %% ../../nbs/denoisers/01_discrete_time.ipynb #5ffb8476
 PREDICTIONS, VARIANCES = ('eps', 'x0', 'v'), ('fixed_small', 'fixed_large', 'learned_range')
@@ -72,14 +72,14 @@ class DDPMDenoiser(Preconditioned):
     def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor, noise:Tensor,
                    **told:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)
         "Return the squared error of what is predicted and, for a learned variance, the bound in bits."
-        x = x0 + like(sigma, x0) * noise
+        x = x0 + expand_like(sigma, x0) * noise
         x0hat, extra = self.predict(x, sigma, labels, **told)
         terms = dict(mse=self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1))
         if self.variance_type == 'learned_range':
             levels = self.scheduler.on('sigmas', sigma.device).to(sigma.dtype)
             t = torch.searchsorted(levels, sigma * (1 - 1e-6)).clamp(max=len(levels) - 1)
             log_variance = step_log_variance(self, t, extra, x0)
-            terms['vb'] = variational_bound(self.scheduler, x0, x / like((1 + sigma**2).sqrt(), x), t, x0hat,
+            terms['vb'] = variational_bound(self.scheduler, x0, x / expand_like((1 + sigma**2).sqrt(), x), t, x0hat,
                                             log_variance)
         return terms
 
@@ -105,10 +105,10 @@ def p_mean_variance(
     "Return mean and variance of p(x_{t-1} | x_t) in guided-diffusion's units (Ho et al. 2020, eq. 7)."
     s = denoiser.scheduler
     sigma = s.on('sigmas', x_vp.device)[t]
-    x0hat, extra = denoiser.predict(x_vp * like((1 + sigma**2).sqrt(), x_vp), sigma, labels)
+    x0hat, extra = denoiser.predict(x_vp * expand_like((1 + sigma**2).sqrt(), x_vp), sigma, labels)
     if clip: x0hat = x0hat.clamp(-1, 1)
     log_variance = step_log_variance(denoiser, t, extra, x_vp)
-    small = like(s.on('posterior_variance', x_vp.device)[t], x_vp).expand_as(x_vp)
+    small = expand_like(s.on('posterior_variance', x_vp.device)[t], x_vp).expand_as(x_vp)
     variance = small if denoiser.variance_type == 'fixed_small' else log_variance.exp()
     return dict(mean=q_posterior_mean(s, x0hat, x_vp, t), variance=variance, log_variance=log_variance,
                 pred_xstart=x0hat)
@@ -118,11 +118,11 @@ def q_posterior_mean(s:Scheduler, x0:Tensor, x_vp:Tensor, t:Tensor) -> Tensor:
     now, betas = s.on('alphas_cumprod', x0.device), s.on('betas', x0.device)
     before = torch.cat([now.new_ones(1), now[:-1]])
     of_x0, of_x = betas * before.sqrt() / (1 - now), (1 - before) * (1 - betas).sqrt() / (1 - now)
-    return like(of_x0[t], x0) * x0 + like(of_x[t], x0) * x_vp
+    return expand_like(of_x0[t], x0) * x0 + expand_like(of_x[t], x0) * x_vp
 
 def step_log_variance(denoiser:DDPMDenoiser, t:Tensor, extra:Tensor|None, x:Tensor) -> Tensor: # like `x`
     "Return the log variance of step `t` by the denoiser's rule; the small one at 0 is that at 1."
-    s, at = denoiser.scheduler, lambda table: like(table[t], x)
+    s, at = denoiser.scheduler, lambda table: expand_like(table[t], x)
     small, large = s.on('posterior_log_variance_clipped', x.device), s.on('betas', x.device).log()
     if denoiser.variance_type == 'learned_range': return between(extra, at(small), at(large))
     if denoiser.variance_type == 'fixed_large': small = torch.cat([small[:1], large[1:]])
@@ -154,7 +154,7 @@ def variational_bound(
 ) -> Tensor: # (B,) bits per dimension
     "Return one term of the variational bound (Nichol and Dhariwal 2021, eq. 4-7)."
     mean = q_posterior_mean(s, x0hat.detach(), x_vp, t)
-    true = like(s.on('posterior_log_variance_clipped', x0.device)[t], x0)
-    nats = torch.where(like(t, x0) == 0, grey_level_nll(x0, mean, log_variance),
+    true = expand_like(s.on('posterior_log_variance_clipped', x0.device)[t], x0)
+    nats = torch.where(expand_like(t, x0) == 0, grey_level_nll(x0, mean, log_variance),
                        gaussian_kl(q_posterior_mean(s, x0, x_vp, t), true, mean, log_variance))
     return nats.flatten(1).mean(1) / math.log(2)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoisers.base import Denoiser, as_sigma, like
+from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..noise import uniform
 
 # %% ../../nbs/exact/02_hierarchy.ipynb #0042cc70
@@ -142,7 +142,7 @@ def propagate(
 def log_likelihoods(x:Tensor, sigma:Tensor) -> Tensor: # (B, v, 1, nodes), () or (B,) -> (B, nodes, v)
     "Return the log likelihood of each symbol at each noisy one-hot leaf, x / sigma^2 up to a constant."
     x = x.to(sigma.dtype)
-    return (x / like(sigma**2, x)).squeeze(2).transpose(1, 2)
+    return (x / expand_like(sigma**2, x)).squeeze(2).transpose(1, 2)
 
 class HierarchyDenoiser(Denoiser):
     "Denoise one-hot strings of a grammar exactly, by belief propagation."

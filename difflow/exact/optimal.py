@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'ROWS_AT_ONCE', 'PIXELS_AT_ONCE', 'Posterior', 'Sums', 'Refined', 'pixels_of', 'merge_top', 'add_weighted',
-           'wide', 'relative_weights', 'OptimalDenoiser', 'repeated']
+           'best_float', 'relative_weights', 'OptimalDenoiser', 'repeated']
 
 # %% ../../nbs/exact/01_optimal.ipynb #1cb56df5
 import math
@@ -80,7 +80,7 @@ def add_weighted(sums:Tensor, weights:Tensor, y:Tensor):
         if 4 * len(some) < len(y): weights, y = weights[:, some], y[some]
     sums.addmm_(weights, y)
 
-def wide(device:torch.device) -> torch.dtype:
+def best_float(device:torch.device) -> torch.dtype:
     "Return float64, or float32 on a device without it."
     return torch.float32 if device.type == 'mps' else torch.float64
 
@@ -127,7 +127,7 @@ class _Pass(Denoiser):
 
     def _set_moments(self):
         "Find the mean of the set, half the squared norms about it, and the range of its pixels."
-        parts, double = self.pixels.split(512), wide(self.pixels.device)
+        parts, double = self.pixels.split(512), best_float(self.pixels.device)
         room = torch.empty(parts[0].shape, dtype=double, device=self.pixels.device) # for one part at a time
         mean = torch.zeros_like(room[0])
         for part in parts: mean += room[:len(part)].copy_(part).sum(0) / len(self)

@@ -6,7 +6,6 @@
 __all__ = ['CodedUNet', 'CodedDiffusersUNet', 'code_size']
 
 # %% ../../nbs/networks/05_coded.ipynb #568ef8fb
-import torch
 from torch import Tensor, nn
 
 from .diffusers_unet import DiffusersUNet

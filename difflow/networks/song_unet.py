@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .edm_blocks import (Conv2d, EDMNetwork, FourierEmbedding, Init, PositionalEmbedding,
-                                         Style, UNetBlock, group_norm, linear)
+from .edm_blocks import (EDMNetwork, FourierEmbedding, Init, PositionalEmbedding,
+                                         ResampledConv2d, Style, UNetBlock, group_norm, linear)
 
 # %% ../../nbs/networks/03_song_unet.ipynb #3866ce54
 class SongUNet(EDMNetwork):
@@ -60,15 +60,15 @@ class SongUNet(EDMNetwork):
         for level, (size, wide) in enumerate(self.levels):
             at = f'{size}x{size}'
             if level == 0:
-                enc[f'{at}_conv'] = Conv2d(width, c['model_channels'], 3, init)
+                enc[f'{at}_conv'] = ResampledConv2d(width, c['model_channels'], 3, init)
                 width = c['model_channels']
             else:
                 enc[f'{at}_down'] = self.block(width, width, resample='down')
                 if kind == 'skip':
-                    enc[f'{at}_aux_down'] = Conv2d(aux, aux, 0, **down)
-                    enc[f'{at}_aux_skip'] = Conv2d(aux, width, 1, init)
+                    enc[f'{at}_aux_down'] = ResampledConv2d(aux, aux, 0, **down)
+                    enc[f'{at}_aux_skip'] = ResampledConv2d(aux, width, 1, init)
                 if kind == 'residual':
-                    enc[f'{at}_aux_residual'] = Conv2d(aux, width, 3, init, **down, fused=True)
+                    enc[f'{at}_aux_residual'] = ResampledConv2d(aux, width, 3, init, **down, fused=True)
                     aux = width
             for i in range(c['num_blocks']):
                 enc[f'{at}_block{i}'] = self.block(width, wide, attention=size in c['attn_resolutions'])
@@ -91,9 +91,9 @@ class SongUNet(EDMNetwork):
                 width = wide
             if c['decoder_type'] == 'skip' or level == 0:
                 if not top and c['decoder_type'] == 'skip':
-                    dec[f'{at}_aux_up'] = Conv2d(out, out, 0, **change)
+                    dec[f'{at}_aux_up'] = ResampledConv2d(out, out, 0, **change)
                 dec[f'{at}_aux_norm'] = group_norm(width, self.style.eps)
-                dec[f'{at}_aux_conv'] = Conv2d(width, out, 3, self.style.init_zero)
+                dec[f'{at}_aux_conv'] = ResampledConv2d(width, out, 3, self.style.init_zero)
 
     def embed(self, noise_labels:Tensor, classes:Tensor|None, augment_labels:Tensor|None) -> Tensor:
         "Return the embedding of noise level, class and augmentation, (B or 1, emb_channels)."
@@ -155,14 +155,14 @@ class DhariwalUNet(EDMNetwork):
         self.map_label = linear(label_dim, self.emb_channels, by_class, bias=False) if label_dim else None
         self.enc, self.dec = self.encoder(), nn.ModuleDict()
         last = self.add_decoder(self.widths())
-        self.out_norm, self.out_conv = group_norm(last), Conv2d(last, out_channels, 3, zero)
+        self.out_norm, self.out_conv = group_norm(last), ResampledConv2d(last, out_channels, 3, zero)
 
     def encoder(self) -> nn.ModuleDict:
         "Return the blocks from the finest level to the coarsest."
         c, enc, width = self.config, nn.ModuleDict(), self.levels[0][1]
         for level, (size, wide) in enumerate(self.levels):
             at, attention = f'{size}x{size}', size in c['attn_resolutions']
-            if level == 0: enc[f'{at}_conv'] = Conv2d(c['in_channels'], width, 3, self.style.init)
+            if level == 0: enc[f'{at}_conv'] = ResampledConv2d(c['in_channels'], width, 3, self.style.init)
             else: enc[f'{at}_down'] = self.block(width, width, resample='down')
             for i in range(c['num_blocks']):
                 enc[f'{at}_block{i}'] = self.block(width, wide, attention=attention)

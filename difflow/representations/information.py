@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mixer_networks import Crowd
+from .mixer_networks import BatchedEnsemble
 from .mixers import TransformerMixer, check_codes
 
 # %% ../../nbs/representations/05_information.ipynb #43e5e970
@@ -99,7 +99,7 @@ class Mine:
     "Train one critic for each of P pairs of variables, all at once."
     def __init__(self, pairs:int, inputs:int, hidden:int=256, lr:float=1e-4, seed:int=0, device:str='cpu'):
         seeds = [seed * 100_003 + p for p in range(pairs)]
-        self.crowd = Crowd(lambda: critic(inputs, hidden), seeds, torch.full((pairs,), lr), device=device)
+        self.crowd = BatchedEnsemble(lambda: critic(inputs, hidden), seeds, torch.full((pairs,), lr), device=device)
         self.mean = torch.ones(pairs, device=device) # running mean of E[e^T]
 
     def step(self, joint:Tensor, shuffled:Tensor) -> tuple[Tensor, Tensor]: # (P, B, 2 D) each -> (P,) each

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..denoisers.base import Denoiser, as_sigma, like
+from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
 from ..networks.coded import CodedDiffusersUNet, CodedUNet, code_size
 from ..networks.song_unet import DhariwalUNet, SongUNet
@@ -85,7 +85,7 @@ class CodedDenoiser(VEDenoiser):
         sigma = as_sigma(sigma, x0)
         mean, log_variance = self.encoder.statistics(x0, self.time_of(sigma))
         code = mean if log_variance is None else mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        x0hat, _ = self.predict(x0 + like(sigma, x0) * noise, sigma, code, check=False)
+        x0hat, _ = self.predict(x0 + expand_like(sigma, x0) * noise, sigma, code, check=False)
         score = 0.5 * (x0hat - x0).square().flatten(1).sum(1) / sigma.to(x0.dtype)**2
         return score + self.weight_z * penalty(self.regulariser, mean, log_variance)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
-from .mixer_networks import GRU, MLP, Crowd, Transformer
+from .mixer_networks import GRU, MLP, BatchedEnsemble, Transformer
 
 # %% ../../nbs/representations/04_mixers.ipynb #38bef5ee
 LRS = 1e-3, 7.5e-4, 5e-4, 2.5e-4, 1e-4, 5e-5
@@ -118,7 +118,7 @@ class Mixer:
         self.allowed = torch.full((len(self.classes), widest), -math.inf, device=self.device)
         for f, count in enumerate(self.classes): self.allowed[f, :count] = 0
         lrs = torch.tensor(self.lrs, dtype=torch.float64)[runs['lr']]
-        crowd = Crowd(lambda: self.make(*self.shape, widest), runs['seed'].tolist(), lrs, self.weight_decay,
+        crowd = BatchedEnsemble(lambda: self.make(*self.shape, widest), runs['seed'].tolist(), lrs, self.weight_decay,
                       self.clip, self.device)
         best, kept = torch.full((len(lrs),), -1., device=self.device), crowd.copy()
         size = min(self.batch_size, fit.shape[1])
@@ -133,7 +133,7 @@ class Mixer:
             for name, value in crowd.params.items(): kept[name][better] = value[better]
         self._choose(crowd, kept, best, runs)
 
-    def _learn(self, crowd:Crowd, x:Tensor, labels:Tensor, runs:dict, drop:int):
+    def _learn(self, crowd:BatchedEnsemble, x:Tensor, labels:Tensor, runs:dict, drop:int):
         "Make a step on each seed's batch, (views, seeds, B, ...), (seeds, F, B); `drop` seeds the dropout."
         truth = one_hot(labels, max(self.classes)).mT.float()[runs['seed'], runs['factor']] # (R, K, B)
         allowed = self.allowed[runs['factor']][..., None] # (R, K, 1)
@@ -142,14 +142,14 @@ class Mixer:
             return softmax(logits, 1).sub_(truth[group]).div_(labels.shape[-1])
         crowd.learn(x.flatten(0, 1), runs['time'] * x.shape[1] + runs['seed'], slope, drop)
 
-    def _logits(self, crowd:Crowd, x:Tensor, runs:dict) -> Tensor: # (views, seeds or 1, B, ...) -> (R, B, K)
+    def _logits(self, crowd:BatchedEnsemble, x:Tensor, runs:dict) -> Tensor: # (views, seeds or 1, B, ...) -> (R, B, K)
         "Return the logits of each run, -inf for classes that its factor does not have."
         seed = runs['seed'].clamp(max=x.shape[1] - 1)
         groups, time = crowd.groups(x.shape[2]), runs['time']
         found = [crowd(x[time[group], seed[group]], group=group) for group in groups]
         return torch.cat(found) + self.allowed[runs['factor']][:, None]
 
-    def _accuracy(self, crowd:Crowd, seen:Tensor, labels:Tensor, held:Tensor, runs:dict) -> Tensor: # (R,)
+    def _accuracy(self, crowd:BatchedEnsemble, seen:Tensor, labels:Tensor, held:Tensor, runs:dict) -> Tensor: # (R,)
         "Return the share of right answers of each run on its seed's held-out examples."
         hits = 0
         for rows in held.split(1024, 1):
@@ -158,7 +158,7 @@ class Mixer:
             hits = hits + (answer == truth[runs['seed'], runs['factor']]).float().sum(1)
         return hits / held.shape[1]
 
-    def _choose(self, crowd:Crowd, kept:dict, best:Tensor, runs:dict):
+    def _choose(self, crowd:BatchedEnsemble, kept:dict, best:Tensor, runs:dict):
         "Keep the runs of the learning rate, and of the time, with the best mean over the seeds; per factor."
         sizes = [int(runs[k].max()) + 1 for k in ('lr', 'seed', 'factor', 'time')]
         self.valid = best.cpu().reshape(sizes) # (lrs, seeds, F, times)

@@ -24,10 +24,10 @@ from ..data.sets import ImageSet, load_images
 from ..denoisers.base import Denoiser
 from ..files import package_file
 from ..noise import normal
-from ..runs.folder import ENDINGS, Broken, Item, Made, Report, encode, fill, model_hash
+from ..runs.folder import ENDINGS, Broken, Item, Output, Report, encode_image, fill, model_hash
 from ..samplers.steps import Sampler, as_sampler, device_of
 from ..schedulers import Scheduler
-from .levels import Sweep, check_levels, experiment, noised_index, sweep
+from .levels import Sweep, check_levels, noised_index, sweep, sweep_plan
 
 # %% ../../nbs/sweeps/01_folders.ipynb #c5b371f6
 GROUND_TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
@@ -198,7 +198,7 @@ class Study:
         return sweep(self.denoiser, x0, levels, len(self.grid), self.sampler, labels=labels, noise=noise,
                      scheduler=self.grid, batch_size=self.batch_size, **self.arguments)
 
-    def make(self, batch:list[Item], wanted:frozenset[str], place:dict[str, int]) -> Iterator[Made|Broken]:
+    def make(self, batch:list[Item], wanted:frozenset[str], place:dict[str, int]) -> Iterator[Output|Broken]:
         "Yield the files of a batch of images, and those images that cannot be read."
         indices, x0 = [], []
         for item in batch:
@@ -211,7 +211,7 @@ class Study:
         if not lacking: return
         yield from self.files(self.walk(torch.stack(x0), indices, lacking if alone else self.levels), indices)
 
-    def files(self, result:Sweep, indices:list[int]) -> Iterator[Made]:
+    def files(self, result:Sweep, indices:list[int]) -> Iterator[Output]:
         "Yield what came back, level by level, with its line in the manifest."
         images = to_uint8(result.images).cpu()
         for s, (r, sigma) in enumerate(zip(result.steps_reverse, result.noised_sigmas.tolist())):
@@ -220,7 +220,7 @@ class Study:
                 label = dict(label=int(self.images.labels[i])) if self._classes() else {}
                 record = dict(stem=self.stems[i], step_reverse=r, steps=len(self.grid), sigma=sigma,
                               timestep=self.timestep(r), index=i, **label, seed=self.seed, model=self.model)
-                yield Made(self.file(i, r), partial(encode, images[s, b], self.format), record)
+                yield Output(self.file(i, r), partial(encode_image, images[s, b], self.format), record)
 
     def _classes(self) -> bool: return self.images.labels is not None and self.images.labels.ndim == 1
 
@@ -239,7 +239,7 @@ def study_of(
     arguments = dict(convention=convention, independent=independent, guidance=guidance, clip=clip, **options)
     shape = denoiser.image_shape or images.image_shape
     labels = images.labels[:1] if labelled else None
-    experiment(denoiser, torch.zeros(1, *shape), list(steps_reverse), len(grid), sampler, seed, labels,
+    sweep_plan(denoiser, torch.zeros(1, *shape), list(steps_reverse), len(grid), sampler, seed, labels,
                convention, grid, independent, batch_size, guidance, clip, None, options)
     levels = sorted(set(check_levels(steps_reverse, len(grid))))
     return Study(denoiser, images, levels, grid, as_sampler(sampler), seed, labelled, batch_size, format,

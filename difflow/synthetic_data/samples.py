@@ -22,7 +22,7 @@ from ..features.sscd import SSCD, load_descriptor, sscd_features
 from ..reproducibility.scores import Score, m_score
 from ..samplers.steps import Sampler, heun, sample
 from .cas_training import Recipe
-from .comparison import CAS, PROTOCOLS, check_sets, compare_sets, join
+from .comparison import CAS, PROTOCOLS, check_sets, compare_sets, join_sets
 
 # %% ../../nbs/synthetic_data/02_samples.ipynb #da35a8ad
 def class_counts(
@@ -100,7 +100,7 @@ def classification_accuracy_score(
         if not classes <= n <= len(synthetic):
             raise ValueError(f'counts must be in {classes}..{len(synthetic)}, got {n}')
     order = stratified_order(len(synthetic), synthetic.labels.numpy())
-    arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': join(real_train, synthetic)}
+    arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': join_sets(real_train, synthetic)}
     arms |= {f'synthetic {n}': synthetic[order[:n]] for n in counts if n < len(synthetic)}
     return compare_sets(arms, real_test, protocol, epochs, steps, seeds, metric, Recipe(**recipe), callback)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'SMALL', 'InvalidChoice', 'check_int', 'in_kernel', 'script', 'style', 'BaseExplorer', 'one_core',
-           'AskedExplorer']
+           'AsyncExplorer']
 
 # %% ../../nbs/widgets/00_base.ipynb #4a6107c3
 import base64
@@ -96,7 +96,7 @@ def one_core(
             if not _BUSY: torch.set_num_threads(before)
 
 # %% ../../nbs/widgets/00_base.ipynb #6639aa3d
-class AskedExplorer(BaseExplorer):
+class AsyncExplorer(BaseExplorer):
     "Answer what the choices ask, in a thread where a browser may listen; the last question counts."
     question:Callable # the tuple type of a question; its fields are traits
     progress = traitlets.Float(0., help='share of the answer that is there').tag(sync=True)
@@ -143,7 +143,7 @@ class AskedExplorer(BaseExplorer):
         self._finished = question
         self._turn.notify_all()
 
-    def wait(self, timeout:float|None=None) -> 'AskedExplorer': # timeout: s, None: for ever
+    def wait(self, timeout:float|None=None) -> 'AsyncExplorer': # timeout: s, None: for ever
         "Return when the answer is there; raise TimeoutError, or the error that ended the computation."
         with self._turn:
             if not self._turn.wait_for(lambda: self._finished is self._asked, timeout):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'LEFT', 'TOP', 'NOTE_WIDE', 'NOTE_LINE', 'HEAT_ROW', 'LINES_HIGH', 'HEADING', 'pixels', 'pixel_distance',
-           'Panel', 'film', 'panel_height']
+           'Panel', 'film_strip', 'panel_height']
 
 # %% ../../nbs/widgets/01_strips.ipynb #ffa7032c
 import colorsys
@@ -56,7 +56,7 @@ LEFT, TOP = 76, 18 # px: the names beside the frames, and the levels above them
 NOTE_WIDE, NOTE_LINE = 80, 11 # px: a frame with words below it, and a line of them
 HEAT_ROW, LINES_HIGH, HEADING = 11, 72, 16 # px
 
-def film(
+def film_strip(
     rows:Mapping[str, np.ndarray], # name -> (S, H, W, C) uint8 frames
     steps_reverse:Sequence[int], # (S,) level of every frame
     current:int=0, # index of the frame to mark

@@ -21,7 +21,7 @@ from ..representations.codes import check_times
 from ..representations.encoders import sigma_of
 from ..representations.mixers import Mixer, SingleTime, TransformerMixer, check_codes
 from .base import BaseExplorer, InvalidChoice, check_int, script, style
-from .strips import Panel, film, pixels
+from .strips import Panel, film_strip, pixels
 
 # %% ../../nbs/widgets/07_trajectories.ipynb #c3fde21e
 def noised(
@@ -170,7 +170,7 @@ class TrajectoryExplorer(BaseExplorer):
         "Draw the noised images and the panels below, for pages without a kernel."
         frames = pixels(noised(self._images.tensor([self.image]), self._times, self.image, self._seed))
         shown = [f'{t:g}' for t in self._times]
-        return film({self._truth or 'noised': frames}, shown, shown.index(f'{self.t:g}'), width, self.panels)
+        return film_strip({self._truth or 'noised': frames}, shown, shown.index(f'{self.t:g}'), width, self.panels)
 
     def __repr__(self) -> str:
         return f'TrajectoryExplorer(image={self.image}, factor={self.factor}, t={self.t:g})'

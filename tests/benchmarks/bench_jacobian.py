@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from difflow.checkpoints.load import load_denoiser
-from difflow.denoisers.base import GaussianDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser
+from difflow.exact.gaussian import GaussianDenoiser
+from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
-from difflow.jacobians.low_rank import MoLRG
 from difflow.jacobians.spectra import jacobian, jacobian_spectrum, leading_spectrum, numerical_rank
 from difflow.networks.unet import UNet
 from difflow.noise import normal

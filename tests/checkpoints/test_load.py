@@ -18,9 +18,9 @@ from difflow.checkpoints.catalogue import (FACTORIES, GUIDED, KNOWN, PUBLISHED, 
                                            published_config, unet_architecture)
 from difflow.checkpoints.load import (describe, embedded_models, export, find_checkpoint, lighten,
                                       load_denoiser, save)
-from difflow.denoisers.base import GaussianDenoiser
 from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
+from difflow.exact.gaussian import GaussianDenoiser
 from difflow.networks.unet import UNet
 from difflow.schedulers import Scheduler
 from golden import FIXTURES, fill, tiny_unet, wave

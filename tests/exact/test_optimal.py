@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from difflow.data.sets import ImageSet, load_images
-from difflow.denoisers.base import Denoiser, GaussianDenoiser
+from difflow.denoisers.base import Denoiser
+from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.optimal import OptimalDenoiser
 from difflow.runs.folder import model_hash
 from difflow.sweeps.levels import sweep

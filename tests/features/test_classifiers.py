@@ -16,14 +16,15 @@ from torch import nn
 
 from difflow.data.canvas import save_images, to_float, to_uint8
 from difflow.data.sets import ImageSet, load_images
-from difflow.features.activations import (Moments, Statistics, Watch, activation_statistics, balanced_choice,
-                                          export_statistics, layer_names)
+from difflow.features.activations import (ActivationStatistics, Moments, Watch, activation_statistics,
+                                          balanced_choice, export_statistics, layer_names)
 from difflow.features.classifiers import (Preprocess, SmallClassifier, accuracy, augment,
                                           embedded_classifiers, load_classifier, save_classifier,
                                           train_classifier)
 from difflow.files import package_file
 from difflow.sweeps import layer_change
-from difflow.sweeps.layer_change import Change, activation_change, chunks, export_change, join, pair_images
+from difflow.sweeps.layer_change import (LayerChange, activation_change, chunks, export_change, join_changes,
+                                         pair_images)
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 
@@ -267,7 +268,7 @@ def test_top5_counts_the_larger_logits():
     logits = np.random.default_rng(0).normal(size=(2, 30, 12)).astype(np.float32)
     start = np.random.default_rng(1).normal(size=(30, 12)).astype(np.float32)
     zero = np.zeros((2, 1, 30), np.float32)
-    change = Change(['a'], [1, 2], list('x' * 30), zero, zero, zero, zero, np.zeros(30, int), {'c': start}, {'c': logits})
+    change = LayerChange(['a'], [1, 2], list('x' * 30), zero, zero, zero, zero, np.zeros(30, int), {'c': start}, {'c': logits})
     best = np.argsort(-logits, -1)[..., :5]
     assert (change.in_top5() == (best == start.argmax(1)[:, None]).any(-1)).all()
 
@@ -278,7 +279,7 @@ def test_error_bars_count_images_and_not_their_draws():
     logits = np.concatenate([logits, logits], 1) # the second seed of each image gave the same
     start = np.tile(rng.normal(size=(20, 3)).astype(np.float32), (2, 1))
     cosine = np.tile(rng.random((4, 1, 20)).astype(np.float32), 2)
-    change = Change(['a'], [0, 5, 9, 10], list('x' * 40), *[cosine] * 4, np.zeros(40, int), {'c': start}, {'c': logits},
+    change = LayerChange(['a'], [0, 5, 9, 10], list('x' * 40), *[cosine] * 4, np.zeros(40, int), {'c': start}, {'c': logits},
                     np.array([0., 1., 10., np.inf]))
     np.testing.assert_allclose(change.curve(draws=2)[1][:, 0], cosine[:, 0, :20].std(1, ddof=1) / 20**0.5, rtol=1e-6)
     change.plot(10, draws=2)
@@ -298,13 +299,13 @@ def test_heads_have_classes_of_their_own(tmp_path):
     model, x = SmallClassifier({'digit': 10, 'colour': 3}, (3, 8, 8), 8), torch.rand(6, 3, 8, 8) * 2 - 1
     change = activation_change(model, x, x[None], activation_statistics(model, x))
     assert change.same_class('colour').all() and change.logits['colour'].shape == (1, 6, 3)
-    again = Change.load(change.save(tmp_path / 'change.npz'))
+    again = LayerChange.load(change.save(tmp_path / 'change.npz'))
     for name, value in vars(change).items():
         if isinstance(value, np.ndarray): np.testing.assert_array_equal(getattr(again, name), value)
     assert list(again.logits) == ['digit', 'colour'] and again.names == change.names and again.sigmas is None
-    with pytest.raises(ValueError, match='unreadable npz'): Change.load(tmp_path / 'none.npz')
+    with pytest.raises(ValueError, match='unreadable npz'): LayerChange.load(tmp_path / 'none.npz')
     with pytest.raises(ValueError, match="has no 'L2'|has no 'levels'"):
-        Change.load(activation_statistics(model, x).save(tmp_path / 'statistics.npz'))
+        LayerChange.load(activation_statistics(model, x).save(tmp_path / 'statistics.npz'))
 
 
 def test_no_activations_are_kept(model, images, monkeypatch):
@@ -334,7 +335,7 @@ def test_ranks_do_not_matter(model, images, world):
     whole = activation_change(model, images, returned, statistics, batch_size=9)
     parts = [activation_change(model, images, returned, statistics, batch_size=9, rank=r, world=world)
              for r in range(world)]
-    both = join(parts)
+    both = join_changes(parts)
     for name in ('L2', 'cosine', 'shuffled', 'partner'):
         np.testing.assert_allclose(getattr(both, name), getattr(whole, name), atol=1e-4, rtol=1e-5)
     np.testing.assert_allclose(both.logits['class'], whole.logits['class'], atol=1e-5)
@@ -426,11 +427,11 @@ def test_commands_under_two_processes(run, tmp_path):
                    f'{line} --output two{i}.npz' for i, line in enumerate(lines)), cwd=tmp_path)
     assert together.returncode == 0, together.stderr
     model, start = load_classifier('mnist5k'), load_images(tmp_path / 'start', 28, 1)
-    alone, shared = activation_statistics(model, start, max_images=10), Statistics.load(tmp_path / 'two0.npz')
+    alone, shared = activation_statistics(model, start, max_images=10), ActivationStatistics.load(tmp_path / 'two0.npz')
     for name, moments in alone.moments.items():
         torch.testing.assert_close(shared.moments[name].mean, moments.mean, rtol=0, atol=1e-6)
         torch.testing.assert_close(shared.moments[name].variance, moments.variance, rtol=1e-5, atol=1e-8)
-    change, sets = Change.load(tmp_path / 'two1.npz'), pair_images(start, load_images(tmp_path / 'back', 28, 1), 20)
+    change, sets = LayerChange.load(tmp_path / 'two1.npz'), pair_images(start, load_images(tmp_path / 'back', 28, 1), 20)
     expected = activation_change(model, sets[0], sets[2], alone, sets[1])
     assert change.levels == [10, 20] and change.names == expected.names
     for name in ('cosine', 'shuffled'): np.testing.assert_allclose(getattr(change, name), getattr(expected, name), atol=1e-5)

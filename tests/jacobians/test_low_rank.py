@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 
-from difflow.denoisers.base import GaussianDenoiser
-from difflow.jacobians.low_rank import (LowRankDenoiser, MoLRG, MoLRGDenoiser, assign, cluster_subspaces,
-                                        default_shape, equal_classes, molrg_settings, principal_angles,
-                                        principal_subspace, subspace_error, train_molrg)
+from difflow.exact.gaussian import GaussianDenoiser
+from difflow.exact.molrg import MoLRG, MoLRGDenoiser, default_shape, equal_classes
+from difflow.jacobians.low_rank import (LowRankDenoiser, assign, cluster_subspaces, molrg_settings,
+                                        principal_angles, principal_subspace, subspace_error, train_molrg)
 from difflow.noise import normal
 from difflow.training.loop import Settings, train
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from difflow.denoisers.base import Denoiser, GaussianDenoiser, as_sigma
+from difflow.denoisers.base import Denoiser, as_sigma
 from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
+from difflow.exact.gaussian import GaussianDenoiser
+from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
-from difflow.jacobians.low_rank import MoLRG
 from difflow.jacobians.spectra import (Rank, Spectrum, Tangent, as_spectrum, jacobian, jacobian_spectrum,
                                        numerical_rank)
 from difflow.jacobians.trajectories import (RankCurve, edit, levels_below, ranks_along, singular_directions,

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from difflow.reproducibility import scores as reproducibility
 from difflow.features.sscd import Features
-from difflow.reproducibility.scores import (Score, bootstrap_interval, gl_score, m_score, nearest, rp_matrix,
-                                            rp_score)
+from difflow.reproducibility import scores as reproducibility
+from difflow.reproducibility.scores import Score, gl_score, m_score, nearest, rp_matrix, rp_score
+from difflow.statistics.intervals import bootstrap_interval
 
 
 def features(count, dims=16, seed=0):

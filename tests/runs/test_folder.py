@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.runs import folder as runs
 from difflow.checkpoints.load import load_denoiser, save
 from difflow.data.canvas import to_float, to_uint8
 from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.unet import UNet
-from difflow.runs.folder import Broken, Item, Made, encode, fill, model_hash, rank_and_world, read_lines
+from difflow.runs import folder as runs
+from difflow.runs.folder import (Broken, Item, Output, encode_image, fill, model_hash, rank_and_world,
+                                 read_lines)
 
 ITEMS = [Item(f'item {i}', (f'{i:02d}_a.txt', f'sub/{i:02d}_b.txt')) for i in range(13)]
 SETTINGS = {'run': 'toy', 'seed': 0}
@@ -26,7 +27,7 @@ def make(batch, wanted):
     "What becomes of an item depends on its batch, so that the wrong company would show"
     company = ' '.join(item.name for item in batch)
     for item in batch:
-        for file in item.files: yield Made(file, f'{file}: {company}'.encode(), {'name': item.name})
+        for file in item.files: yield Output(file, f'{file}: {company}'.encode(), {'name': item.name})
 
 
 def content(folder): return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()}
@@ -198,12 +199,12 @@ def test_strict_stops_and_keeps_what_was_made(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_can_be_gone_on_from(plain, tmp_path, monkeypatch):
-    write, room = runs.Books.write, [9]
+    write, room = runs.RunFolder.write, [9]
     def full(self, name, data):
         room[0] -= 1
         if room[0] < 0: raise OSError(28, 'No space left on device')
         write(self, name, data)
-    monkeypatch.setattr(runs.Books, 'write', full)
+    monkeypatch.setattr(runs.RunFolder, 'write', full)
     with pytest.raises(OSError, match='No space'): fill(tmp_path, SETTINGS, ITEMS, make, 3)
     monkeypatch.undo()
     fill(tmp_path, SETTINGS, ITEMS, make, 3)
@@ -255,10 +256,10 @@ def test_model_hash_is_of_all_that_changes_an_image(tmp_path):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_encode(channels):
     image = torch.rand(channels, 9, 14) * 2 - 1
-    png = Image.open(io.BytesIO(encode(image)))
+    png = Image.open(io.BytesIO(encode_image(image)))
     pixels = to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy()
-    assert png.size == (14, 9) and bytes(png.tobytes()) == pixels.tobytes() and encode(image) == encode(to_uint8(image))
-    assert encode(to_float(to_uint8(image))) == encode(image)
+    assert png.size == (14, 9) and bytes(png.tobytes()) == pixels.tobytes() and encode_image(image) == encode_image(to_uint8(image))
+    assert encode_image(to_float(to_uint8(image))) == encode_image(image)
     expected = io.BytesIO()
     Image.fromarray(pixels).save(expected, 'JPEG')
-    assert encode(image, 'jpeg') == expected.getvalue()
+    assert encode_image(image, 'jpeg') == expected.getvalue()

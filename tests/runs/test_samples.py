@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from difflow.denoisers.base import GaussianDenoiser
-from difflow.runs.samples import Wanted, read_images, sample_folder, wanted_images, write_npz
+from difflow.exact.gaussian import GaussianDenoiser
+from difflow.runs.samples import SampleRequest, read_images, sample_folder, wanted_images, write_npz
 from difflow.schedulers import Scheduler
 
 KEPT = [7, 10, 20, 50, 250, 1000]
@@ -65,8 +65,8 @@ def test_wanted_images():
     counts = {2: 4, 6: 1, 0: 0}
     few = wanted_images(7, counts=counts, seed=3)
     assert {c: sum(w.label == c for w in few) for c in counts} == counts and set(few) <= set(wanted)
-    assert wanted_images(None, 2, seed=9) == [Wanted(9, None), Wanted(10, None)] and Wanted(9, None).file == '000009.png'
-    assert wanted_images(7, 2, label=5) == [Wanted(0, 5), Wanted(1, 5)]
+    assert wanted_images(None, 2, seed=9) == [SampleRequest(9, None), SampleRequest(10, None)] and SampleRequest(9, None).file == '000009.png'
+    assert wanted_images(7, 2, label=5) == [SampleRequest(0, 5), SampleRequest(1, 5)]
     for arguments, message in ((dict(count=0), '>= 1'), (dict(), 'give a number'), (dict(counts={1: -1}), '>= 0'), (dict(counts={7: 1}), '0..6'),
                                (dict(counts={1: 1}, label=2), 'for each class')):
         with pytest.raises(ValueError, match=message): wanted_images(7, **arguments)

@@ -11,7 +11,8 @@ from difflow.denoisers.base import Denoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser
 from difflow.networks.song_unet import SongUNet
 from difflow.noise import ImageStreams, generator_normal
-from difflow.samplers.ablation import AblationSampler, Course, ablation_sample, ablation_sampler, discretize
+from difflow.samplers.ablation import (AblationSampler, NoiseTrajectory, ablation_sample, ablation_sampler,
+                                       discretize)
 from difflow.samplers.steps import euler, heun, sample
 from difflow.schedulers import Scheduler
 
@@ -172,7 +173,7 @@ def test_published_18_steps():
     (lambda: ablation_sample(Stub(), (1, 1, 4, 4), alpha=1.5), 'alpha must be in'),
     (lambda: ablation_sample(Stub(), (1, 1, 4, 4), discretization='ddpm'), 'discretization must be one of'),
     (lambda: ablation_sample(Stub(), (1, 1, 4, 4), levels=dict(sigma_min=90.)), '90'),
-    (lambda: ablation_sample(Stub(), (1, 1, 4, 4), 0), 'n must be'), (lambda: Course(epsilon_s=1.), 'epsilon_s'),
+    (lambda: ablation_sample(Stub(), (1, 1, 4, 4), 0), 'n must be'), (lambda: NoiseTrajectory(epsilon_s=1.), 'epsilon_s'),
     (lambda: ablation_sample(Stub(), (1, 1, 4, 4), S_chrun=1.), 'S_chrun')])
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message): call()

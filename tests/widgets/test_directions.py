@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
-from difflow.widgets import directions as direction_explorer
 from difflow.data.canvas import to_uint8
 from difflow.denoisers.base import Denoiser
 from difflow.denoisers.preconditioned import VEDenoiser
-from difflow.jacobians.low_rank import MoLRG
+from difflow.exact.molrg import MoLRG
+from difflow.widgets import directions as direction_explorer
 from difflow.widgets.directions import DirectionExplorer, direction_states
 
 MIXTURE = MoLRG(2, 48, 3, seed=0)

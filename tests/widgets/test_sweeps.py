@@ -11,12 +11,13 @@ from traitlets import TraitError
 
 from difflow.data.canvas import to_uint8
 from difflow.data.sets import ImageSet, load_images
-from difflow.denoisers.base import Denoiser, GaussianDenoiser
+from difflow.denoisers.base import Denoiser
+from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.optimal import OptimalDenoiser
 from difflow.features.sscd import SSCD, load_descriptor, sscd_features
 from difflow.samplers.steps import ddim
 from difflow.schedulers import Scheduler
-from difflow.widgets.strips import film
+from difflow.widgets.strips import film_strip
 from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, verdict, verdicts
 
 DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
@@ -329,7 +330,7 @@ def test_static_picture():
 
 def test_film_leaves_out_frames_that_do_not_fit():
     frames = np.zeros((101, 32, 32, 1), np.uint8)
-    assert film({'a': frames}, range(101), 57, width=600).width < 800
+    assert film_strip({'a': frames}, range(101), 57, width=600).width < 800
 
 
 class Handle:
