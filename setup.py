@@ -17,7 +17,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research', *pythons,
                  'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=['difflow', 'difflow.*']),
-    package_data={'difflow': ['embedded/**/*', 'widgets/static/*']}, zip_safe=False,
+    package_data={'difflow': ['**/*.pyi', 'py.typed', 'embedded/**/*', 'widgets/static/*']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'peers')},

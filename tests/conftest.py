@@ -1,4 +1,5 @@
 """What the tests share: options, the repository's root, a small model saved to disk, and an explorer's page in a browser."""
+
 import base64
 import json
 import os
@@ -26,6 +27,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     import torch
+
     for item in items:
         if 'slow' in item.keywords and not config.getoption('--slow'):
             item.add_marker(pytest.mark.skip(reason='slow: runs with --slow'))
@@ -42,24 +44,29 @@ def root() -> Path:
 @pytest.fixture(scope='session')
 def run():
     "Run a program in a process of its own and return it, finished, with its text in `.stdout` and `.stderr`"
+
     def run(*command, timeout=300, env=None, **options):
         command = [str(part) for part in command]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout,
-                              env=os.environ | (env or {}), **options)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=os.environ | (env or {}), **options
+        )
+
     return run
 
 
 @pytest.fixture(scope='session')
 def python(run):
     "Run a line of Python in a process of its own; an error fails the test and is shown"
+
     def python(code, *arguments, **options):
         done = run(sys.executable, '-c', code, *arguments, **options)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
     return python
 
 
-PAGE = '''<!doctype html><style>CSS</style><div id=el style="width:900px"></div><script type=module>
+PAGE = """<!doctype html><style>CSS</style><div id=el style="width:900px"></div><script type=module>
 SCRIPT
 const state = STATE, blobs = BLOBS;
 for (const name in blobs) {
@@ -68,20 +75,25 @@ for (const name in blobs) {
 const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
 window.state = state;
 view.render({ model, el: document.getElementById('el') });
-</script>'''
+</script>"""
 
 
 @pytest.fixture
 def on_a_page(tmp_path):
     "Draw an explorer by its script alone, on a page in Chromium: `state` there holds its traits; an error of the page fails"
     chromium = shutil.which('chromium')
-    if chromium is None: pytest.skip('chromium is not installed')
+    if chromium is None:
+        pytest.skip('chromium is not installed')
     sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
 
     @contextmanager
     def on_a_page(explorer):
-        from difflow.widgets.base import BaseExplorer
-        own = set(explorer.traits(sync=True)) - set(BaseExplorer.class_traits(sync=True)) - {'_esm', '_css'} | {'error'}
+        from difflow.widgets.base import _BaseExplorer
+
+        own = set(explorer.traits(sync=True)) - set(_BaseExplorer.class_traits(sync=True)) - {
+            '_esm',
+            '_css',
+        } | {'error'}
         values = {name: getattr(explorer, name) for name in own}
         blobs = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
         html = PAGE.replace('CSS', str(explorer._css)).replace('BLOBS', json.dumps(blobs))
@@ -96,6 +108,7 @@ def on_a_page(tmp_path):
             yield page
             browser.close()
         assert errors == []
+
     return on_a_page
 
 
@@ -103,10 +116,13 @@ def on_a_page(tmp_path):
 def pixels_of():
     "Return the pixels of a canvas on a page as (H, W, 3) uint8"
     import numpy as np
+
     grab = 'c => [c.width, c.height, ...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]'
+
     def pixels_of(canvas):
         wide, high, *shown = canvas.evaluate(grab)
         return np.array(shown, np.uint8).reshape(high, wide, 4)[..., :3]
+
     return pixels_of
 
 
@@ -114,9 +130,13 @@ def pixels_of():
 def difflow_here(capsys, monkeypatch, tmp_path):
     "Run a line of `difflow` in this process, in an empty folder; return (exit code, stdout, stderr)"
     from difflow.cli.root import main
+
     monkeypatch.chdir(tmp_path)
+
     def difflow_here(line):
-        with pytest.raises(SystemExit) as stop: main(shlex.split(line))
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(line))
         out, err = capsys.readouterr()
         return stop.value.code or 0, out, err
+
     return difflow_here

@@ -1,4 +1,5 @@
 """Weights and inputs given by closed formulas, so that reference outputs need no random numbers."""
+
 import math
 from pathlib import Path
 from zlib import crc32
@@ -19,9 +20,12 @@ def filled(key, shape):
     "Return the closed-form weight of the tensor `key`, float32."
     n, c = math.prod(shape), crc32(key.encode()) % 1000
     i = np.arange(n, dtype=np.float64)
-    if len(shape) == 1 and key.endswith('weight'): values = 1 + 0.1 * np.sin(0.37 * i + c)
-    elif len(shape) == 1: values = 0.05 * np.sin(0.37 * i + 0.11 * c)
-    else: values = math.sqrt(2 / (n / shape[0])) * np.sin(0.37 * i + 0.11 * c)
+    if len(shape) == 1 and key.endswith('weight'):
+        values = 1 + 0.1 * np.sin(0.37 * i + c)
+    elif len(shape) == 1:
+        values = 0.05 * np.sin(0.37 * i + 0.11 * c)
+    else:
+        values = math.sqrt(2 / (n / shape[0])) * np.sin(0.37 * i + 0.11 * c)
     return torch.from_numpy(values.astype(np.float32)).reshape(tuple(shape))
 
 
@@ -36,6 +40,15 @@ def fill(net, keep=()):
 def tiny_unet(**options):
     "Return the tiny guided-diffusion U-Net of the reference outputs, with closed-form weights."
     from difflow.networks.unet import UNet
-    tiny = dict(image_size=32, model_channels=32, out_channels=6, num_res_blocks=1, channel_mult=(1, 2),
-                attention_resolutions=(16,), num_head_channels=32, resblock_updown=True)
+
+    tiny = dict(
+        image_size=32,
+        model_channels=32,
+        out_channels=6,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention_resolutions=(16,),
+        num_head_channels=32,
+        resblock_updown=True,
+    )
     return fill(UNet(**tiny | options))

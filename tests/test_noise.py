@@ -1,4 +1,5 @@
 """Noise: Philox against an independent implementation and published vectors, addressing, bad input."""
+
 import numpy as np
 import pytest
 import torch
@@ -30,11 +31,18 @@ def box_muller_by_hand(words):
     return np.stack([r * np.cos(a), r * np.sin(a)], -1).ravel()
 
 
-@pytest.mark.parametrize('counter, key, published', [
-    ([0] * 4, [0] * 2, '6627e8d5 e169c58d bc57ac4c 9b00dbd8'),
-    ([2**32 - 1] * 4, [2**32 - 1] * 2, '408f276d 41c83b0e a20bc7c6 6d5451fd'),
-    ([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0],
-     'd16cfe09 94fdcceb 5001e420 24126ea1')])
+@pytest.mark.parametrize(
+    'counter, key, published',
+    [
+        ([0] * 4, [0] * 2, '6627e8d5 e169c58d bc57ac4c 9b00dbd8'),
+        ([2**32 - 1] * 4, [2**32 - 1] * 2, '408f276d 41c83b0e a20bc7c6 6d5451fd'),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            'd16cfe09 94fdcceb 5001e420 24126ea1',
+        ),
+    ],
+)
 def test_random123_vectors(counter, key, published):
     words = philox(torch.tensor(counter), torch.tensor(key)).tolist()
     assert ' '.join(f'{word:08x}' for word in words) == published
@@ -55,13 +63,22 @@ def test_philox_broadcasts_and_leaves_its_arguments():
     assert torch.equal(philox(counter.T.contiguous().T, key), found)
 
 
-@pytest.mark.parametrize('counter, key, message', [
-    (torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 'counter must be int64'),
-    (torch.zeros(4), torch.zeros(2, dtype=torch.int64), 'float32'),
-    (torch.zeros(4, dtype=torch.int64), torch.tensor([0, 2**32]), '4294967296'),
-    (torch.zeros(4, dtype=torch.int64), torch.tensor([-1, 0]), 'key words must be in 0..4294967295, got -1')])
+@pytest.mark.parametrize(
+    'counter, key, message',
+    [
+        (torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), 'counter must be int64'),
+        (torch.zeros(4), torch.zeros(2, dtype=torch.int64), 'float32'),
+        (torch.zeros(4, dtype=torch.int64), torch.tensor([0, 2**32]), '4294967296'),
+        (
+            torch.zeros(4, dtype=torch.int64),
+            torch.tensor([-1, 0]),
+            'key words must be in 0..4294967295, got -1',
+        ),
+    ],
+)
 def test_philox_refuses(counter, key, message):
-    with pytest.raises(ValueError, match=message): philox(counter, key)
+    with pytest.raises(ValueError, match=message):
+        philox(counter, key)
 
 
 @few
@@ -82,15 +99,17 @@ def test_address_layout(seed, step, stream, image, size):
 def test_any_batch_split(count, cut, rest, many):
     cut, seeds = min(cut, count), list(range(40, 40 + count))
     whole = normal((count, *rest), seeds if many else 3)
-    parts = [normal((j - i, *rest), seeds[i:j] if many else 3, images=None if many else range(i, j))
-             for i, j in ((0, cut), (cut, count))]
+    parts = [
+        normal((j - i, *rest), seeds[i:j] if many else 3, images=None if many else range(i, j))
+        for i, j in ((0, cut), (cut, count))
+    ]
     assert whole.dtype == torch.float32 and torch.equal(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize('blocks', [1, 3, 100, 1 << 20])
 def test_slabs_do_not_matter(monkeypatch, blocks):
     want = normal((7, 3, 8, 8), seeds=range(7))
-    monkeypatch.setattr(noise, 'BLOCKS_AT_ONCE', blocks)
+    monkeypatch.setattr(noise, '_BLOCKS_AT_ONCE', blocks)
     assert torch.equal(normal((7, 3, 8, 8), seeds=range(7)), want)
 
 
@@ -121,8 +140,11 @@ def test_extreme_words(monkeypatch):
 
 
 def test_no_state():
-    torch.manual_seed(3); want = torch.rand(3)
-    torch.manual_seed(3); normal((4, 3, 8, 8)); generator_normal((2, 3), [1, 2])
+    torch.manual_seed(3)
+    want = torch.rand(3)
+    torch.manual_seed(3)
+    normal((4, 3, 8, 8))
+    generator_normal((2, 3), [1, 2])
     assert torch.equal(torch.rand(3), want)
 
 
@@ -132,21 +154,32 @@ def test_uniform_distribution():
     assert np.abs(u - (np.arange(len(u)) + 0.5) / len(u)).max() < 1.95 / len(u) ** 0.5
 
 
-@pytest.mark.parametrize('bad, message', [
-    (dict(seeds=-1), r'seeds must be an int in 0\.\.2\*\*64-1, got -1'),
-    (dict(seeds=2**64), '18446744073709551616'),
-    (dict(seeds=1.0), 'got 1.0'), (dict(seeds=True), 'got True'), (dict(seeds='12'), "got '1'"),
-    (dict(seeds=[1]), 'one for each of 2 images, got 1'), (dict(seeds=[1, None]), 'got None'),
-    (dict(seeds=torch.tensor([0.5, 1])), 'got 0.5'),
-    (dict(step=-1), r'step must be an int in 0\.\.2\*\*32-1'),
-    (dict(step=2**32), '4294967296'), (dict(step=0.0), 'got 0.0'),
-    (dict(stream=-3), 'stream must be .* got -3'),
-    (dict(images=[1, 2, 3]), 'images must be one for each of 2 images, got 3'), (dict(images=4), 'got 4'),
-    (dict(images=[0, 2**32]), r'images must be an int in 0\.\.2\*\*32-1'), (dict(shape=()), 'shape'),
-    (dict(shape=5), 'shape')])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(seeds=-1), r'seeds must be an int in 0\.\.2\*\*64-1, got -1'),
+        (dict(seeds=2**64), '18446744073709551616'),
+        (dict(seeds=1.0), 'got 1.0'),
+        (dict(seeds=True), 'got True'),
+        (dict(seeds='12'), "got '1'"),
+        (dict(seeds=[1]), 'one for each of 2 images, got 1'),
+        (dict(seeds=[1, None]), 'got None'),
+        (dict(seeds=torch.tensor([0.5, 1])), 'got 0.5'),
+        (dict(step=-1), r'step must be an int in 0\.\.2\*\*32-1'),
+        (dict(step=2**32), '4294967296'),
+        (dict(step=0.0), 'got 0.0'),
+        (dict(stream=-3), 'stream must be .* got -3'),
+        (dict(images=[1, 2, 3]), 'images must be one for each of 2 images, got 3'),
+        (dict(images=4), 'got 4'),
+        (dict(images=[0, 2**32]), r'images must be an int in 0\.\.2\*\*32-1'),
+        (dict(shape=()), 'shape'),
+        (dict(shape=5), 'shape'),
+    ],
+)
 @pytest.mark.parametrize('draw', [normal, uniform])
 def test_bad_address(draw, bad, message):
-    with pytest.raises(ValueError, match=message): draw(**(dict(shape=(2, 3)) | bad))
+    with pytest.raises(ValueError, match=message):
+        draw(**(dict(shape=(2, 3)) | bad))
 
 
 def test_edm_published_noise():
@@ -160,7 +193,8 @@ def test_edm_published_noise():
 
 @pytest.mark.parametrize('seeds', [0, [0], [0, -1], [0, 2**64]])
 def test_edm_bad_seeds(seeds):
-    with pytest.raises(ValueError, match='seeds must be'): generator_normal((2, 3), seeds)
+    with pytest.raises(ValueError, match='seeds must be'):
+        generator_normal((2, 3), seeds)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -174,15 +208,32 @@ def test_cuda_gives_the_same_numbers():
 
 # CUDA's stream: numbers that GPUs printed in public threads, to their four digits
 
-PRINTED = { # where: seed, threads of the GPU (None where it does not matter), shape, {index: numbers}
-    "Triton's tutorials": (0, None, (4, 8), {0: [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284],
-                                             24: [0.0697, -0.0074, 1.8969, 0.6878, -0.0779, -0.8373, 1.3506, -0.2879]}),
+PRINTED = {  # where: seed, threads of the GPU (None where it does not matter), shape, {index: numbers}
+    "Triton's tutorials": (
+        0,
+        None,
+        (4, 8),
+        {
+            0: [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284],
+            24: [0.0697, -0.0074, 1.8969, 0.6878, -0.0779, -0.8373, 1.3506, -0.2879],
+        },
+    ),
     'pytorch issue 79496': (10, None, (3,), {0: [-0.1029, 1.6810, -0.2708]}),
     'pytorch issue 143086': (1, None, (3,), {0: [-0.2963, 2.6764, -0.1408]}),
-    'pytorch issue 158398': (42, 28 * 1536, (1, 64, 2048), {
-        0: [0.1940, 2.1614, -0.1721], 2045: [1.4540, -2.7733, -0.8932, -0.4574, 0.8063, 0.1580],
-        4093: [0.1124, 0.2769, -1.2535, 1.1346, -0.6329, -0.9147], 131072 - 6144: [-0.4861, 0.3358, 1.0578],
-        131072 - 4099: [-0.7282, 0.5087, 0.1318, 0.7881, 0.8339, -1.1424], 131069: [-0.4841, 1.2850, -0.0282]})}
+    'pytorch issue 158398': (
+        42,
+        28 * 1536,
+        (1, 64, 2048),
+        {
+            0: [0.1940, 2.1614, -0.1721],
+            2045: [1.4540, -2.7733, -0.8932, -0.4574, 0.8063, 0.1580],
+            4093: [0.1124, 0.2769, -1.2535, 1.1346, -0.6329, -0.9147],
+            131072 - 6144: [-0.4861, 0.3358, 1.0578],
+            131072 - 4099: [-0.7282, 0.5087, 0.1318, 0.7881, 0.8339, -1.1424],
+            131069: [-0.4841, 1.2850, -0.0282],
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize('where', PRINTED)
@@ -190,7 +241,7 @@ def test_cuda_numbers_are_those_that_gpus_printed(where):
     seed, threads, shape, printed = PRINTED[where]
     found = cuda_normal((1, *shape), [seed], threads=threads).flatten()
     for index, numbers in printed.items():
-        assert found[index:index + len(numbers)].tolist() == pytest.approx(numbers, abs=6e-5)
+        assert found[index : index + len(numbers)].tolist() == pytest.approx(numbers, abs=6e-5)
 
 
 def test_cuda_numbers_of_a_gpu_with_48_processors():
@@ -210,16 +261,20 @@ def test_cuda_layout_by_hand(seed, calls, size, double):
     for i in (0, size - 1):
         w = philox_by_hand([calls, 0, i, 0], [seed, 0])
         u, v = (w[0] + 0.5) / 2**32, (w[1] + 0.5) / 2**32
-        if double: u, v = ((w[j] ^ w[j + 1] << 21) / 2**53 + 2**-54 for j in (0, 2))
+        if double:
+            u, v = ((w[j] ^ w[j + 1] << 21) / 2**53 + 2**-54 for j in (0, 2))
         by_hand = np.sqrt(-2 * np.log(u)) * np.sin(2 * np.pi * v)
         assert found[i].item() == pytest.approx(by_hand, abs=1e-12 if double else 4e-6)
 
 
 @pytest.mark.parametrize('kind', ['edm', 'cuda'], ids=['cpu-generator', 'gpu-generator'])
 def test_streams_do_not_depend_on_the_batch(kind):
-    draw = lambda seeds: (lambda s: (s.normal((2, 3)), s.integers(7), s.normal((5,), torch.float64)))(ImageStreams(seeds, kind))
+    draw = lambda seeds: (lambda s: (s.normal((2, 3)), s.integers(7), s.normal((5,), torch.float64)))(
+        ImageStreams(seeds, kind)
+    )
     together, apart = draw([4, 2**32 + 8, 15]), draw([8])
-    for a, b in zip(together, apart): assert torch.equal(a[1:2], b)
+    for a, b in zip(together, apart):
+        assert torch.equal(a[1:2], b)
 
 
 def test_published_latents_of_two_seeds():
@@ -228,19 +283,28 @@ def test_published_latents_of_two_seeds():
     assert latents[1].tolist() == pytest.approx([-0.706041, -0.089824, 0.140101], abs=1e-5)
 
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: ImageStreams([0], 'gpu'), "kind must be 'edm' or 'cuda', got 'gpu'"), (lambda: ImageStreams([-1]), 'seeds'),
-    (lambda: cuda_normal((1, 4), [0], offset=2), 'offset must be a multiple of 4, got 2'),
-    (lambda: cuda_normal((1, 4), [0], dtype=torch.float16), 'float16'),
-    (lambda: cuda_normal((1, 50_000), [0]), 'differs from GPU to GPU'), (lambda: ImageStreams([0]).integers(0), 'high')])
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: ImageStreams([0], 'gpu'), "kind must be 'edm' or 'cuda', got 'gpu'"),
+        (lambda: ImageStreams([-1]), 'seeds'),
+        (lambda: cuda_normal((1, 4), [0], offset=2), 'offset must be a multiple of 4, got 2'),
+        (lambda: cuda_normal((1, 4), [0], dtype=torch.float16), 'float16'),
+        (lambda: cuda_normal((1, 50_000), [0]), 'differs from GPU to GPU'),
+        (lambda: ImageStreams([0]).integers(0), 'high'),
+    ],
+)
 def test_streams_refuse(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def same(real, imitated):
     "Assert equal bits, and say how many differ by how much."
     other = (real.cpu() != imitated).sum().item()
-    assert other == 0, f'{other} of {imitated.numel()} differ, by {(real.cpu() - imitated).abs().max():.3g} at most'
+    assert other == 0, (
+        f'{other} of {imitated.numel()} differ, by {(real.cpu() - imitated).abs().max():.3g} at most'
+    )
 
 
 @pytest.mark.cuda

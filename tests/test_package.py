@@ -1,4 +1,5 @@
 """The package as people get it: metadata, import cost, generated code, sdist and wheel, notebooks, README."""
+
 import ast
 import json
 import re
@@ -16,8 +17,10 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PACKAGE = ROOT / 'difflow'
 MODULES = sorted(p for p in PACKAGE.rglob('*.py') if not p.name.startswith('_'))
-NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:]))
-COMMANDS = ["pip install -e . && jupyter lab index.ipynb", "pip install -e '.[dev]' && nbdev_test && pytest"]
+NOTEBOOKS = sorted(
+    p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:])
+)
+COMMANDS = ['pip install -e . && jupyter lab index.ipynb', "pip install -e '.[dev]' && nbdev_test && pytest"]
 HEAVY = 'matplotlib sklearn torchvision ipywidgets accelerate'.split()
 EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits']
 
@@ -36,37 +39,52 @@ def settings():
 
 def copy_of_checkout(folder):
     "Copy what a checkout holds, links as links, without what git ignores; return the copy"
-    ignored = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs', '_proc', '_docs')
+    ignored = shutil.ignore_patterns(
+        '.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs', '_proc', '_docs'
+    )
     return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=ignored))
 
 
 # What settings.ini says and what is installed
 
+
 def test_version_licence_and_python_range():
     import difflow
+
     cfg, installed = settings(), metadata.metadata('difflow')
     assert difflow.__version__ == cfg['version'] == installed['Version']
-    assert cfg['license'] == 'apache2' and 'Apache-2.0' in (installed['License'], installed['License-Expression'])
-    assert installed['Requires-Python'] == f">={cfg['min_python']}"
+    assert cfg['license'] == 'apache2' and 'Apache-2.0' in (
+        installed['License'],
+        installed['License-Expression'],
+    )
+    assert installed['Requires-Python'] == f'>={cfg["min_python"]}'
     licence = (ROOT / 'LICENSE').read_text()
-    assert 'Apache License' in licence and 'Version 2.0, January 2004' in licence and len(licence.split('\n')) > 195
+    assert (
+        'Apache License' in licence
+        and 'Version 2.0, January 2004' in licence
+        and len(licence.split('\n')) > 195
+    )
     assert sys.version_info >= tuple(int(n) for n in cfg['min_python'].split('.'))
 
 
 def test_installed_requirements_are_those_of_settings():
     pytest.importorskip('packaging')
     from packaging.requirements import Requirement
+
     cfg = settings()
     names = {'plain': 'requirements', 'dev': 'dev_requirements', 'peers': 'peers_requirements'}
-    wanted = {(r.name, str(r.specifier), extra) for extra, key in names.items()
-              for r in map(Requirement, cfg[key].split())}
+    wanted = {
+        (r.name, str(r.specifier), extra)
+        for extra, key in names.items()
+        for r in map(Requirement, cfg[key].split())
+    }
     extra = lambda r: re.search(r'extra == .(\w+)', str(r.marker))[1] if r.marker else 'plain'
     installed = {(r.name, str(r.specifier), extra(r)) for r in map(Requirement, metadata.requires('difflow'))}
     assert wanted == installed
 
 
 def test_changelog_tells_of_this_version():
-    assert f"## {settings()['version']}" in (ROOT / 'CHANGELOG.md').read_text()
+    assert f'## {settings()["version"]}' in (ROOT / 'CHANGELOG.md').read_text()
 
 
 def test_console_script():
@@ -76,6 +94,7 @@ def test_console_script():
 
 # What an import costs
 
+
 def light_modules():
     "Name every module but the widgets, which are classes of ipywidgets"
     return ['difflow', *(f'difflow.{dotted(p)}' for p in MODULES if p.parent.name != 'widgets')]
@@ -84,7 +103,7 @@ def light_modules():
 @pytest.fixture(scope='module')
 def imports(python):
     "Import each module seven times, in forks of a process that has torch: torch's CPU seconds, (seconds, modules)"
-    code = '''if True:
+    code = """if True:
         import importlib, json, os, sys, time
         start = time.process_time()
         import torch
@@ -100,7 +119,7 @@ def imports(python):
             with open(read) as file: text = file.read()
             os.wait()
             return json.loads(text)
-        print(json.dumps([whole, {name: [once(name) for _ in range(7)] for name in sys.argv[1:]}]))'''
+        print(json.dumps([whole, {name: [once(name) for _ in range(7)] for name in sys.argv[1:]}]))"""
     return json.loads(python(code, *light_modules()))
 
 
@@ -115,14 +134,18 @@ def test_import_is_light(module, imports):
 
 # What nbdev writes, and how
 
+
 def test_export_is_in_step(tmp_path, run):
     copy = copy_of_checkout(tmp_path / 'copy')
     for module in (copy / 'difflow').rglob('*.py'):
-        if module.name != '__init__.py': module.unlink()
+        if module.name != '__init__.py':
+            module.unlink()
     done = run(BIN / 'nbdev_export', cwd=copy)
     assert done.returncode == 0, done.stderr
-    here, there = ({str(p.relative_to(base)): p.read_text() for p in (base / 'difflow').rglob('*.py')}
-                   for base in (ROOT, copy))
+    here, there = (
+        {str(p.relative_to(base)): p.read_text() for p in (base / 'difflow').rglob('*.py')}
+        for base in (ROOT, copy)
+    )
     assert sorted(here) == sorted(there)
     assert [name for name in here if here[name] != there[name]] == [], 'run nbdev_export'
 
@@ -132,24 +155,30 @@ def test_clean_notebooks_stay_as_they_are(tmp_path, run):
     done = run(BIN / 'nbdev_clean', cwd=copy)
     assert done.returncode == 0, done.stderr
     names = [p.relative_to(ROOT) for p in NOTEBOOKS]
-    assert [str(n) for n in names if (ROOT / n).read_bytes() != (copy / n).read_bytes()] == [], 'run nbdev_clean'
+    assert [str(n) for n in names if (ROOT / n).read_bytes() != (copy / n).read_bytes()] == [], (
+        'run nbdev_clean'
+    )
 
 
 @pytest.mark.parametrize('module', MODULES, ids=dotted)
 def test_house_rules_of_a_module(module):
     source = module.read_text()
-    written = source[source.index('# %% ../'):]
+    written = source[source.index('# %% ../') :]
     long = [line for line in written.split('\n') if len(line) > 110]
     assert not long, f'lines over 110 characters: {long[:3]}'
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom): assert node.names[0].name != '*', f'from {node.module} import *'
+        if isinstance(node, ast.ImportFrom):
+            assert node.names[0].name != '*', f'from {node.module} import *'
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.col_offset == 0 and node.name[0] != '_':
             assert ast.get_docstring(node), f'{node.name} has no docstring'
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno <= 40, f'{node.name} has {node.end_lineno - node.lineno + 1} lines'
+            assert node.end_lineno - node.lineno <= 40, (
+                f'{node.name} has {node.end_lineno - node.lineno + 1} lines'
+            )
 
 
 # What is built
+
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory, run):
@@ -163,26 +192,34 @@ def built(tmp_path_factory, run):
 
 def test_sdist_and_wheel_hold_what_the_checkout_holds(built):
     sdist, wheel = built
-    with tarfile.open(sdist) as f: in_sdist = {name.split('/', 1)[-1] for name in f.getnames()}
-    with zipfile.ZipFile(wheel) as f: in_wheel = set(f.namelist())
-    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'difflow').rglob('*')
-               if p.is_file() and '__pycache__' not in p.parts}
+    with tarfile.open(sdist) as f:
+        in_sdist = {name.split('/', 1)[-1] for name in f.getnames()}
+    with zipfile.ZipFile(wheel) as f:
+        in_wheel = set(f.namelist())
+    package = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / 'difflow').rglob('*')
+        if p.is_file() and '__pycache__' not in p.parts
+    }
     assert package <= in_sdist and package <= in_wheel
     assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'CHANGELOG.md'} <= in_sdist
     assert any(name.endswith('dist-info/licenses/LICENSE') for name in in_wheel)
-    assert {name.split('/')[0] for name in in_wheel} == {'difflow', f"difflow-{settings()['version']}.dist-info"}
+    assert {name.split('/')[0] for name in in_wheel} == {
+        'difflow',
+        f'difflow-{settings()["version"]}.dist-info',
+    }
 
 
 def test_wheel_works_where_it_is_installed(built, tmp_path, run, python):
     target = tmp_path / 'site'
     done = run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, built[1])
     assert done.returncode == 0, done.stderr
-    code = f'''if True:
+    code = f"""if True:
         import difflow
         from difflow.checkpoints.load import load_denoiser
         from difflow.data.sets import load_images
         print(difflow.__file__)
-        print(len(load_images('mnist5k')), *(load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}))'''
+        print(len(load_images('mnist5k')), *(load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}))"""
     file, found = python(code, cwd=tmp_path, env={'PYTHONPATH': str(target)}).strip().split('\n')
     assert Path(file).is_relative_to(target) and found.startswith('5000 (1, ')
 
@@ -197,10 +234,21 @@ def test_embedded_files_are_small_and_state_their_licence():
 
 # What is read
 
-def cells(path): return json.loads(path.read_text())['cells']
-def source(cell): return ''.join(cell['source'])
-def outputs(path): return [o for c in cells(path) for o in c.get('outputs', [])]
-def data_of(output): return output.get('data', {}).keys()
+
+def cells(path):
+    return json.loads(path.read_text())['cells']
+
+
+def source(cell):
+    return ''.join(cell['source'])
+
+
+def outputs(path):
+    return [o for c in cells(path) for o in c.get('outputs', [])]
+
+
+def data_of(output):
+    return output.get('data', {}).keys()
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -223,18 +271,26 @@ def test_notebooks_are_one_module_each():
 
 
 def test_modules_import_smaller_numbers_only():
-    number = {p.stem.split('_', 1)[1]: p.stem for p in NOTEBOOKS if p.stem[:2].isdigit()} # in order of the list
+    number = {
+        p.stem.split('_', 1)[1]: p.stem for p in NOTEBOOKS if p.stem[:2].isdigit()
+    }  # in order of the list
     for module in MODULES:
         nodes = [n for n in ast.walk(ast.parse(module.read_text())) if isinstance(n, ast.ImportFrom)]
-        names = [n.module.removeprefix('difflow.') for n in nodes if n.module and (n.level or 'difflow' in n.module)]
+        names = [
+            n.module.removeprefix('difflow.')
+            for n in nodes
+            if n.module and (n.level or 'difflow' in n.module)
+        ]
         assert [n for n in names if number[n] >= number[module.stem]] == [], module.stem
 
 
 def test_no_text_names_a_path_of_one_machine():
     pattern = re.compile(r'(?<![\w.$}])/(work|root|tmp|home)/\w')
     for path in NOTEBOOKS:
-        printed = [json.dumps(o.get('text', [v for k, v in o.get('data', {}).items() if not k.startswith('image/')]))
-                   for o in outputs(path)]
+        printed = [
+            json.dumps(o.get('text', [v for k, v in o.get('data', {}).items() if not k.startswith('image/')]))
+            for o in outputs(path)
+        ]
         text = '\n'.join([source(c) for c in cells(path)] + printed)
         assert not pattern.search(text), f'{path.name}: {pattern.search(text)[0]}'
     texts = [*ROOT.glob('*.md'), *ROOT.glob('*.ini'), *MODULES, ROOT / '.ci/run', *ROOT.glob('tests/**/*.py')]
@@ -244,7 +300,11 @@ def test_no_text_names_a_path_of_one_machine():
 
 def test_index_is_linked_and_readme_says_the_same():
     link = ROOT / 'nbs' / 'index.ipynb'
-    assert link.is_symlink() and str(link.readlink()) == '../index.ipynb' and link.resolve() == ROOT / 'index.ipynb'
+    assert (
+        link.is_symlink()
+        and str(link.readlink()) == '../index.ipynb'
+        and link.resolve() == ROOT / 'index.ipynb'
+    )
     readme = (ROOT / 'README.md').read_text()
     index = '\n'.join(source(c) for c in cells(link) if c['cell_type'] == 'markdown')
     for text in (readme, index):
@@ -262,6 +322,14 @@ def test_readme_links_to_what_exists():
 def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / '.ci/run').read_text()
     assert (ROOT / '.ci/run').stat().st_mode & 0o111
-    places = [script.index(part) for part in ("pip install -qq -e '.[dev]'", '\nnbdev_clean\n', '\nnbdev_export\n',
-                                              'nbdev_test\n', 'pytest -')]
+    places = [
+        script.index(part)
+        for part in (
+            "pip install -qq -e '.[dev]'",
+            '\nnbdev_clean\n',
+            '\nnbdev_export\n',
+            'nbdev_test\n',
+            'pytest -',
+        )
+    ]
     assert places == sorted(places)

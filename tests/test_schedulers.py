@@ -1,4 +1,5 @@
 """Schedulers: respacing to the index, published numbers, EDM's discretisations, properties, bad input."""
+
 import json
 import math
 
@@ -9,15 +10,21 @@ from golden import FIXTURES, wave
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from difflow.schedulers import KINDS, Scheduler, space_timesteps
+from difflow.schedulers import _KINDS, Scheduler, space_timesteps
 
 few = settings(deadline=None, max_examples=60)
-KIND_NAMES = [kind for kind in KINDS if kind != 'from_sigmas']
+KIND_NAMES = [kind for kind in _KINDS if kind != 'from_sigmas']
 EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
-    Scheduler.karras(1), Scheduler.cosine(1), Scheduler.linear(21), Scheduler.iddpm(18),
+    Scheduler.karras(1),
+    Scheduler.cosine(1),
+    Scheduler.linear(21),
+    Scheduler.iddpm(18),
     Scheduler.vp(30, 0.01, 90.0),
-    Scheduler.linear().respace('250'), Scheduler.cosine().respace('ddim50'), Scheduler.linear().respace('1'),
-    Scheduler.from_sigmas([0.1, 0.7, 3.0])]
+    Scheduler.linear().respace('250'),
+    Scheduler.cosine().respace('ddim50'),
+    Scheduler.linear().respace('1'),
+    Scheduler.from_sigmas([0.1, 0.7, 3.0]),
+]
 
 
 def kept_by_rule(total, sections):
@@ -46,13 +53,20 @@ def test_every_stride_of_a_thousand():
         if count in strides:
             assert space_timesteps(1000, f'ddim{count}') == list(range(0, 1000, strides[count]))
         else:
-            with pytest.raises(ValueError, match=f"ddim{count}'"): space_timesteps(1000, f'ddim{count}')
+            with pytest.raises(ValueError, match=f"ddim{count}'"):
+                space_timesteps(1000, f'ddim{count}')
 
 
-@pytest.mark.parametrize('total, spec, some', [
-    (1000, '250', {0: 0, 1: 4, 5: 20, 125: 502, 247: 991, 248: 995, 249: 999}),
-    (1000, 'ddim50', {0: 0, 1: 20, 49: 980}), (1000, '1', {0: 0}), (1000, '', {0: 0, 999: 999}),
-    (300, '10,15,20', {0: 0, 1: 11, 2: 22, 9: 99, 10: 100, 11: 107, 24: 199, 25: 200, 26: 205, 44: 299})])
+@pytest.mark.parametrize(
+    'total, spec, some',
+    [
+        (1000, '250', {0: 0, 1: 4, 5: 20, 125: 502, 247: 991, 248: 995, 249: 999}),
+        (1000, 'ddim50', {0: 0, 1: 20, 49: 980}),
+        (1000, '1', {0: 0}),
+        (1000, '', {0: 0, 999: 999}),
+        (300, '10,15,20', {0: 0, 1: 11, 2: 22, 9: 99, 10: 100, 11: 107, 24: 199, 25: 200, 26: 205, 44: 299}),
+    ],
+)
 def test_published_respacings(total, spec, some):
     kept = space_timesteps(total, spec)
     assert {i: kept[i] for i in some} == some and len(kept) == max(some) + 1
@@ -69,23 +83,49 @@ def test_sections(data):
     assert len(kept) == sum(counts) and kept == sorted(set(kept)) and 0 <= kept[0] <= kept[-1] < total
 
 
-@pytest.mark.parametrize('bad', [
-    '1001', '0', '-1', '501,500', 'ddim', 'ddim0', 'ddim51', 'ddim-5', 'ddim1001', 'ddim1', 'x', '1.5', ',',
-    '5,,5', 0, -3, 1001, 2.5, [2.5], [], [5, 0]])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        '1001',
+        '0',
+        '-1',
+        '501,500',
+        'ddim',
+        'ddim0',
+        'ddim51',
+        'ddim-5',
+        'ddim1001',
+        'ddim1',
+        'x',
+        '1.5',
+        ',',
+        '5,,5',
+        0,
+        -3,
+        1001,
+        2.5,
+        [2.5],
+        [],
+        [5, 0],
+    ],
+)
 def test_bad_respacing(bad):
-    with pytest.raises(ValueError) as error: space_timesteps(1000, bad)
+    with pytest.raises(ValueError) as error:
+        space_timesteps(1000, bad)
     assert repr(bad) in str(error.value)
 
 
 def test_more_sections_than_levels():
-    with pytest.raises(ValueError, match='0 levels'): space_timesteps(2, '1,1,1')
+    with pytest.raises(ValueError, match='0 levels'):
+        space_timesteps(2, '1,1,1')
 
 
 def test_minimal_diffusion_numbers():
     s = Scheduler.cosine(1000)
     np.testing.assert_allclose(s.betas[[0, 500, 999]], [4.128422e-5, 3.155692e-3, 0.999], rtol=1e-6)
-    np.testing.assert_allclose(s.alphas_cumprod[[0, 500, 998, 999]],
-                               [0.99995869, 0.49228516, 2.428767e-6, 2.428767e-9], rtol=1e-6)
+    np.testing.assert_allclose(
+        s.alphas_cumprod[[0, 500, 998, 999]], [0.99995869, 0.49228516, 2.428767e-6, 2.428767e-9], rtol=1e-6
+    )
     np.testing.assert_allclose(s.posterior_log_variance_clipped[:2].exp(), 2.178950e-5, rtol=1e-6)
 
 
@@ -98,8 +138,27 @@ def test_linear_as_published():
 
 
 def test_karras_as_published():
-    published = [80, 57.586, 40.786, 28.375, 19.353, 12.910, 8.4009, 5.3152, 3.2568, 1.9233, 1.0882, .5853,
-                 .2964, .1395, .0599, .0229, .0075, .002, 0]
+    published = [
+        80,
+        57.586,
+        40.786,
+        28.375,
+        19.353,
+        12.910,
+        8.4009,
+        5.3152,
+        3.2568,
+        1.9233,
+        1.0882,
+        0.5853,
+        0.2964,
+        0.1395,
+        0.0599,
+        0.0229,
+        0.0075,
+        0.002,
+        0,
+    ]
     np.testing.assert_allclose(Scheduler.karras().walk(), published, rtol=1e-4, atol=6e-5)
     assert Scheduler.karras(1).walk() == [80.0, 0.0]
 
@@ -126,7 +185,8 @@ def test_iddpm_ends():
     s = Scheduler.iddpm()
     np.testing.assert_allclose([s.sigmas[0], s.sigmas[-1]], [0.00642234, 20291.17], rtol=1e-3)
     assert len(Scheduler.iddpm(992)) == 992 and Scheduler.iddpm(992).sigmas[-1] < 81
-    with pytest.raises(ValueError, match=r'1\.\.992, got 993'): Scheduler.iddpm(993)
+    with pytest.raises(ValueError, match=r'1\.\.992, got 993'):
+        Scheduler.iddpm(993)
 
 
 def test_q_sample_parity():
@@ -136,18 +196,26 @@ def test_q_sample_parity():
     found = s.q_sample(x0, torch.tensor([0, 1, 125, 249]), noise)
     assert found.dtype == torch.float32 and np.abs(found.numpy() - published).max() < 1e-6
     for row, t in enumerate((0, 1, 125, 249)):
-        assert torch.equal(s.q_sample(x0[row:row + 1], t, noise[row:row + 1])[0], found[row])
+        assert torch.equal(s.q_sample(x0[row : row + 1], t, noise[row : row + 1])[0], found[row])
         assert torch.equal(s.q_sample(x0, torch.tensor([t]), noise)[row], found[row])
         assert torch.equal(s.q_sample(x0, torch.tensor(t, dtype=torch.int32), noise)[row], found[row])
 
 
-@pytest.mark.parametrize('x0, t, noise, message', [
-    ((2, 3), 3, (2, 3), r't must be in 0\.\.2, got 3'), ((2, 3), -1, (2, 3), 'got -1'),
-    ((2, 3), 0, (2, 1), 'noise must'), ((2, 3), torch.tensor([0, 1, 2]), (2, 3), r'\(2,\) int64'),
-    ((2, 3), torch.tensor([0, 3]), (2, 3), r'\[0, 3\]'), ((2, 3), 1.0, (2, 3), 'float32'),
-    ((2, 3), True, (2, 3), 'bool')])
+@pytest.mark.parametrize(
+    'x0, t, noise, message',
+    [
+        ((2, 3), 3, (2, 3), r't must be in 0\.\.2, got 3'),
+        ((2, 3), -1, (2, 3), 'got -1'),
+        ((2, 3), 0, (2, 1), 'noise must'),
+        ((2, 3), torch.tensor([0, 1, 2]), (2, 3), r'\(2,\) int64'),
+        ((2, 3), torch.tensor([0, 3]), (2, 3), r'\[0, 3\]'),
+        ((2, 3), 1.0, (2, 3), 'float32'),
+        ((2, 3), True, (2, 3), 'bool'),
+    ],
+)
 def test_q_sample_refuses(x0, t, noise, message):
-    with pytest.raises(ValueError, match=message): EACH[-1].q_sample(torch.zeros(x0), t, torch.zeros(noise))
+    with pytest.raises(ValueError, match=message):
+        EACH[-1].q_sample(torch.zeros(x0), t, torch.zeros(noise))
 
 
 @pytest.mark.parametrize('s', EACH, ids=str)
@@ -169,7 +237,8 @@ def test_grid_is_exact(s):
     t = s.timesteps.double()
     assert torch.equal(s.timestep(s.sigmas), t) and torch.equal(s.timestep(s.sigmas.float()), t.float())
     assert torch.equal(s.sigma_at(t), s.sigmas)
-    for sigma, want in zip(s.sigmas.float().tolist(), t.tolist()): assert s.timestep(sigma) == want
+    for sigma, want in zip(s.sigmas.float().tolist(), t.tolist()):
+        assert s.timestep(sigma) == want
     low, high = s.timestep(1e-12), s.timestep(1e12)
     assert (low, high) == (0.0, len(s.levels) - 1) and type(low) is float
     assert s.timestep(torch.full((2, 3), 1e12)).shape == (2, 3)
@@ -218,39 +287,50 @@ def test_karras_properties(n, low, ratio, rho):
     torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(n - 1), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: Scheduler.linear(20), r'n must be an int in 21\.\.1000000, got 20'),
-    (lambda: Scheduler.cosine(0), 'got 0'),
-    (lambda: Scheduler.cosine(2.0), 'got 2.0'), (lambda: Scheduler.cosine(True), 'got True'),
-    (lambda: Scheduler.cosine('9'), "got '9'"), (lambda: Scheduler.ve(10**6 + 1), '1000001'),
-    (lambda: Scheduler.karras(18, 0), 'sigma_min < sigma_max'),
-    (lambda: Scheduler.karras(18, 1, 1), 'got 1, 1'),
-    (lambda: Scheduler.karras(18, math.nan), 'nan'),
-    (lambda: Scheduler.karras(rho=-1), 'rho must be .* got -1'),
-    (lambda: Scheduler.ve(5, 1, math.inf), 'inf'),
-    (lambda: Scheduler.vp(5, epsilon_s=0), 'epsilon_s .* got 0'),
-    (lambda: Scheduler.vp(5, 3, 4), 'no VP schedule'),
-    (lambda: Scheduler.iddpm(5, sigma_min=1e9), 'none of 1000'),
-    (lambda: Scheduler.iddpm(5, C_1=0), 'C_1'), (lambda: Scheduler.from_sigmas([]), 'got 0'),
-    (lambda: Scheduler.from_sigmas([1, 1]), 'ascend'), (lambda: Scheduler.from_sigmas([0, 1]), 'ascend'),
-    (lambda: Scheduler.from_sigmas([1, math.nan]), 'ascend'),
-    (lambda: Scheduler.from_sigmas([1, math.inf]), 'ascend'),
-    (lambda: EACH[0].timestep(0), r'sigma must be > 0, got 0'), (lambda: EACH[0].timestep(math.nan), 'nan'),
-    (lambda: EACH[0].timestep(torch.tensor([1, -1])), 'got'),
-    (lambda: EACH[0].sigma_at(-0.5), r'0\.\.999, got -0.5'),
-    (lambda: EACH[0].sigma_at(torch.tensor([1000.0])), '1000'),
-    (lambda: Scheduler.from_dict({}), 'linear, cosine'),
-    (lambda: Scheduler.from_dict({'name': '__init__'}), '__init__'),
-    (lambda: Scheduler.from_dict({'name': 'respace'}), 'must be one of'),
-    (lambda: Scheduler.from_dict({'name': 'linear', 'options': {'k': 1}}), "'linear' does not take"),
-    (lambda: Scheduler.from_dict({'name': 'karras', 'options': {'rho': 'x'}}), "'karras' does not take"),
-    (lambda: Scheduler.from_dict({'name': 'linear', 'options': None}), "'linear' does not take")])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda: Scheduler.linear(20), r'n must be an int in 21\.\.1000000, got 20'),
+        (lambda: Scheduler.cosine(0), 'got 0'),
+        (lambda: Scheduler.cosine(2.0), 'got 2.0'),
+        (lambda: Scheduler.cosine(True), 'got True'),
+        (lambda: Scheduler.cosine('9'), "got '9'"),
+        (lambda: Scheduler.ve(10**6 + 1), '1000001'),
+        (lambda: Scheduler.karras(18, 0), 'sigma_min < sigma_max'),
+        (lambda: Scheduler.karras(18, 1, 1), 'got 1, 1'),
+        (lambda: Scheduler.karras(18, math.nan), 'nan'),
+        (lambda: Scheduler.karras(rho=-1), 'rho must be .* got -1'),
+        (lambda: Scheduler.ve(5, 1, math.inf), 'inf'),
+        (lambda: Scheduler.vp(5, epsilon_s=0), 'epsilon_s .* got 0'),
+        (lambda: Scheduler.vp(5, 3, 4), 'no VP schedule'),
+        (lambda: Scheduler.iddpm(5, sigma_min=1e9), 'none of 1000'),
+        (lambda: Scheduler.iddpm(5, C_1=0), 'C_1'),
+        (lambda: Scheduler.from_sigmas([]), 'got 0'),
+        (lambda: Scheduler.from_sigmas([1, 1]), 'ascend'),
+        (lambda: Scheduler.from_sigmas([0, 1]), 'ascend'),
+        (lambda: Scheduler.from_sigmas([1, math.nan]), 'ascend'),
+        (lambda: Scheduler.from_sigmas([1, math.inf]), 'ascend'),
+        (lambda: EACH[0].timestep(0), r'sigma must be > 0, got 0'),
+        (lambda: EACH[0].timestep(math.nan), 'nan'),
+        (lambda: EACH[0].timestep(torch.tensor([1, -1])), 'got'),
+        (lambda: EACH[0].sigma_at(-0.5), r'0\.\.999, got -0.5'),
+        (lambda: EACH[0].sigma_at(torch.tensor([1000.0])), '1000'),
+        (lambda: Scheduler.from_dict({}), 'linear, cosine'),
+        (lambda: Scheduler.from_dict({'name': '__init__'}), '__init__'),
+        (lambda: Scheduler.from_dict({'name': 'respace'}), 'must be one of'),
+        (lambda: Scheduler.from_dict({'name': 'linear', 'options': {'k': 1}}), "'linear' does not take"),
+        (lambda: Scheduler.from_dict({'name': 'karras', 'options': {'rho': 'x'}}), "'karras' does not take"),
+        (lambda: Scheduler.from_dict({'name': 'linear', 'options': None}), "'linear' does not take"),
+    ],
+)
 def test_refuses(make, message):
-    with pytest.raises(ValueError, match=message): make()
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_scheduler_does_not_change():
-    with pytest.raises(AttributeError): EACH[0].sigmas = None
+    with pytest.raises(AttributeError):
+        EACH[0].sigmas = None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')

@@ -1,0 +1,4 @@
+"""Image sets as tensors, and tensors as pictures."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

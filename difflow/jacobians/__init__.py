@@ -1,0 +1,4 @@
+"""How a denoiser moves: its Jacobian, spectrum and rank."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+"""The networks of the field, under the names that their state dicts have."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

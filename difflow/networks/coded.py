@@ -9,7 +9,7 @@ __all__ = ['CodedUNet', 'CodedDiffusersUNet', 'code_size']
 from torch import Tensor, nn
 
 from .diffusers_unet import DiffusersUNet
-from .edm_blocks import EDMNetwork
+from .edm_blocks import _EDMNetwork
 from .unet import UNet
 
 # %% ../../nbs/networks/05_coded.ipynb #ff9bfa95
@@ -52,7 +52,7 @@ class CodedDiffusersUNet(DiffusersUNet):
 def code_size(net:nn.Module) -> int:
     "Return how many numbers the codes have that `net` takes; raise ValueError for one that takes none."
     config = getattr(net, 'config', {})
-    size = config.get('label_dim', 0) if isinstance(net, EDMNetwork) else config.get('code_size', 0)
+    size = config.get('label_dim', 0) if isinstance(net, _EDMNetwork) else config.get('code_size', 0)
     if size: return size
     raise ValueError(f'net must be a CodedUNet, a CodedDiffusersUNet, or a SongUNet or DhariwalUNet with '
                      f'label_dim=D, got a {type(net).__name__} without')

@@ -12,11 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .edm_blocks import (EDMNetwork, FourierEmbedding, Init, PositionalEmbedding,
-                                         ResampledConv2d, Style, UNetBlock, group_norm, linear)
+from difflow.networks.edm_blocks import (
+                                         _EDMNetwork,
+                                         _FourierEmbedding,
+                                         _group_norm,
+                                         _Init,
+                                         _linear,
+                                         _PositionalEmbedding,
+                                         _ResampledConv2d,
+                                         _Style,
+                                         _UNetBlock,
+)
 
 # %% ../../nbs/networks/03_song_unet.ipynb #3866ce54
-class SongUNet(EDMNetwork):
+class SongUNet(_EDMNetwork):
     "Be DDPM++ or NCSN++ (Song et al. 2021); raise ValueError for arguments that do not fit together."
     def __init__(self,
         img_resolution:int, # side of the images in pixels
@@ -38,17 +47,17 @@ class SongUNet(EDMNetwork):
         resample_filter:tuple=(1, 1), # taps: (1, 1) or (1, 3, 3, 1)
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ('self', '__class__')})
-        init = Init('xavier_uniform')
-        self.style = Style(init, init._replace(weight=1e-5), init._replace(weight=math.sqrt(0.2)), dropout,
+        init = _Init('xavier_uniform')
+        self.style = _Style(init, init._replace(weight=1e-5), init._replace(weight=math.sqrt(0.2)), dropout,
                            adaptive_scale=False, skip_scale=math.sqrt(0.5), eps=1e-6, resample_proj=True,
                            channels_per_head=None, resample_filter=tuple(resample_filter))
         self.emb_channels, width = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         fourier = embedding_type == 'fourier'
-        self.map_noise = FourierEmbedding(width) if fourier else PositionalEmbedding(width, endpoint=True)
-        self.map_label = linear(label_dim, width, init) if label_dim else None
-        self.map_augment = linear(augment_dim, width, init, bias=False) if augment_dim else None
-        self.map_layer0 = linear(width, self.emb_channels, init)
-        self.map_layer1 = linear(self.emb_channels, self.emb_channels, init)
+        self.map_noise = _FourierEmbedding(width) if fourier else _PositionalEmbedding(width, endpoint=True)
+        self.map_label = _linear(label_dim, width, init) if label_dim else None
+        self.map_augment = _linear(augment_dim, width, init, bias=False) if augment_dim else None
+        self.map_layer0 = _linear(width, self.emb_channels, init)
+        self.map_layer1 = _linear(self.emb_channels, self.emb_channels, init)
         self.enc, self.dec = self.encoder(), nn.ModuleDict()
         self.add_decoder(self.widths())
 
@@ -60,15 +69,15 @@ class SongUNet(EDMNetwork):
         for level, (size, wide) in enumerate(self.levels):
             at = f'{size}x{size}'
             if level == 0:
-                enc[f'{at}_conv'] = ResampledConv2d(width, c['model_channels'], 3, init)
+                enc[f'{at}_conv'] = _ResampledConv2d(width, c['model_channels'], 3, init)
                 width = c['model_channels']
             else:
                 enc[f'{at}_down'] = self.block(width, width, resample='down')
                 if kind == 'skip':
-                    enc[f'{at}_aux_down'] = ResampledConv2d(aux, aux, 0, **down)
-                    enc[f'{at}_aux_skip'] = ResampledConv2d(aux, width, 1, init)
+                    enc[f'{at}_aux_down'] = _ResampledConv2d(aux, aux, 0, **down)
+                    enc[f'{at}_aux_skip'] = _ResampledConv2d(aux, width, 1, init)
                 if kind == 'residual':
-                    enc[f'{at}_aux_residual'] = ResampledConv2d(aux, width, 3, init, **down, fused=True)
+                    enc[f'{at}_aux_residual'] = _ResampledConv2d(aux, width, 3, init, **down, fused=True)
                     aux = width
             for i in range(c['num_blocks']):
                 enc[f'{at}_block{i}'] = self.block(width, wide, attention=size in c['attn_resolutions'])
@@ -91,9 +100,9 @@ class SongUNet(EDMNetwork):
                 width = wide
             if c['decoder_type'] == 'skip' or level == 0:
                 if not top and c['decoder_type'] == 'skip':
-                    dec[f'{at}_aux_up'] = ResampledConv2d(out, out, 0, **change)
-                dec[f'{at}_aux_norm'] = group_norm(width, self.style.eps)
-                dec[f'{at}_aux_conv'] = ResampledConv2d(width, out, 3, self.style.init_zero)
+                    dec[f'{at}_aux_up'] = _ResampledConv2d(out, out, 0, **change)
+                dec[f'{at}_aux_norm'] = _group_norm(width, self.style.eps)
+                dec[f'{at}_aux_conv'] = _ResampledConv2d(width, out, 3, self.style.init_zero)
 
     def embed(self, noise_labels:Tensor, classes:Tensor|None, augment_labels:Tensor|None) -> Tensor:
         "Return the embedding of noise level, class and augmentation, (B or 1, emb_channels)."
@@ -111,7 +120,7 @@ class SongUNet(EDMNetwork):
             elif name.endswith('aux_skip'): x = skips[-1] = x + block(aux)
             elif name.endswith('aux_residual'): x = skips[-1] = aux = (x + block(aux)) * math.sqrt(0.5)
             else:
-                x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
+                x = block(x, emb) if isinstance(block, _UNetBlock) else block(x)
                 skips.append(x)
         return x, skips
 
@@ -126,7 +135,7 @@ class SongUNet(EDMNetwork):
         return out
 
 # %% ../../nbs/networks/03_song_unet.ipynb #f2168be0
-class DhariwalUNet(EDMNetwork):
+class DhariwalUNet(_EDMNetwork):
     "Be ADM (Dhariwal and Nichol 2021); raise ValueError for arguments that do not fit together."
     def __init__(self,
         img_resolution:int, # side of the images in pixels
@@ -143,26 +152,26 @@ class DhariwalUNet(EDMNetwork):
         label_dropout:float=0, # probability that a label is not shown in training
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ('self', '__class__')})
-        init, zero = Init('kaiming_uniform', math.sqrt(1 / 3), math.sqrt(1 / 3)), Init('kaiming_uniform', 0.)
-        self.style = Style(init, zero, init, dropout, adaptive_scale=True, skip_scale=1., eps=1e-5,
+        init, zero = _Init('kaiming_uniform', math.sqrt(1 / 3), math.sqrt(1 / 3)), _Init('kaiming_uniform', 0.)
+        self.style = _Style(init, zero, init, dropout, adaptive_scale=True, skip_scale=1., eps=1e-5,
                            resample_proj=False, channels_per_head=64)
         self.emb_channels, width = model_channels * channel_mult_emb, model_channels
-        self.map_noise = PositionalEmbedding(width)
-        self.map_augment = linear(augment_dim, width, zero, bias=False) if augment_dim else None
-        self.map_layer0 = linear(width, self.emb_channels, init)
-        self.map_layer1 = linear(self.emb_channels, self.emb_channels, init)
-        by_class = Init('kaiming_normal', math.sqrt(label_dim))
-        self.map_label = linear(label_dim, self.emb_channels, by_class, bias=False) if label_dim else None
+        self.map_noise = _PositionalEmbedding(width)
+        self.map_augment = _linear(augment_dim, width, zero, bias=False) if augment_dim else None
+        self.map_layer0 = _linear(width, self.emb_channels, init)
+        self.map_layer1 = _linear(self.emb_channels, self.emb_channels, init)
+        by_class = _Init('kaiming_normal', math.sqrt(label_dim))
+        self.map_label = _linear(label_dim, self.emb_channels, by_class, bias=False) if label_dim else None
         self.enc, self.dec = self.encoder(), nn.ModuleDict()
         last = self.add_decoder(self.widths())
-        self.out_norm, self.out_conv = group_norm(last), ResampledConv2d(last, out_channels, 3, zero)
+        self.out_norm, self.out_conv = _group_norm(last), _ResampledConv2d(last, out_channels, 3, zero)
 
     def encoder(self) -> nn.ModuleDict:
         "Return the blocks from the finest level to the coarsest."
         c, enc, width = self.config, nn.ModuleDict(), self.levels[0][1]
         for level, (size, wide) in enumerate(self.levels):
             at, attention = f'{size}x{size}', size in c['attn_resolutions']
-            if level == 0: enc[f'{at}_conv'] = ResampledConv2d(c['in_channels'], width, 3, self.style.init)
+            if level == 0: enc[f'{at}_conv'] = _ResampledConv2d(c['in_channels'], width, 3, self.style.init)
             else: enc[f'{at}_down'] = self.block(width, width, resample='down')
             for i in range(c['num_blocks']):
                 enc[f'{at}_block{i}'] = self.block(width, wide, attention=attention)
@@ -195,7 +204,7 @@ class DhariwalUNet(EDMNetwork):
         "Return the coarsest features, and all that the decoder takes up."
         skips = []
         for block in self.enc.values():
-            x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
+            x = block(x, emb) if isinstance(block, _UNetBlock) else block(x)
             skips.append(x)
         return x, skips
 
@@ -217,7 +226,7 @@ def edm_network(
     img_resolution:int, # side of the images in pixels
     channels:int=3, # of the image and of the answer
     **options, # arguments of the class, in place of the published ones
-) -> EDMNetwork:
+) -> _EDMNetwork:
     "Build one of EDM's three networks; raise ValueError for another name or arguments that do not fit."
     if arch not in ARCHITECTURES:
         raise ValueError(f'arch must be one of {", ".join(ARCHITECTURES)}, got {arch!r}')

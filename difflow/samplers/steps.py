@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['Noise', 'Memory', 'FORWARD', 'BACKWARD', 'ddpm', 'euler', 'dpmpp_2m', 'ddim', 'heun', 'SAMPLERS', 'NOISES',
-           'GuidedDenoiser', 'ddpm_step', 'ddim_step', 'euler_step', 'heun_step', 'dpmpp_2m_step', 'State',
-           'check_sigmas', 'Sampler', 'HeunSampler', 'as_sampler', 'ddim_reverse', 'plan', 'device_of',
-           'noise_function', 'sample']
+           'GuidedDenoiser', 'State', 'Sampler', 'as_sampler', 'ddim_reverse', 'plan', 'device_of', 'noise_function',
+           'sample']
 
 # %% ../../nbs/samplers/00_steps.ipynb #1740001b
 import math
@@ -71,7 +70,7 @@ class GuidedDenoiser:
 Noise = Callable[[], Tensor]
 Memory = tuple[float, Tensor]|None
 
-def ddpm_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+def _ddpm_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
               memory:Memory) -> tuple[Tensor, Tensor]:
     "Draw from the posterior of one step, with the denoiser's variance (Ho et al. 2020, algorithm 2)."
     x0hat, extra = bound.predict(x, sigma)
@@ -79,7 +78,7 @@ def ddpm_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noi
     if sigma_next == 0: return mean, x0hat
     return mean + bound.denoiser.variance(sigma, sigma_next, extra).sqrt().to(x.dtype) * noise(), x0hat
 
-def ddim_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
+def _ddim_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
               eta:float=0.) -> tuple[Tensor, Tensor]:
     "Keep the predicted noise, but for the share `eta`, 0..1, that is drawn anew (Song et al. 2021, eq. 12)."
     x0hat = bound(x, sigma)
@@ -87,13 +86,13 @@ def ddim_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noi
     x = x0hat + math.sqrt(sigma_next**2 - variance) / sigma * (x - x0hat)
     return (x + math.sqrt(variance) * noise() if variance else x), x0hat
 
-def euler_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+def _euler_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
                memory:Memory) -> tuple[Tensor, Tensor]:
     "Go straight towards the denoised image."
     x0hat = bound(x, sigma)
     return x0hat + sigma_next / sigma * (x - x0hat), x0hat
 
-def heun_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
+def _heun_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
               gamma:float=0., S_noise:float=1.) -> tuple[Tensor, Tensor]:
     "Raise the noise by `gamma`, go straight, look back and correct (Karras et al. 2022, algorithm 2)."
     higher = float(bound.denoiser.round_sigma(sigma * (1 + gamma))) if gamma > 0 else sigma
@@ -107,7 +106,7 @@ def heun_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noi
     corrected = (ahead - bound(ahead, sigma_next)) / sigma_next
     return x + (sigma_next - sigma) * (slope + corrected) / 2, x0hat
 
-def dpmpp_2m_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
+def _dpmpp_2m_step(bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
                   memory:Memory) -> tuple[Tensor, Tensor]:
     "Solve the linear part exactly, extrapolate the prediction (Lu et al. 2022, algorithm 2)."
     x0hat = bound(x, sigma)
@@ -129,7 +128,7 @@ class State(NamedTuple):
     x:Tensor # (B, C, H, W)
     x0hat:Tensor # (B, C, H, W) the prediction that led here
 
-def check_sigmas(sigmas:Sequence[float]) -> list[float]:
+def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
     "Return `sigmas` as numbers; raise ValueError unless they fall strictly, above 0 but for the last."
     sigmas = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in zip(sigmas, sigmas[1:]))
@@ -171,7 +170,7 @@ class Sampler:
         **options:float, # of this sampler
     ) -> Iterator[State]:
         "Return the generator of states; raise ValueError for bad input before any work."
-        sigmas = check_sigmas(sigmas.walk() if isinstance(sigmas, Scheduler) else sigmas)
+        sigmas = _check_sigmas(sigmas.walk() if isinstance(sigmas, Scheduler) else sigmas)
         self.check_options(options)
         denoiser.check(x, labels)
         draw = noise or (lambda step: normal(x.shape, seeds, step, BACKWARD, device=x.device).to(x.dtype))
@@ -188,7 +187,7 @@ class Sampler:
             memory = sigma, x0hat
             yield State(i + 1, sigma_next, x, x0hat)
 
-class HeunSampler(Sampler):
+class _HeunSampler(Sampler):
     "Turn EDM's churn into the rise of the noise at one level."
     def step(self, bound:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory=None,
              count:int=1,
@@ -197,10 +196,10 @@ class HeunSampler(Sampler):
         gamma = min(S_churn / count, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         return self.one_step(bound, x, sigma, sigma_next, noise, memory, gamma, S_noise)
 
-ddpm, euler = Sampler('ddpm', ddpm_step), Sampler('euler', euler_step)
-dpmpp_2m = Sampler('dpmpp_2m', dpmpp_2m_step)
-ddim = Sampler('ddim', ddim_step, dict(eta=(0, 1)))
-heun = HeunSampler('heun', heun_step,
+ddpm, euler = Sampler('ddpm', _ddpm_step), Sampler('euler', _euler_step)
+dpmpp_2m = Sampler('dpmpp_2m', _dpmpp_2m_step)
+ddim = Sampler('ddim', _ddim_step, dict(eta=(0, 1)))
+heun = _HeunSampler('heun', _heun_step,
                    dict(S_churn=(0, math.inf), S_min=(0, math.inf), S_max=(0, math.inf),
                         S_noise=(0, math.inf)))
 SAMPLERS = {sampler.name: sampler for sampler in (ddpm, ddim, euler, heun, dpmpp_2m)}

@@ -52,7 +52,7 @@ def fit_transition(
 
 def _fit(levels:np.ndarray, share:np.ndarray, chance:float, start:tuple|None=None) -> tuple[float, float]:
     "Return midpoint and width of the largest likelihood."
-    from scipy.optimize import minimize # comes with scikit-learn
+    from scipy.optimize import minimize  # comes with scikit-learn
     span = levels[-1] - levels[0]
     def loss(parameters):
         z = (levels - parameters[0]) / np.exp(parameters[1])

@@ -1,0 +1,4 @@
+"""Noise an image to every level, bring it back: what survived?"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,5 @@
 """Layer-wise change at ten levels against the published algorithm; run with `pytest tests/benchmarks/bench_classifiers.py -s`."""
+
 from time import process_time
 
 import pytest
@@ -15,16 +16,21 @@ LEVELS, IMAGES, BATCH = 10, 256, 128
 
 class Published:
     "The published algorithm: sums in single precision; all activations of a batch kept, level by level"
+
     def __init__(self, model, layers):
         self.model, self.kept = model, {}
-        for name in layers: model.get_submodule(name).register_forward_hook(self.keep(name))
+        for name in layers:
+            model.get_submodule(name).register_forward_hook(self.keep(name))
 
     def keep(self, name):
-        def hook(module, inputs, output): self.kept[name] = output.detach()
+        def hook(module, inputs, output):
+            self.kept[name] = output.detach()
+
         return hook
 
     def run(self, images):
-        with torch.no_grad(): return self.model(images), dict(self.kept)
+        with torch.no_grad():
+            return self.model(images), dict(self.kept)
 
     def statistics(self, images):
         sums = {}
@@ -32,7 +38,7 @@ class Published:
             for name, a in self.run(part)[1].items():
                 dims = (0, 2, 3) if a.ndim == 4 else (0, 1)
                 size = a.numel() // (a.shape[1] if a.ndim == 4 else 1)
-                new = torch.tensor(size), a.sum(dims, keepdim=True), (a ** 2).sum(dims, keepdim=True)
+                new = torch.tensor(size), a.sum(dims, keepdim=True), (a**2).sum(dims, keepdim=True)
                 sums[name] = [old + more for old, more in zip(sums[name], new)] if name in sums else list(new)
         return {name: (s / n, q / n) for name, (n, s, q) in sums.items()}
 
@@ -76,7 +82,8 @@ def test_statistics_and_change_at_ten_levels(inputs):
         statistics = activation_statistics(ours, start, second_moment=True, batch_size=BATCH)
         return activation_change(ours, start, returned, statistics, batch_size=BATCH)
 
-    def old(): return published.change(start, returned, published.statistics(start))
+    def old():
+        return published.change(start, returned, published.statistics(start))
 
     new(), old()  # warm up
     times = [(seconds(new), seconds(old)) for _ in range(3)]
@@ -86,6 +93,8 @@ def test_statistics_and_change_at_ten_levels(inputs):
             for measure, values in zip((change.L2_normalized, change.cosine), level[name][1:]):
                 torch.testing.assert_close(torch.tensor(measure[s, i]), values, atol=1e-4, rtol=1e-3)
     ratios = sorted(b[0] / a[0] for a, b in times)
-    print(f'\nstatistics and change, {LEVELS} levels x {IMAGES} images: published {slow:.2f} CPU s, ours {fast:.2f}, '
-          f'{slow / fast:.2f} x (each time: {", ".join(f"{r:.2f}" for r in ratios)})')
+    print(
+        f'\nstatistics and change, {LEVELS} levels x {IMAGES} images: published {slow:.2f} CPU s, ours {fast:.2f}, '
+        f'{slow / fast:.2f} x (each time: {", ".join(f"{r:.2f}" for r in ratios)})'
+    )
     assert slow / fast >= 1.8

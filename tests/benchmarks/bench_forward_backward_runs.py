@@ -1,4 +1,5 @@
 """A 10-level study of 32 images: one wavefront against one level at a time, batch as given; run with `pytest tests/benchmarks -s`."""
+
 from time import process_time
 
 import pytest
@@ -21,7 +22,17 @@ def model(tmp_path_factory):
     "A network of the published kind, small, with random weights, as a file; and 32 images as files"
     home = tmp_path_factory.mktemp('bench')
     torch.manual_seed(0)
-    net = UNet(16, 1, 32, 2, num_res_blocks=1, attention_resolutions=(8,), channel_mult=(1, 2), num_head_channels=32, resblock_updown=True)
+    net = UNet(
+        16,
+        1,
+        32,
+        2,
+        num_res_blocks=1,
+        attention_resolutions=(8,),
+        channel_mult=(1, 2),
+        num_head_channels=32,
+        resblock_updown=True,
+    )
     save(DDPMDenoiser(net, variance='learned_range'), home / 'model.safetensors')
     save_images(load_images('mnist5k', size=16, split='test')[:IMAGES], home / 'images')
     return home
@@ -55,17 +66,27 @@ def seconds(work, *arguments):
 def test_ten_levels_of_32_images(model, tmp_path):
     "On a CPU the network's arithmetic is all there is, and it is the same in both; what one run saves is start-up, and a GPU's idle rows"
     (tmp_path / 'a').mkdir()
-    forward_backward(load_denoiser(model / 'model.safetensors'), load_images(model / 'images', 16, 1).tensor([0]), 1, STEPS)
+    forward_backward(
+        load_denoiser(model / 'model.safetensors'), load_images(model / 'images', 16, 1).tensor([0]), 1, STEPS
+    )
     slow = seconds(one_level_at_a_time, model, tmp_path / 'a')
-    fast, full = seconds(in_one_run, model, tmp_path / 'b'), seconds(in_one_run, model, tmp_path / 'c', IMAGES)
-    for folder in 'abc': assert len(list((tmp_path / folder).glob('*.png'))) == IMAGES * len(LEVELS)
-    print(f'\n{len(LEVELS)} levels x {IMAGES} images: {slow:.2f} CPU s one level at a time, {fast:.2f} s in one run with batches of {BATCH} '
-          f'({slow / fast:.2f} x), {full:.2f} s with batches of {IMAGES} ({slow / full:.2f} x)')
+    fast, full = (
+        seconds(in_one_run, model, tmp_path / 'b'),
+        seconds(in_one_run, model, tmp_path / 'c', IMAGES),
+    )
+    for folder in 'abc':
+        assert len(list((tmp_path / folder).glob('*.png'))) == IMAGES * len(LEVELS)
+    print(
+        f'\n{len(LEVELS)} levels x {IMAGES} images: {slow:.2f} CPU s one level at a time, {fast:.2f} s in one run with batches of {BATCH} '
+        f'({slow / fast:.2f} x), {full:.2f} s with batches of {IMAGES} ({slow / full:.2f} x)'
+    )
     assert slow / min(fast, full) > 0.9
 
 
 def test_going_on_costs_little(model, tmp_path):
     "A run that is complete is checked, file by file, and nothing is made"
     whole, again = seconds(in_one_run, model, tmp_path), seconds(in_one_run, model, tmp_path)
-    print(f'\ncomplete run looked over in {again:.3f} s, {1000 * again / IMAGES / len(LEVELS):.2f} ms a file; made in {whole:.2f} s')
+    print(
+        f'\ncomplete run looked over in {again:.3f} s, {1000 * again / IMAGES / len(LEVELS):.2f} ms a file; made in {whole:.2f} s'
+    )
     assert again < 0.2 * whole

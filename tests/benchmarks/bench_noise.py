@@ -1,4 +1,5 @@
 """`normal` against `torch.randn` on one CPU thread; run as a script or with pytest."""
+
 from time import perf_counter
 
 import torch
@@ -32,7 +33,8 @@ def seconds(repeats=40):
 
 def report(best):
     "Print times and ratios to `torch.randn`."
-    for name, time in best.items(): print(f'{name:24} {time * 1e3:6.2f} ms {time / best["torch.randn"]:6.1f} x randn')
+    for name, time in best.items():
+        print(f'{name:24} {time * 1e3:6.2f} ms {time / best["torch.randn"]:6.1f} x randn')
 
 
 def test_normal_is_within_eight_randn():
@@ -41,4 +43,5 @@ def test_normal_is_within_eight_randn():
     assert best['normal, one seed'] < 8 * best['torch.randn']
 
 
-if __name__ == '__main__': report(seconds())
+if __name__ == '__main__':
+    report(seconds())

@@ -1,4 +1,5 @@
 """One streamed product against two broadcast passes in float64, and against the bare products; run with `pytest tests/benchmarks/bench_optimal_denoiser.py -s`."""
+
 from time import process_time
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from difflow.exact.optimal import OptimalDenoiser
 
 COUNT, BATCH, SHAPE, SLICE = 50_000, 64, (3, 32, 32), 512
-SIGMAS = (0.002, 0.1, 1., 3., 10., 30., 80.)
+SIGMAS = (0.002, 0.1, 1.0, 3.0, 10.0, 30.0, 80.0)
 
 
 def smooth_images(count):
@@ -15,7 +16,12 @@ def smooth_images(count):
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
     images = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3) // 8 * 7
-    return images + torch.randint(0, 30, (1024, *SHAPE), generator=generator, dtype=torch.uint8).repeat(count // 1024 + 1, 1, 1, 1)[:count]
+    return (
+        images
+        + torch.randint(0, 30, (1024, *SHAPE), generator=generator, dtype=torch.uint8).repeat(
+            count // 1024 + 1, 1, 1, 1
+        )[:count]
+    )
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -27,11 +33,13 @@ def one_thread():
 
 
 @pytest.fixture(scope='module')
-def images(): return smooth_images(COUNT)
+def images():
+    return smooth_images(COUNT)
 
 
 @pytest.fixture(scope='module')
-def denoiser(images): return OptimalDenoiser(images)
+def denoiser(images):
+    return OptimalDenoiser(images)
 
 
 def seconds(work, times=2):
@@ -55,7 +63,7 @@ def published(images, x, sigma, chunk=BATCH):
     x, chunks = x.double()[:, None], [part.double() / 127.5 - 1 for part in images.split(chunk)]
     exponent = lambda y: -(x - y[None]).square().sum((2, 3, 4)) / (2 * sigma**2)
     best = torch.stack([exponent(y).amax(1) for y in chunks]).amax(0)
-    total, sums = 0., 0.
+    total, sums = 0.0, 0.0
     for y in chunks:
         weights = (exponent(y) - best[:, None]).exp()
         total, sums = total + weights.sum(1), sums + (weights[:, :, None, None, None] * y[None]).sum(1)
@@ -63,7 +71,8 @@ def published(images, x, sigma, chunk=BATCH):
 
 
 @pytest.fixture(scope='module')
-def floats(images): return images.flatten(1).float()
+def floats(images):
+    return images.flatten(1).float()
 
 
 def bare_products(floats, x):
@@ -73,13 +82,15 @@ def bare_products(floats, x):
 
 
 def test_beside_the_published_algorithm(images, denoiser):
-    x, sigma = noisy(images, 3.), 3.
+    x, sigma = noisy(images, 3.0), 3.0
     few = OptimalDenoiser(images[:SLICE])
     slow, expected = seconds(lambda: published(images[:SLICE], x, sigma), 1)
     torch.testing.assert_close(few(x, sigma).double(), expected, atol=1e-5, rtol=0)
     fast, _ = seconds(lambda: denoiser(x, sigma))
     whole = slow * COUNT / SLICE
-    print(f'\n{COUNT} images {SHAPE}, batch {BATCH}: {fast:.2f} s; published {slow:.2f} s for {SLICE} of them, so {whole:.0f} s: {whole / fast:.0f} x')
+    print(
+        f'\n{COUNT} images {SHAPE}, batch {BATCH}: {fast:.2f} s; published {slow:.2f} s for {SLICE} of them, so {whole:.0f} s: {whole / fast:.0f} x'
+    )
     assert whole / fast >= 150
 
 
@@ -87,13 +98,16 @@ def test_beside_the_bare_products_at_every_sigma(images, floats, denoiser):
     ratios = {}
     for sigma in SIGMAS:
         x = noisy(images, sigma)
-        bare, ours = seconds(lambda: bare_products(floats, x), 3)[0], seconds(lambda: denoiser(x, sigma), 3)[0]
+        bare, ours = (
+            seconds(lambda: bare_products(floats, x), 3)[0],
+            seconds(lambda: denoiser(x, sigma), 3)[0],
+        )
         ratios[sigma] = ours / bare
         print(f'\nsigma {sigma:6}: {ours:.2f} s, bare products {bare:.2f} s, {ours / bare:.2f} x', end='')
     assert max(ratios.values()) <= 1.5
 
 
-MEMORY = '''if True:
+MEMORY = """if True:
     import sys
     import torch
     sys.path.insert(0, 'tests/benchmarks')
@@ -107,7 +121,7 @@ MEMORY = '''if True:
     open('/proc/self/clear_refs', 'w').write('5') # the peak so far is forgotten
     before = status('VmRSS')
     OptimalDenoiser(images)(x, 3.)
-    print(status('VmHWM') - before)'''
+    print(status('VmHWM') - before)"""
 
 
 @pytest.mark.parametrize('times', [1, 8])

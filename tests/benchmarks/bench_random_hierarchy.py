@@ -1,4 +1,5 @@
 """Belief propagation by levels against the same algorithm node by node; run with `pytest tests/benchmarks -s`."""
+
 from time import process_time
 
 import numpy as np
@@ -26,7 +27,7 @@ def log_sum(weights, axis):
     return (np.log(np.exp(weights - top).sum(axis, keepdims=True)) + top).squeeze(axis)
 
 
-def node_by_node(rules, leaves): # (symbols, m, s) arrays, (B, nodes, v) log likelihoods -> (B, nodes, v)
+def node_by_node(rules, leaves):  # (symbols, m, s) arrays, (B, nodes, v) log likelihoods -> (B, nodes, v)
     "Visit every node of the tree, first upwards, then downwards; return the posteriors of the leaves."
     up = [[leaves[:, i] - log_sum(leaves[:, i], 1)[:, None] for i in range(leaves.shape[1])]]
     for rule in rules:
@@ -65,10 +66,14 @@ def test_levels_are_twenty_times_faster_than_nodes():
     with torch.inference_mode():
         h.denoiser(x, SIGMA)
         fast, ours = min((seconds(lambda: h.denoiser(x, SIGMA)) for _ in range(7)), key=lambda pair: pair[0])
-    slow, plain = seconds(lambda: np.concatenate([node_by_node(rules, leaves[i:i + 1]) for i in range(COUNT)]))
+    slow, plain = seconds(
+        lambda: np.concatenate([node_by_node(rules, leaves[i : i + 1]) for i in range(COUNT)])
+    )
     half, batched = seconds(lambda: node_by_node(rules, leaves))
     difference = np.abs(ours.squeeze(2).transpose(1, 2).numpy() - plain).max()
-    print(f'\nL = 7, {COUNT} strings, processor time: {slow:.2f} s node by node, {half:.2f} s node by node with all strings '
-          f'at once, {fast:.3f} s by levels: {slow / fast:.0f} x and {half / fast:.1f} x; largest difference {difference:.0e}')
+    print(
+        f'\nL = 7, {COUNT} strings, processor time: {slow:.2f} s node by node, {half:.2f} s node by node with all strings '
+        f'at once, {fast:.3f} s by levels: {slow / fast:.0f} x and {half / fast:.1f} x; largest difference {difference:.0e}'
+    )
     assert difference < 1e-9 and np.abs(batched - plain).max() < 1e-9
     assert slow / fast >= 20

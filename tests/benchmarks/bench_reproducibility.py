@@ -1,12 +1,12 @@
 """Scores by matrix products against the published broadcast; run with `pytest tests/benchmarks/bench_reproducibility.py -s`."""
-from time import perf_counter, process_time
+
+from time import process_time
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from difflow.reproducibility.scores import m_score, rp_score
-
 
 @pytest.fixture(scope='module', autouse=True)
 def one_thread():
@@ -38,10 +38,14 @@ def published(samples, train, threshold, block):
 def test_m_score_beside_the_broadcast():
     samples, train = features(256, 1024, 0), features(8192, 1024, 1)
     slow, (value, best) = seconds(lambda: published(samples, train, 0.1, 64), 1)
-    fast, found = seconds(lambda: m_score(samples, train, 0.1), 25) # short runs: a busy machine spoils some of them
+    fast, found = seconds(
+        lambda: m_score(samples, train, 0.1), 25
+    )  # short runs: a busy machine spoils some of them
     torch.testing.assert_close(found.similarities, best, atol=1e-6, rtol=0)
     assert found.value == value
-    print(f'\n256 x 8192 x 1024: {1000 * fast:.0f} ms, broadcast {slow:.2f} s, {slow / fast:.0f} x (CPU time of one thread)')
+    print(
+        f'\n256 x 8192 x 1024: {1000 * fast:.0f} ms, broadcast {slow:.2f} s, {slow / fast:.0f} x (CPU time of one thread)'
+    )
     assert slow / fast >= 100
 
 
@@ -52,7 +56,7 @@ def test_rp_score_of_ten_thousand_pairs():
     assert taken < 0.1
 
 
-LARGE = '''if True:
+LARGE = """if True:
     import sys
     from time import process_time
     import torch
@@ -65,7 +69,7 @@ LARGE = '''if True:
     start = process_time()
     m_score(samples, train)
     peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))
-    print(process_time() - start, int(peak.split()[1]) / 1024)'''
+    print(process_time() - start, int(peak.split()[1]) / 1024)"""
 
 
 def test_memory_of_the_full_size(python, root):

@@ -1,19 +1,20 @@
 """A labelled set in mixed batches against one class at a time; run with `pytest tests/benchmarks/bench_synthetic_data.py -s`."""
+
 from functools import partial
 from time import process_time
 
 import pytest
-import torch
 
 from difflow.checkpoints.load import load_denoiser
 from difflow.synthetic_data.samples import labelled_samples
 
 STEPS = 4
-BALANCED, SKEWED = [6] * 10, [33] + [3] * 9 # 60 images each
+BALANCED, SKEWED = [6] * 10, [33] + [3] * 9  # 60 images each
 
 
 @pytest.fixture(scope='module')
-def denoiser(): return load_denoiser('mnist-class')
+def denoiser():
+    return load_denoiser('mnist-class')
 
 
 def seconds(*works, repeats=3):
@@ -27,23 +28,31 @@ def seconds(*works, repeats=3):
     return best, results
 
 
-def mixed(denoiser, counts): return labelled_samples(denoiser, counts, steps=STEPS)
+def mixed(denoiser, counts):
+    return labelled_samples(denoiser, counts, steps=STEPS)
 
 
-def by_class(denoiser, counts): return [labelled_samples(denoiser, {c: n}, steps=STEPS) for c, n in enumerate(counts)]
+def by_class(denoiser, counts):
+    return [labelled_samples(denoiser, {c: n}, steps=STEPS) for c, n in enumerate(counts)]
 
 
 def test_throughput_does_not_depend_on_the_class_counts(denoiser):
-    mixed(denoiser, BALANCED) # warm up
+    mixed(denoiser, BALANCED)  # warm up
     (even, odd), _ = seconds(*(partial(mixed, denoiser, counts) for counts in (BALANCED, SKEWED)), repeats=5)
-    print(f'\n60 images, {STEPS} steps: balanced {60 / even:.1f} images/s, skewed {60 / odd:.1f} images/s, ratio {even / odd:.2f}')
+    print(
+        f'\n60 images, {STEPS} steps: balanced {60 / even:.1f} images/s, skewed {60 / odd:.1f} images/s, ratio {even / odd:.2f}'
+    )
     assert 0.85 < even / odd < 1.18
 
 
 @pytest.mark.parametrize('counts', [[1] * 10, [3] * 10, SKEWED], ids=['1 a class', '3 a class', 'skewed'])
 def test_mixed_batches_are_not_slower_than_one_class_at_a_time(denoiser, counts):
-    (fast, slow), (together, apart) = seconds(partial(mixed, denoiser, counts), partial(by_class, denoiser, counts))
-    for c, one in enumerate(apart): # the same images
+    (fast, slow), (together, apart) = seconds(
+        partial(mixed, denoiser, counts), partial(by_class, denoiser, counts)
+    )
+    for c, one in enumerate(apart):  # the same images
         assert (together[together.labels == c].images.int() - one.images.int()).abs().max() <= 1
-    print(f'\n{sum(counts)} images: {sum(counts) / fast:.1f} images/s mixed, {sum(counts) / slow:.1f} one class at a time, {slow / fast:.2f} x')
+    print(
+        f'\n{sum(counts)} images: {sum(counts) / fast:.1f} images/s mixed, {sum(counts) / slow:.1f} one class at a time, {slow / fast:.2f} x'
+    )
     assert slow / fast > 0.95

@@ -1,6 +1,7 @@
 """A training step of the published 32-pixel U-Net, ours against the published path; run with `pytest tests/benchmarks/bench_training_step.py -s`.
 
 Where torch finds a GPU that takes a third test, in bfloat16 and compiled; alone: `pytest tests/benchmarks/bench_training_step.py -s -k gpu`."""
+
 from time import perf_counter, process_time
 
 import pytest
@@ -10,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from difflow.checkpoints.catalogue import published_config
 from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import AttentionBlock, UNet
+from difflow.networks.unet import UNet, _AttentionBlock
 from difflow.schedulers import Scheduler
-from difflow.training.loop import Run
+from difflow.training.loop import _Run
 from difflow.training.recipes import recipe, settings_of
 
 BATCH, ROUNDS = 16, 3
@@ -21,24 +22,33 @@ GPU_BATCH, GPU_ROUNDS = 128, 20
 
 def published_attention(block, x, emb=None, size=None):
     "Attend by two einsums with a softmax in float32 between them; the whole block is computed again in the backward pass"
+
     def attend(x):
         batch, channels, height, width = x.shape
         flat = x.reshape(batch, channels, height * width)
         query, key, value = block.qkv(block.norm(flat)).chunk(3, dim=1)
-        rows, side = (batch * block.num_heads, channels // block.num_heads, height * width), (channels // block.num_heads)**-0.25
+        rows, side = (
+            (batch * block.num_heads, channels // block.num_heads, height * width),
+            (channels // block.num_heads) ** -0.25,
+        )
         weight = torch.einsum('bct,bcs->bts', (query * side).reshape(rows), (key * side).reshape(rows))
         weight = torch.softmax(weight.float(), dim=-1).type(weight.dtype)
-        mixed = torch.einsum('bts,bcs->bct', weight, value.reshape(rows)).reshape(batch, channels, height * width)
+        mixed = torch.einsum('bts,bcs->bct', weight, value.reshape(rows)).reshape(
+            batch, channels, height * width
+        )
         return (flat + block.proj_out(mixed)).reshape(x.shape)
+
     return checkpoint(attend, x, use_reentrant=False)
 
 
 class Published:
     "minimal-diffusion's loop: float32 tables, attention as above, AdamW, and an average kept in a dictionary"
+
     def __init__(self, net, device='cpu'):
         self.net = net.train().to(device)
         for block in net.modules():
-            if isinstance(block, AttentionBlock): block.forward = published_attention.__get__(block)
+            if isinstance(block, _AttentionBlock):
+                block.forward = published_attention.__get__(block)
         self.optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
         self.abar = Scheduler.cosine(1000).alphas_cumprod.float().to(device)
         self.average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -48,12 +58,13 @@ class Published:
         t = torch.randint(1000, (len(x0),), device=x0.device)
         noise, abar = torch.randn_like(x0), self.abar[t][:, None, None, None]
         predicted = self.net(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, t, labels)
-        loss = ((predicted - noise)**2).mean()
+        loss = ((predicted - noise) ** 2).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            for name, tensor in self.net.state_dict().items(): self.average[name] = 0.9995 * self.average[name] + 0.0005 * tensor
+            for name, tensor in self.net.state_dict().items():
+                self.average[name] = 0.9995 * self.average[name] + 0.0005 * tensor
         return loss.item()
 
 
@@ -65,8 +76,16 @@ def network():
 def ours(batch, compile=False, **accelerate):
     "The loop of `difflow train --arch UNet`, ready to make steps"
     from accelerate import Accelerator
+
     settings = settings_of(recipe('UNet', steps=1000, batch_size=batch), (3, 32, 32))
-    return Run(Accelerator(**accelerate), DDPMDenoiser(network(), Scheduler.cosine(1000)), torch.zeros(1), settings, None, compile)
+    return _Run(
+        Accelerator(**accelerate),
+        DDPMDenoiser(network(), Scheduler.cosine(1000)),
+        torch.zeros(1),
+        settings,
+        None,
+        compile,
+    )
 
 
 def seconds(work):
@@ -77,7 +96,7 @@ def seconds(work):
 
 
 def test_attention_is_the_published_one():
-    block = next(m for m in network().modules() if isinstance(m, AttentionBlock))
+    block = next(m for m in network().modules() if isinstance(m, _AttentionBlock))
     nn.init.normal_(block.proj_out.weight, std=0.1)
     x = torch.randn(2, block.norm.num_channels, 8, 8)
     torch.testing.assert_close(published_attention(block, x), block(x), atol=1e-5, rtol=1e-4)
@@ -91,7 +110,9 @@ def test_training_step():
         slow.append(seconds(lambda: theirs.step(x0, labels)))
         fast.append(seconds(lambda: mine.step(i, x0, labels)))
     slow, fast = min(slow[1:]), min(fast[1:])
-    print(f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, {fast:.2f} here, {slow / fast:.2f} x')
+    print(
+        f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, {fast:.2f} here, {slow / fast:.2f} x'
+    )
     assert slow / fast >= 1.4
 
 
@@ -111,5 +132,7 @@ def test_training_step_on_a_gpu():
             torch.cuda.synchronize()
             spent[name].append(perf_counter() - start)
     slow, fast = (sorted(times[5:])[GPU_ROUNDS // 2] for times in spent.values())
-    print(f'\n{torch.cuda.get_device_name()}, batch {GPU_BATCH}: {1000 * slow:.1f} ms published, {1000 * fast:.1f} ms here, {slow / fast:.2f} x')
+    print(
+        f'\n{torch.cuda.get_device_name()}, batch {GPU_BATCH}: {1000 * slow:.1f} ms published, {1000 * fast:.1f} ms here, {slow / fast:.2f} x'
+    )
     assert slow / fast >= 2.5

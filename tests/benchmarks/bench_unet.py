@@ -3,6 +3,7 @@
 `pytest tests/benchmarks/bench_unet.py -s` compares them at 64 px on a CPU. With a GPU, the 552.8 M network at 256 px:
 `python tests/benchmarks/bench_unet.py --size 256 --device cuda --dtype bf16 --batch 8 [--compile]`
 """
+
 from argparse import ArgumentParser
 from statistics import median
 from time import perf_counter
@@ -11,22 +12,38 @@ import numpy as np
 import torch
 
 from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import AttentionBlock, UNet
+from difflow.networks.unet import UNet, _AttentionBlock
 from difflow.noise import normal
 from difflow.samplers.steps import BACKWARD, ddpm
 from difflow.schedulers import Scheduler
 
-NARROW = dict(image_size=64, model_channels=64, out_channels=6, num_res_blocks=1, attention_resolutions='32,16,8',
-              num_head_channels=64, use_scale_shift_norm=True, resblock_updown=True)
-PUBLISHED_256 = dict(image_size=256, model_channels=256, out_channels=6, num_res_blocks=2,
-                     attention_resolutions='32,16,8', num_head_channels=64, use_scale_shift_norm=True, resblock_updown=True)
+NARROW = dict(
+    image_size=64,
+    model_channels=64,
+    out_channels=6,
+    num_res_blocks=1,
+    attention_resolutions='32,16,8',
+    num_head_channels=64,
+    use_scale_shift_norm=True,
+    resblock_updown=True,
+)
+PUBLISHED_256 = dict(
+    image_size=256,
+    model_channels=256,
+    out_channels=6,
+    num_res_blocks=2,
+    attention_resolutions='32,16,8',
+    num_head_channels=64,
+    use_scale_shift_norm=True,
+    resblock_updown=True,
+)
 
 
 def written_out(self, x, emb=None, size=None):
     "Attention as the published networks compute it: a width-1 convolution, two einsums, a softmax in float32."
     flat = x.flatten(2)
     parts = self.qkv(self.norm(flat)).reshape(len(x) * self.num_heads, -1, flat.shape[2])
-    q, k, v = parts.chunk(3, dim=1) # the old order: head by head
+    q, k, v = parts.chunk(3, dim=1)  # the old order: head by head
     scale = q.shape[1] ** -0.25
     weights = torch.einsum('bct,bcs->bts', q * scale, k * scale).float().softmax(-1).to(q.dtype)
     h = torch.einsum('bts,bcs->bct', weights, v).reshape(flat.shape)
@@ -35,25 +52,34 @@ def written_out(self, x, emb=None, size=None):
 
 class PublishedSteps:
     "Walk the respaced DDPM chain as published: tables of float64 in NumPy, looked up and sent to the device at each use."
+
     def __init__(self, net, scheduler):
         self.net, self.map = net, scheduler.timesteps.tolist()
         betas, bar = scheduler.betas.numpy(), scheduler.alphas_cumprod.numpy()
-        before = np.append(1., bar[:-1])
+        before = np.append(1.0, bar[:-1])
         variance = betas * (1 - before) / (1 - bar)
         self.betas = betas
-        self.tables = dict(recip=np.sqrt(1 / bar), recipm1=np.sqrt(1 / bar - 1), start=betas * np.sqrt(before) / (1 - bar),
-                           state=(1 - before) * np.sqrt(1 - betas) / (1 - bar),
-                           smallest=np.log(np.append(variance[1], variance[1:])))
+        self.tables = dict(
+            recip=np.sqrt(1 / bar),
+            recipm1=np.sqrt(1 / bar - 1),
+            start=betas * np.sqrt(before) / (1 - bar),
+            state=(1 - before) * np.sqrt(1 - betas) / (1 - bar),
+            smallest=np.log(np.append(variance[1], variance[1:])),
+        )
 
     def at(self, table, t, x):
         return torch.from_numpy(table).to(x.device)[t].float().reshape(-1, 1, 1, 1).expand(x.shape)
 
     def step(self, x, t, noise):
-        timesteps = torch.tensor(self.map, device=x.device, dtype=t.dtype)[t] # the map is made anew at every call
+        timesteps = torch.tensor(self.map, device=x.device, dtype=t.dtype)[
+            t
+        ]  # the map is made anew at every call
         out, fraction = self.net(x, timesteps).float().chunk(2, dim=1)
         low, high = self.at(self.tables['smallest'], t, x), self.at(np.log(self.betas), t, x)
         log_variance = (fraction + 1) / 2 * high + (1 - (fraction + 1) / 2) * low
-        x0 = (self.at(self.tables['recip'], t, x) * x - self.at(self.tables['recipm1'], t, x) * out).clamp(-1, 1)
+        x0 = (self.at(self.tables['recip'], t, x) * x - self.at(self.tables['recipm1'], t, x) * out).clamp(
+            -1, 1
+        )
         mean = self.at(self.tables['start'], t, x) * x0 + self.at(self.tables['state'], t, x) * x
         return mean + (t != 0).float().reshape(-1, 1, 1, 1) * torch.exp(0.5 * log_variance) * noise
 
@@ -71,16 +97,19 @@ def network(config, device='cpu', dtype=torch.float32):
     torch.manual_seed(0)
     net = UNet(**config).to(device).eval().requires_grad_(False)
     for parameter in net.parameters():
-        if parameter.ndim > 1: torch.nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5 * parameter[0].numel() ** -0.5)
     return net.to(dtype)
 
 
 def seconds(work, device):
     "Return the time of one call, the device's queue emptied before and after."
-    if device != 'cpu': torch.cuda.synchronize()
+    if device != 'cpu':
+        torch.cuda.synchronize()
     start = perf_counter()
     result = work()
-    if device != 'cpu': torch.cuda.synchronize()
+    if device != 'cpu':
+        torch.cuda.synchronize()
     return perf_counter() - start, result
 
 
@@ -90,12 +119,18 @@ def compare(config, batch, device='cpu', dtype=torch.float32, compiled=False, st
     scheduler = Scheduler.linear(1000).respace('250')
     net, written = network(config, device, dtype), network(config, device, dtype)
     for layer in written.modules():
-        if isinstance(layer, AttentionBlock): layer.forward = written_out.__get__(layer)
-    if device != 'cpu': net = net.to(memory_format=torch.channels_last)
-    if compiled: net = torch.compile(net)
-    denoiser, published = DDPMDenoiser(net, scheduler, variance='learned_range'), PublishedSteps(written, scheduler)
+        if isinstance(layer, _AttentionBlock):
+            layer.forward = written_out.__get__(layer)
+    if device != 'cpu':
+        net = net.to(memory_format=torch.channels_last)
+    if compiled:
+        net = torch.compile(net)
+    denoiser, published = (
+        DDPMDenoiser(net, scheduler, variance='learned_range'),
+        PublishedSteps(written, scheduler),
+    )
     shape = (batch, 3, config['image_size'], config['image_size'])
-    sigmas, bar = scheduler.walk()[:steps + 1], scheduler.alphas_cumprod
+    sigmas, bar = scheduler.walk()[: steps + 1], scheduler.alphas_cumprod
     x = normal(shape, 7, device=device) * sigmas[0]
 
     def ours():
@@ -110,7 +145,8 @@ def compare(config, batch, device='cpu', dtype=torch.float32, compiled=False, st
         for work in times:
             spent, result = seconds(work, device)
             results.append(result)
-            if turn: times[work].append(spent / steps) # the first warms up
+            if turn:
+                times[work].append(spent / steps)  # the first warms up
     return median(times[ours]), median(times[theirs]), (results[0] - results[1]).abs().max().item()
 
 
@@ -119,10 +155,12 @@ def test_a_step_at_64_pixels():
     torch.set_num_threads(1)
     for batch in (1, 4):
         ours, published, difference = compare(NARROW, batch)
-        print(f'\n64 px, batch {batch}: {1e3 * published:.0f} ms a step as published, {1e3 * ours:.0f} ms ours, '
-              f'{published / ours:.2f} x; images differ by {difference:.1e}')
+        print(
+            f'\n64 px, batch {batch}: {1e3 * published:.0f} ms a step as published, {1e3 * ours:.0f} ms ours, '
+            f'{published / ours:.2f} x; images differ by {difference:.1e}'
+        )
         assert difference < 1e-3
-        assert published / ours > (1.05 if batch > 1 else 1) # the two alternate in this process
+        assert published / ours > (1.05 if batch > 1 else 1)  # the two alternate in this process
 
 
 if __name__ == '__main__':
@@ -136,14 +174,22 @@ if __name__ == '__main__':
     kind = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[a.dtype]
     config = NARROW if a.size == 64 else PUBLISHED_256
     ours, published, difference = compare(config, a.batch, a.device, kind, a.compile)
-    print(f'{a.size} px, batch {a.batch}, {a.dtype}: published {a.batch / published:.1f} images/s, '
-          f'ours {a.batch / ours:.1f} images/s, {published / ours:.2f} x; images differ by {difference:.1e}')
-    if a.device == 'cuda': # the share of what matrix products alone reach on this GPU
+    print(
+        f'{a.size} px, batch {a.batch}, {a.dtype}: published {a.batch / published:.1f} images/s, '
+        f'ours {a.batch / ours:.1f} images/s, {published / ours:.2f} x; images differ by {difference:.1e}'
+    )
+    if a.device == 'cuda':  # the share of what matrix products alone reach on this GPU
         from torch.utils.flop_counter import FlopCounterMode
+
         net = network(config, a.device, kind)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            net(torch.zeros(a.batch, 3, a.size, a.size, device=a.device, dtype=kind), torch.zeros(a.batch, device=a.device))
+            net(
+                torch.zeros(a.batch, 3, a.size, a.size, device=a.device, dtype=kind),
+                torch.zeros(a.batch, device=a.device),
+            )
         m = torch.randn(8192, 8192, device=a.device, dtype=kind)
         m @ m
         product = min(seconds(lambda: m @ m, a.device)[0] for _ in range(10))
-        print(f'{counter.get_total_flops() / ours / (2 * 8192**3 / product):.0%} of the measured rate of matrix products')
+        print(
+            f'{counter.get_total_flops() / ours / (2 * 8192**3 / product):.0%} of the measured rate of matrix products'
+        )

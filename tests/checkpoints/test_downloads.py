@@ -1,11 +1,10 @@
 """Downloads: interrupted, resumed, changed in between, wrong, from servers of several kinds, by several processes."""
+
 import base64
 import hashlib
 import http.server
 import multiprocessing
-import os
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,36 +16,52 @@ WHOLE = bytes(range(256)) * 1000
 
 class Server(http.server.BaseHTTPRequestHandler):
     "Serve `body`, with the abilities and faults that the test sets on the server."
+
     protocol_version = 'HTTP/1.1'
 
     def do_GET(self):
         s, wanted = self.server, self.headers.get('Range')
         s.asked.append(wanted)
-        if s.refuse: return self.reply(s.refuse, b'', {'Content-Length': 0})
+        if s.refuse:
+            return self.reply(s.refuse, b'', {'Content-Length': 0})
         same = self.headers.get('If-Range') in (None, s.etag)
         start = int(wanted[6:-1]) if wanted and s.ranges and same else 0
         if start >= len(s.body) and start:
             return self.reply(416, b'', {'Content-Range': f'bytes */{len(s.body)}', 'Content-Length': 0})
         headers = {'Content-Length': len(s.body) - start} | ({'ETag': s.etag} if s.etag else {})
-        if start: headers['Content-Range'] = f'bytes {start + s.shift}-{len(s.body) - 1}/{len(s.body)}'
-        if s.md5: headers['Content-MD5'] = s.md5
+        if start:
+            headers['Content-Range'] = f'bytes {start + s.shift}-{len(s.body) - 1}/{len(s.body)}'
+        if s.md5:
+            headers['Content-MD5'] = s.md5
         cut = s.cuts.pop(0) if s.cuts else None
         self.reply(206 if start else 200, s.body[start:][:cut], headers)
-        if cut is not None: self.close_connection = True
+        if cut is not None:
+            self.close_connection = True
 
     def reply(self, status, body, headers):
         self.send_response(status)
-        for header in headers.items(): self.send_header(*map(str, header))
+        for header in headers.items():
+            self.send_header(*map(str, header))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments): pass
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Server) as s:
-        s.body, s.etag, s.md5, s.ranges, s.refuse, s.cuts, s.asked, s.shift = WHOLE, '"1"', None, True, 0, [], [], 0
+        s.body, s.etag, s.md5, s.ranges, s.refuse, s.cuts, s.asked, s.shift = (
+            WHOLE,
+            '"1"',
+            None,
+            True,
+            0,
+            [],
+            [],
+            0,
+        )
         s.daemon_threads = True
         threading.Thread(target=s.serve_forever, daemon=True).start()
         s.url = f'http://127.0.0.1:{s.server_port}/w.pt'
@@ -54,12 +69,15 @@ def server():
         s.shutdown()
 
 
-def left(folder): return sorted(path.name for path in folder.iterdir())
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_whole(server, tmp_path):
     seen = []
-    path = download(server.url, tmp_path / 'a' / 'w.pt', callback=lambda done, total: seen.append((done, total)))
+    path = download(
+        server.url, tmp_path / 'a' / 'w.pt', callback=lambda done, total: seen.append((done, total))
+    )
     assert path.read_bytes() == WHOLE and left(path.parent) == ['w.pt'] and server.asked == [None]
     assert seen[-1] == (len(WHOLE), len(WHOLE))
     assert download(server.url, path) == path and len(server.asked) == 1
@@ -84,38 +102,44 @@ def test_a_server_without_ranges_sends_all_again(server, tmp_path):
 
 def test_a_file_that_changed_in_between_is_not_mixed(server, tmp_path):
     server.cuts = [100_000]
-    with pytest.raises(ConnectionError): download(server.url, tmp_path / 'w.pt', attempts=1)
+    with pytest.raises(ConnectionError):
+        download(server.url, tmp_path / 'w.pt', attempts=1)
     server.body, server.etag = bytes(200_000), '"2"'
     assert download(server.url, tmp_path / 'w.pt').read_bytes() == bytes(200_000)
 
 
 def test_nothing_was_left_to_send(server, tmp_path):
     server.cuts = [100_000]
-    with pytest.raises(ConnectionError): download(server.url, tmp_path / 'w.pt', attempts=1)
-    (tmp_path / 'w.pt.partial').write_bytes(WHOLE) # killed between the last byte and the new name
+    with pytest.raises(ConnectionError):
+        download(server.url, tmp_path / 'w.pt', attempts=1)
+    (tmp_path / 'w.pt.partial').write_bytes(WHOLE)  # killed between the last byte and the new name
     assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
     (tmp_path / 'w.pt').unlink()
-    (tmp_path / 'w.pt.partial').write_bytes(WHOLE + b'more') # of another file, without its notes
+    (tmp_path / 'w.pt.partial').write_bytes(WHOLE + b'more')  # of another file, without its notes
     assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
 
 
 def test_too_long_a_rest_is_thrown_away(server, tmp_path):
     server.cuts = [100_000]
-    with pytest.raises(ConnectionError): download(server.url, tmp_path / 'w.pt', attempts=1)
+    with pytest.raises(ConnectionError):
+        download(server.url, tmp_path / 'w.pt', attempts=1)
     (tmp_path / 'w.pt.partial').write_bytes(WHOLE + b'more')
     assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
 
 
 def test_another_part_than_asked_for_is_refused(server, tmp_path):
     server.cuts, server.shift = [100_000], 7
-    with pytest.raises(ConnectionError, match='the server sent bytes 100007-.*asked for the bytes from 100000'):
+    with pytest.raises(
+        ConnectionError, match='the server sent bytes 100007-.*asked for the bytes from 100000'
+    ):
         download(server.url, tmp_path / 'w.pt')
 
 
 @pytest.mark.parametrize('kind', ['sha256', 'md5'])
 def test_a_wrong_file_is_not_kept(server, tmp_path, kind):
     given = 'ab' * 32 if kind == 'sha256' else None
-    if kind == 'md5': server.md5 = base64.b64encode(bytes(16)).decode()
+    if kind == 'md5':
+        server.md5 = base64.b64encode(bytes(16)).decode()
     with pytest.raises(ValueError, match='is not what was expected: its hash is .*, expected (abab|0000)'):
         download(server.url, tmp_path / 'w.pt', given)
     assert left(tmp_path) == []
@@ -128,26 +152,32 @@ def test_a_wrong_file_is_not_kept(server, tmp_path, kind):
 @pytest.mark.parametrize('status', [403, 404, 500])
 def test_refusals(server, tmp_path, status):
     server.refuse = status
-    with pytest.raises(ConnectionError, match=f'could not be fetched .*{status}.*; or give the path of a file'):
+    with pytest.raises(
+        ConnectionError, match=f'could not be fetched .*{status}.*; or give the path of a file'
+    ):
         download(server.url, tmp_path / 'w.pt')
     assert left(tmp_path) == [] and len(server.asked) == 1
 
 
 def test_offline(tmp_path):
-    with pytest.raises(ConnectionError, match='could not be fetched'): download('http://127.0.0.1:9/w', tmp_path / 'w')
+    with pytest.raises(ConnectionError, match='could not be fetched'):
+        download('http://127.0.0.1:9/w', tmp_path / 'w')
     with pytest.raises(ConnectionError, match='could not be fetched'):
         download('http://no-such-host.invalid/w', tmp_path / 'w')
     assert left(tmp_path) == []
 
 
-def _rank(url, path): download(url, path)
+def _rank(url, path):
+    download(url, path)
 
 
 def test_ranks_wait_for_each_other(server, tmp_path):
     start = multiprocessing.get_context('fork')
     ranks = [start.Process(target=_rank, args=(server.url, tmp_path / 'w.pt')) for _ in range(4)]
-    for rank in ranks: rank.start()
-    for rank in ranks: rank.join(60)
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0] * 4 and server.asked == [None]
     assert (tmp_path / 'w.pt').read_bytes() == WHOLE and left(tmp_path) == ['w.pt']
 

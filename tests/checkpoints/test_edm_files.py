@@ -1,4 +1,5 @@
 """Snapshots of EDM: what is read from them, and that nothing in them runs."""
+
 import math
 import os
 import pickle
@@ -12,35 +13,59 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from edm_files import THEIRS, Persistent, dumps, snapshot, storage_bytes
+from golden import FIXTURES, fill, wave
 
 from difflow.checkpoints.archives import read_tensors
 from difflow.checkpoints.load import describe, export, load_denoiser, save
-from difflow.checkpoints.pickles import MAX_TUPLES, read_edm_pkl, unpickle
+from difflow.checkpoints.pickles import _MAX_TUPLES, _read_edm_pkl, unpickle
 from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
 from difflow.networks.song_unet import DhariwalUNet, SongUNet
-from edm_files import Persistent, THEIRS, dumps, persistent, snapshot, storage_bytes
-from golden import FIXTURES, fill, wave
 
-TINY = dict(img_resolution=16, in_channels=3, out_channels=3, model_channels=16, channel_mult=[1, 2], num_blocks=1,
-            attn_resolutions=[8])
-NCSNPP = TINY | dict(embedding_type='fourier', encoder_type='residual', channel_mult_noise=2,
-                     resample_filter=[1, 3, 3, 1])
+TINY = dict(
+    img_resolution=16,
+    in_channels=3,
+    out_channels=3,
+    model_channels=16,
+    channel_mult=[1, 2],
+    num_blocks=1,
+    attn_resolutions=[8],
+)
+NCSNPP = TINY | dict(
+    embedding_type='fourier', encoder_type='residual', channel_mult_noise=2, resample_filter=[1, 3, 3, 1]
+)
 ADM = TINY | dict(model_channels=64, channel_mult=[1, 1], label_dim=5)
 
 
-def tiny(kind=SongUNet, **options): return fill(kind(**TINY | options), keep=['resample_filter'])
+def tiny(kind=SongUNet, **options):
+    return fill(kind(**TINY | options), keep=['resample_filter'])
 
 
 # ---- what is read
 
-@pytest.mark.parametrize('name, ours, attributes', [
-    ('EDMPrecond', EDMDenoiser, dict(sigma_data=0.3, sigma_min=0., sigma_max=math.inf)),
-    ('VPPrecond', VPDenoiser, dict(beta_d=15., beta_min=0.2, M=500, epsilon_t=1e-4, sigma_min=1e-3, sigma_max=50.)),
-    ('VEPrecond', VEDenoiser, dict(sigma_min=0.05, sigma_max=70.)),
-    ('iDDPMPrecond', IDDPMDenoiser, dict(C_1=0.002, C_2=0.01, M=100))])
-@pytest.mark.parametrize('make', [
-    lambda **o: tiny(**o), lambda **o: tiny(**NCSNPP | o), lambda **o: tiny(DhariwalUNet, **ADM | o),
-    lambda **o: tiny(label_dim=3, augment_dim=9, **o)])
+
+@pytest.mark.parametrize(
+    'name, ours, attributes',
+    [
+        ('EDMPrecond', EDMDenoiser, dict(sigma_data=0.3, sigma_min=0.0, sigma_max=math.inf)),
+        (
+            'VPPrecond',
+            VPDenoiser,
+            dict(beta_d=15.0, beta_min=0.2, M=500, epsilon_t=1e-4, sigma_min=1e-3, sigma_max=50.0),
+        ),
+        ('VEPrecond', VEDenoiser, dict(sigma_min=0.05, sigma_max=70.0)),
+        ('iDDPMPrecond', IDDPMDenoiser, dict(C_1=0.002, C_2=0.01, M=100)),
+    ],
+)
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda **o: tiny(**o),
+        lambda **o: tiny(**NCSNPP | o),
+        lambda **o: tiny(DhariwalUNet, **ADM | o),
+        lambda **o: tiny(label_dim=3, augment_dim=9, **o),
+    ],
+)
 def test_every_preconditioner_of_every_network(make, name, ours, attributes, tmp_path):
     net = make(out_channels=6 if name == 'iDDPMPrecond' else 3)
     arguments = {key: attributes[key] for key in ours(net).options if key in attributes}
@@ -53,9 +78,10 @@ def test_every_preconditioner_of_every_network(make, name, ours, attributes, tmp
     state = loaded.net.state_dict()
     assert list(state) == list(net.state_dict())
     assert all(torch.equal(state[key], tensor) for key, tensor in net.state_dict().items())
-    x, sigma = wave((2, 3, 16, 16)), torch.tensor([0.3, 5.])
+    x, sigma = wave((2, 3, 16, 16)), torch.tensor([0.3, 5.0])
     labels = torch.tensor([0, 2]) if net.num_classes else None
-    with torch.inference_mode(): assert torch.equal(loaded(x, sigma, labels), direct(x, sigma, labels))
+    with torch.inference_mode():
+        assert torch.equal(loaded(x, sigma, labels), direct(x, sigma, labels))
     facts = describe(path)
     assert facts['format'] == 'EDM pickle' and facts['image_shape'] == [3, 16, 16]
     assert facts['classes'] == net.num_classes and facts['missing'] == []
@@ -63,16 +89,19 @@ def test_every_preconditioner_of_every_network(make, name, ours, attributes, tmp
 
 @pytest.mark.parametrize('kind, name', [('precond_edm', 'EDMPrecond'), ('precond_vp', 'VPPrecond')])
 def test_published_numbers_come_out_of_a_snapshot(kind, name, tmp_path):
-    attributes = dict(EDMPrecond=dict(sigma_data=0.5), VPPrecond=dict(beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5))
-    denoiser = load_denoiser(snapshot(tmp_path / 'n.pkl', name, tiny(dropout=0.), **attributes[name]))
-    with torch.inference_mode(): found = denoiser(2 * wave((2, 3, 16, 16)), torch.tensor([0.05, 3.]))
+    attributes = dict(
+        EDMPrecond=dict(sigma_data=0.5), VPPrecond=dict(beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5)
+    )
+    denoiser = load_denoiser(snapshot(tmp_path / 'n.pkl', name, tiny(dropout=0.0), **attributes[name]))
+    with torch.inference_mode():
+        found = denoiser(2 * wave((2, 3, 16, 16)), torch.tensor([0.05, 3.0]))
     expected = torch.from_numpy(np.load(FIXTURES / 'edm.npz')[kind])
     assert (found - expected).abs().max() < 1e-4
 
 
 def test_the_rest_of_a_snapshot(tmp_path):
     net = tiny()
-    found = read_edm_pkl(snapshot(tmp_path / 'n.pkl', 'EDMPrecond', net, sigma_data=0.5))
+    found = _read_edm_pkl(snapshot(tmp_path / 'n.pkl', 'EDMPrecond', net, sigma_data=0.5))
     assert found['ema']['class'] == 'EDMPrecond' and found['ema']['kwargs']['model_type'] == 'SongUNet'
     assert found['ema']['network']['kwargs'] == net.config and found['ema']['attributes']['sigma_data'] == 0.5
     assert list(found['ema']['state_dict']) == [f'model.{name}' for name in net.state_dict()]
@@ -89,17 +118,23 @@ def test_the_rest_of_a_snapshot(tmp_path):
 def test_protocols(protocol, tmp_path):
     net = tiny()
     path = snapshot(tmp_path / 'n.pkl', 'EDMPrecond', net, protocol=protocol, sigma_data=0.5)
-    if protocol == 2: # numbers of NumPy come as text there, through a codec that is not needed
-        with pytest.raises(ValueError, match='asks for _codecs.encode'): read_tensors(path)
-    else: assert torch.equal(read_tensors(path)['model.map_layer0.weight'], net.map_layer0.weight)
+    if protocol == 2:  # numbers of NumPy come as text there, through a codec that is not needed
+        with pytest.raises(ValueError, match='asks for _codecs.encode'):
+            read_tensors(path)
+    else:
+        assert torch.equal(read_tensors(path)['model.map_layer0.weight'], net.map_layer0.weight)
 
 
 def test_half_precision_and_shared_storages(tmp_path):
     net = tiny().half()
-    assert all(p.dtype == torch.float32 for p in load_denoiser(
-        snapshot(tmp_path / 'n.pkl', 'EDMPrecond', net, sigma_data=0.5)).parameters())
-    whole = torch.arange(12.)
-    (tmp_path / 'views.pkl').write_bytes(pickle.dumps({'a': whole[2:8].reshape(2, 3).T, 'b': whole[::4], 'c': whole[:0]}))
+    assert all(
+        p.dtype == torch.float32
+        for p in load_denoiser(snapshot(tmp_path / 'n.pkl', 'EDMPrecond', net, sigma_data=0.5)).parameters()
+    )
+    whole = torch.arange(12.0)
+    (tmp_path / 'views.pkl').write_bytes(
+        pickle.dumps({'a': whole[2:8].reshape(2, 3).T, 'b': whole[::4], 'c': whole[:0]})
+    )
     found = read_tensors(tmp_path / 'views.pkl')
     assert found['a'].tolist() == [[2, 5], [3, 6], [4, 7]] and found['b'].tolist() == [0, 4, 8]
     assert found['c'].shape == (0,)
@@ -108,44 +143,73 @@ def test_half_precision_and_shared_storages(tmp_path):
 def test_export_has_the_published_names(tmp_path):
     net = tiny(out_channels=6)
     direct = IDDPMDenoiser(net, M=100)
-    path = snapshot(tmp_path / 'n.pkl', 'iDDPMPrecond', net, buffers={'u': direct.u}, C_1=0.001, C_2=0.008, M=100)
+    path = snapshot(
+        tmp_path / 'n.pkl', 'iDDPMPrecond', net, buffers={'u': direct.u}, C_1=0.001, C_2=0.008, M=100
+    )
     theirs, ours = read_tensors(path), read_tensors(export(load_denoiser(path), tmp_path / 'e.safetensors'))
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
     again = load_denoiser(save(load_denoiser(path), tmp_path / 's.safetensors'))
     assert torch.equal(again.u, direct.u) and again.net.config == net.config
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(model_channels=32), 'do not fit this SongUNet'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(banana=1), 'unexpected keyword argument'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(channel_mult='x'), 'n.pkl'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(loss=Persistent('L', {})), 'an argument is a Node'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(num_blocks=10**12), 'num_blocks must be at most 100'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(model_channels=-4), 'n.pkl'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(img_resolution=0), 'n.pkl'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(attn_resolutions={'a': 1}), 'n.pkl'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(channel_mult=[[1], 2]), 'n.pkl'),
-    (lambda s: s['_modules']['model'].state['_init_kwargs'].update(dropout=None), 'n.pkl'),
-    (lambda s: setattr(s['_modules']['model'], 'name', 'os.system'), 'unknown EDMPrecond of system'),
-    (lambda s: s['_modules'].pop('model'), 'unknown EDMPrecond of None'),
-    (lambda s: s['_modules'].update(more=5), 'more is no module'),
-    (lambda s: s.update(_parameters=[1]), '_parameters of a EDMPrecond has no names'),
-    (lambda s: s.update(_buffers={'u': 'text'}), 'holds a str among its tensors'),
-    (lambda s: s.update(_buffers={'u': torch.ones(5)}), 'its 5 noise levels are not those of EDMDenoiser'),
-    (lambda s: s.update(sigma_data=-1.), 'sigma_data must be > 0'),
-    (lambda s: s['_modules']['model'].state['_parameters'].update(extra=torch.ones(2)), '1 unexpected: extra$')])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda s: s['_modules']['model'].state['_init_kwargs'].update(model_channels=32),
+            'do not fit this SongUNet',
+        ),
+        (
+            lambda s: s['_modules']['model'].state['_init_kwargs'].update(banana=1),
+            'unexpected keyword argument',
+        ),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(channel_mult='x'), 'n.pkl'),
+        (
+            lambda s: s['_modules']['model'].state['_init_kwargs'].update(loss=Persistent('L', {})),
+            'an argument is a _Node',
+        ),
+        (
+            lambda s: s['_modules']['model'].state['_init_kwargs'].update(num_blocks=10**12),
+            'num_blocks must be at most 100',
+        ),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(model_channels=-4), 'n.pkl'),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(img_resolution=0), 'n.pkl'),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(attn_resolutions={'a': 1}), 'n.pkl'),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(channel_mult=[[1], 2]), 'n.pkl'),
+        (lambda s: s['_modules']['model'].state['_init_kwargs'].update(dropout=None), 'n.pkl'),
+        (lambda s: setattr(s['_modules']['model'], 'name', 'os.system'), 'unknown EDMPrecond of system'),
+        (lambda s: s['_modules'].pop('model'), 'unknown EDMPrecond of None'),
+        (lambda s: s['_modules'].update(more=5), 'more is no module'),
+        (lambda s: s.update(_parameters=[1]), '_parameters of a EDMPrecond has no names'),
+        (lambda s: s.update(_buffers={'u': 'text'}), 'holds a str among its tensors'),
+        (
+            lambda s: s.update(_buffers={'u': torch.ones(5)}),
+            'its 5 noise levels are not those of EDMDenoiser',
+        ),
+        (lambda s: s.update(sigma_data=-1.0), 'sigma_data must be > 0'),
+        (
+            lambda s: s['_modules']['model'].state['_parameters'].update(extra=torch.ones(2)),
+            '1 unexpected: extra$',
+        ),
+    ],
+)
 def test_damaged_snapshots(change, message, tmp_path):
     from edm_files import precond
+
     record = precond('EDMPrecond', tiny(), sigma_data=0.5)
-    record.state['_modules']['model'].state['_init_kwargs'] = dict(record.state['_modules']['model'].state['_init_kwargs'])
+    record.state['_modules']['model'].state['_init_kwargs'] = dict(
+        record.state['_modules']['model'].state['_init_kwargs']
+    )
     change(record.state)
     (tmp_path / 'n.pkl').write_bytes(dumps(dict(ema=record)))
-    with pytest.raises(ValueError, match=message) as error: load_denoiser(tmp_path / 'n.pkl')
+    with pytest.raises(ValueError, match=message) as error:
+        load_denoiser(tmp_path / 'n.pkl')
     assert str(tmp_path / 'n.pkl') in str(error.value)
 
 
 def test_what_the_network_does_not_say_the_preconditioner_does(tmp_path):
     from edm_files import precond
+
     net = tiny()
     record = precond('EDMPrecond', net, sigma_data=0.5)
     inner = record.state['_modules']['model'].state
@@ -156,38 +220,55 @@ def test_what_the_network_does_not_say_the_preconditioner_does(tmp_path):
 
 # ---- what is refused
 
+
 class Attack:
-    def __init__(self, *call): self.call = call
-    def __reduce__(self): return self.call[0], tuple(self.call[1:])
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], tuple(self.call[1:])
 
 
 class Change:
     "Give an allowed object a state of our choice, by BUILD."
-    def __init__(self, make, state): self.make, self.state = make, state
-    def __reduce__(self): return self.make[0], tuple(self.make[1:]), self.state
+
+    def __init__(self, make, state):
+        self.make, self.state = make, state
+
+    def __reduce__(self):
+        return self.make[0], tuple(self.make[1:]), self.state
 
 
 def weapons(sentinel):
     write = f"open({str(sentinel)!r}, 'w').close()"
-    return {'posix.system': Attack(os.system, f'touch {sentinel}'), 'builtins.eval': Attack(eval, write),
-            'builtins.exec': Attack(exec, write), 'builtins.open': Attack(open, str(sentinel), 'w'),
-            'subprocess.check_call': Attack(subprocess.check_call, ['touch', str(sentinel)]),
-            'builtins.getattr': Attack(getattr, Attack(eval, write), 'x', None),
-            'torch.serialization.load': Attack(torch.load, BytesIO(storage_bytes(Attack(eval, write))), None),
-            'torch.serialization.save': Attack(torch.save, {}, str(sentinel)),
-            'pickle.loads': Attack(pickle.loads, pickle.dumps(Attack(eval, write))),
-            'numpy.load': Attack(np.load, str(sentinel)),
-            'torch.nn.modules.container.Sequential': torch.nn.Sequential(torch.nn.Linear(1, 1))}
+    return {
+        'posix.system': Attack(os.system, f'touch {sentinel}'),
+        'builtins.eval': Attack(eval, write),
+        'builtins.exec': Attack(exec, write),
+        'builtins.open': Attack(open, str(sentinel), 'w'),
+        'subprocess.check_call': Attack(subprocess.check_call, ['touch', str(sentinel)]),
+        'builtins.getattr': Attack(getattr, Attack(eval, write), 'x', None),
+        'torch.serialization.load': Attack(torch.load, BytesIO(storage_bytes(Attack(eval, write))), None),
+        'torch.serialization.save': Attack(torch.save, {}, str(sentinel)),
+        'pickle.loads': Attack(pickle.loads, pickle.dumps(Attack(eval, write))),
+        'numpy.load': Attack(np.load, str(sentinel)),
+        'torch.nn.modules.container.Sequential': torch.nn.Sequential(torch.nn.Linear(1, 1)),
+    }
 
 
 PLACES = {
-    'top': lambda w: w, 'ema': lambda w: {'ema': w}, 'list': lambda w: {'ema': [[(w,)]]},
+    'top': lambda w: w,
+    'ema': lambda w: {'ema': w},
+    'list': lambda w: {'ema': [[(w,)]]},
     'state': lambda w: {'ema': Persistent('EDMPrecond', {'sigma_data': w})},
-    'name': lambda w: {'ema': Persistent(w, {})}, 'source': lambda w: {'ema': Persistent('EDMPrecond', {}, w)},
+    'name': lambda w: {'ema': Persistent(w, {})},
+    'source': lambda w: {'ema': Persistent('EDMPrecond', {}, w)},
     'module': lambda w: {'ema': Persistent('EDMPrecond', {'_modules': {'model': w}})},
     'kwargs': lambda w: {'ema': Persistent('EDMPrecond', {'_init_kwargs': {'a': w}})},
     'beside': lambda w: {'ema': Persistent('EDMPrecond', {}), 'loss_fn': w},
-    'ordered': lambda w: {'ema': OrderedDict(a=w)}, 'deep': lambda w: {'ema': {'k': {'x': [{'y': w}]}}}}
+    'ordered': lambda w: {'ema': OrderedDict(a=w)},
+    'deep': lambda w: {'ema': {'k': {'x': [{'y': w}]}}},
+}
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
@@ -195,11 +276,14 @@ PLACES = {
 def test_weapons_are_named_and_do_not_fire(place, protocol, tmp_path):
     sentinel, path = tmp_path / 'owned', tmp_path / 'evil.pkl'
     for name, weapon in weapons(sentinel).items():
-        if isinstance(weapon, Attack) and name.startswith('torch.serialization.load'): weapon.call = weapon.call[:1]
+        if isinstance(weapon, Attack) and name.startswith('torch.serialization.load'):
+            weapon.call = weapon.call[:1]
         path.write_bytes(dumps(PLACES[place](weapon), protocol))
         word = name.rsplit('.', 1)[-1]
-        for read in (read_edm_pkl, load_denoiser, describe):
-            with pytest.raises(ValueError, match=rf'evil.pkl is refused: it asks for [\w.]*({word}|reduce|_io|newobj)'):
+        for read in (_read_edm_pkl, load_denoiser, describe):
+            with pytest.raises(
+                ValueError, match=rf'evil.pkl is refused: it asks for [\w.]*({word}|reduce|_io|newobj)'
+            ):
                 read(path)
             assert not sentinel.exists(), name
 
@@ -208,92 +292,134 @@ def test_the_source_text_is_not_run(tmp_path):
     sentinel = tmp_path / 'owned'
     source = f"open({str(sentinel)!r}, 'w').close()"
     path = snapshot(tmp_path / 'n.pkl', 'EDMPrecond', tiny(), source, sigma_data=0.5)
-    load_denoiser(path), describe(path), read_edm_pkl(path)
+    load_denoiser(path), describe(path), _read_edm_pkl(path)
     assert not sentinel.exists()
     import sys
-    sys.modules |= THEIRS # the published way
-    try: pickle.loads(path.read_bytes())
+
+    sys.modules |= THEIRS  # the published way
+    try:
+        pickle.loads(path.read_bytes())
     finally:
-        for name in THEIRS: del sys.modules[name]
+        for name in THEIRS:
+            del sys.modules[name]
     assert sentinel.exists()
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda w: storage_bytes(w), lambda w: storage_bytes({'a': w}),
-    lambda w: storage_bytes(torch.ones(2).untyped_storage())[:-8] + pickle.dumps(w),
-    lambda w: pickle.dumps(w), lambda w: b'PK\x03\x04' + pickle.dumps(w)])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda w: storage_bytes(w),
+        lambda w: storage_bytes({'a': w}),
+        lambda w: storage_bytes(torch.ones(2).untyped_storage())[:-8] + pickle.dumps(w),
+        lambda w: pickle.dumps(w),
+        lambda w: b'PK\x03\x04' + pickle.dumps(w),
+    ],
+)
 def test_programs_inside_the_numbers_of_a_tensor(wrap, tmp_path):
     sentinel, path = tmp_path / 'owned', tmp_path / 'evil.pkl'
     for name, weapon in weapons(sentinel).items():
-        if not isinstance(weapon, Attack) or 'load' in name: continue
+        if not isinstance(weapon, Attack) or 'load' in name:
+            continue
         path.write_bytes(dumps({'ema': Attack(torch.storage._load_from_bytes, wrap(weapon))}))
-        with pytest.raises(ValueError, match='evil.pkl is refused'): load_denoiser(path)
+        with pytest.raises(ValueError, match='evil.pkl is refused'):
+            load_denoiser(path)
         assert not sentinel.exists()
 
 
-GLOBAL = lambda module, name: b'\x8c' + bytes([len(module)]) + module + b'\x8c' + bytes([len(name)]) + name + b'\x93'
-ALLOWED = [(b'torch._utils', b'_rebuild_tensor_v2'), (b'torch._utils', b'_rebuild_parameter'),
-           (b'torch.storage', b'_load_from_bytes'), (b'torch.nn.modules.container', b'ModuleDict'),
-           (b'torch_utils.persistence', b'_reconstruct_persistent_obj'), (b'collections', b'OrderedDict'),
-           (b'dnnlib.util', b'EasyDict'), (b'builtins', b'set'), (b'numpy', b'dtype'),
-           (b'numpy.core.multiarray', b'scalar')]
+GLOBAL = lambda module, name: (
+    b'\x8c' + bytes([len(module)]) + module + b'\x8c' + bytes([len(name)]) + name + b'\x93'
+)
+ALLOWED = [
+    (b'torch._utils', b'_rebuild_tensor_v2'),
+    (b'torch._utils', b'_rebuild_parameter'),
+    (b'torch.storage', b'_load_from_bytes'),
+    (b'torch.nn.modules.container', b'ModuleDict'),
+    (b'torch_utils.persistence', b'_reconstruct_persistent_obj'),
+    (b'collections', b'OrderedDict'),
+    (b'dnnlib.util', b'EasyDict'),
+    (b'builtins', b'set'),
+    (b'numpy', b'dtype'),
+    (b'numpy.core.multiarray', b'scalar'),
+]
 
 
 @pytest.mark.parametrize('module, name', ALLOWED)
 def test_what_is_allowed_cannot_be_changed_or_looked_into(module, name, tmp_path):
     path = tmp_path / 'evil.pkl'
     what = GLOBAL(module, name)
-    state = b'N}\x8c\x08__call__K\x01s\x86' # (None, {'__call__': 1}): set an attribute
-    for program in [what + state + b'b.', what + b'}\x8c\x01aK\x01sb.', GLOBAL(module, name + b'.__globals__') + b'.',
-                    GLOBAL(module, name + b'.function') + b'.', GLOBAL(module + b'.' + name, b'__init__') + b'.']:
+    state = b'N}\x8c\x08__call__K\x01s\x86'  # (None, {'__call__': 1}): set an attribute
+    for program in [
+        what + state + b'b.',
+        what + b'}\x8c\x01aK\x01sb.',
+        GLOBAL(module, name + b'.__globals__') + b'.',
+        GLOBAL(module, name + b'.function') + b'.',
+        GLOBAL(module + b'.' + name, b'__init__') + b'.',
+    ]:
         path.write_bytes(b'\x80\x04' + program)
-        with pytest.raises(ValueError, match='evil.pkl'): read_tensors(path)
-    path.write_bytes(dumps({'a': torch.ones(3)})) # and the reader is as it was
+        with pytest.raises(ValueError, match='evil.pkl'):
+            read_tensors(path)
+    path.write_bytes(dumps({'a': torch.ones(3)}))  # and the reader is as it was
     assert read_tensors(path)['a'].tolist() == [1, 1, 1]
 
 
 def nested(item, depth):
-    for _ in range(depth): item = [item]
+    for _ in range(depth):
+        item = [item]
     return item
 
 
-@pytest.mark.parametrize('name, program, message', [
-    ('memo', b'\x80\x04Nr\xff\xff\xff\x7f.', 'a memo of 2,147,483,647 entries'),
-    ('tuples', b'\x80\x04}N' + b'\x85' * 300_000 + b'Ns.', f'more than {MAX_TUPLES:,} tuples'),
-    ('instructions', b'\x80\x04' + b'N0' * 1_100_000 + b'N.', 'more than 2,000,000 instructions'),
-    ('long bytes', b'\x80\x04\x8e' + struct.pack('<Q', 1 << 40) + b'x.', 'cut short or damaged'),
-    ('long text', b'\x80\x04\x8d' + struct.pack('<Q', 1 << 62) + b'x.', 'cut short or damaged'),
-    ('frame', b'\x80\x04\x95' + struct.pack('<Q', 1 << 62) + b'N.', 'evil.pkl'),
-    ('extension', b'\x80\x04\x82\x01.', 'the instruction EXT1'), ('persistent', b'\x80\x04NQ.', 'BINPERSID'),
-    ('text', b"(S'touch x'\nios\nsystem\n.", 'asks for the instruction STRING'),
-    ('instance', b'\x80\x04(ios\nsystem\n.', 'asks for os.system'), ('no stop', b'\x80\x04N', 'cut short'),
-    ('empty stack', b'\x80\x04.', 'cut short'), ('text number', b'I1\n.', 'the instruction INT'),
-    ('newobj with arguments', b'\x80\x04' + GLOBAL(b'dnnlib.util', b'EasyDict') + b'](K\x01K\x02\x86e\x85\x81.',
-     'cut short or damaged'),
-    ('old protocol', b'cos\nsystem\n(Vtouch x\ntR.', 'asks for os.system')])
+@pytest.mark.parametrize(
+    'name, program, message',
+    [
+        ('memo', b'\x80\x04Nr\xff\xff\xff\x7f.', 'a memo of 2,147,483,647 entries'),
+        ('tuples', b'\x80\x04}N' + b'\x85' * 300_000 + b'Ns.', f'more than {_MAX_TUPLES:,} tuples'),
+        ('instructions', b'\x80\x04' + b'N0' * 1_100_000 + b'N.', 'more than 2,000,000 instructions'),
+        ('long bytes', b'\x80\x04\x8e' + struct.pack('<Q', 1 << 40) + b'x.', 'cut short or damaged'),
+        ('long text', b'\x80\x04\x8d' + struct.pack('<Q', 1 << 62) + b'x.', 'cut short or damaged'),
+        ('frame', b'\x80\x04\x95' + struct.pack('<Q', 1 << 62) + b'N.', 'evil.pkl'),
+        ('extension', b'\x80\x04\x82\x01.', 'the instruction EXT1'),
+        ('persistent', b'\x80\x04NQ.', 'BINPERSID'),
+        ('text', b"(S'touch x'\nios\nsystem\n.", 'asks for the instruction STRING'),
+        ('instance', b'\x80\x04(ios\nsystem\n.', 'asks for os.system'),
+        ('no stop', b'\x80\x04N', 'cut short'),
+        ('empty stack', b'\x80\x04.', 'cut short'),
+        ('text number', b'I1\n.', 'the instruction INT'),
+        (
+            'newobj with arguments',
+            b'\x80\x04' + GLOBAL(b'dnnlib.util', b'EasyDict') + b'](K\x01K\x02\x86e\x85\x81.',
+            'cut short or damaged',
+        ),
+        ('old protocol', b'cos\nsystem\n(Vtouch x\ntR.', 'asks for os.system'),
+    ],
+)
 def test_bombs_and_broken_programs(name, program, message, tmp_path):
     path = tmp_path / 'evil.pkl'
     path.write_bytes(program)
     start = time.process_time()
-    with pytest.raises(ValueError, match=message): read_edm_pkl(path)
+    with pytest.raises(ValueError, match=message):
+        _read_edm_pkl(path)
     assert time.process_time() - start < 5
 
 
 def looping(kind):
     state = {}
     record = Persistent('EDMPrecond', state)
-    if kind == 'module': state['_modules'] = {'model': record}
+    if kind == 'module':
+        state['_modules'] = {'model': record}
     if kind == 'kwargs':
         state['_init_kwargs'] = {}
         state['_init_kwargs']['again'] = state['_init_kwargs']
-    if kind == 'deep kwargs': state['_init_kwargs'] = {'a': nested(1, 5000)}
-    if kind == 'wide modules': # 2^40 paths through 40 records
+    if kind == 'deep kwargs':
+        state['_init_kwargs'] = {'a': nested(1, 5000)}
+    if kind == 'wide modules':  # 2^40 paths through 40 records
         child = Persistent('Leaf', {})
-        for _ in range(40): child = Persistent('Both', {'_modules': {'a': child, 'b': child}})
+        for _ in range(40):
+            child = Persistent('Both', {'_modules': {'a': child, 'b': child}})
         state['_modules'] = {'model': child}
     if kind == 'wide kwargs':
         value = [1] * 10
-        for _ in range(7): value = [value] * 10
+        for _ in range(7):
+            value = [value] * 10
         state['_init_kwargs'] = {'a': value}
     return record
 
@@ -301,12 +427,16 @@ def looping(kind):
 @pytest.mark.parametrize('kind', ['module', 'kwargs', 'deep kwargs', 'wide modules', 'wide kwargs'])
 def test_loops_and_explosions(kind, tmp_path):
     import sys
+
     path, limit = tmp_path / 'evil.pkl', sys.getrecursionlimit()
     sys.setrecursionlimit(40_000)
-    try: path.write_bytes(dumps({'ema': looping(kind)}))
-    finally: sys.setrecursionlimit(limit)
+    try:
+        path.write_bytes(dumps({'ema': looping(kind)}))
+    finally:
+        sys.setrecursionlimit(limit)
     start = time.process_time()
-    with pytest.raises(ValueError, match='evil.pkl is refused: .*endless'): load_denoiser(path)
+    with pytest.raises(ValueError, match='evil.pkl is refused: .*endless'):
+        load_denoiser(path)
     assert time.process_time() - start < 5
 
 
@@ -314,57 +444,84 @@ def rebuilt(storage, offset=0, size=(2, 2), stride=(2, 1)):
     return {'w': Attack(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, OrderedDict())}
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(offset=1), 'larger than its numbers'), (dict(size=(2, 3), stride=(3, 1)), 'larger than its numbers'),
-    (dict(stride=(2, 10**9)), 'larger than its numbers'), (dict(offset=-1), 'out of range'),
-    (dict(stride=(-2, -1)), 'out of range'), (dict(size=(1 << 50, 0)), 'out of range'),
-    (dict(size=(1000, 1000), stride=(0, 0)), 'larger than its numbers'), (dict(size=[2, 2]), 'shape of a tensor'),
-    (dict(size=(2,)), 'shape of a tensor'), (dict(size=(2., 2.)), 'out of range'),
-    (dict(size=(1,) * 9, stride=(1,) * 9), 'shape of a tensor')])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(offset=1), 'larger than its numbers'),
+        (dict(size=(2, 3), stride=(3, 1)), 'larger than its numbers'),
+        (dict(stride=(2, 10**9)), 'larger than its numbers'),
+        (dict(offset=-1), 'out of range'),
+        (dict(stride=(-2, -1)), 'out of range'),
+        (dict(size=(1 << 50, 0)), 'out of range'),
+        (dict(size=(1000, 1000), stride=(0, 0)), 'larger than its numbers'),
+        (dict(size=[2, 2]), 'shape of a tensor'),
+        (dict(size=(2,)), 'shape of a tensor'),
+        (dict(size=(2.0, 2.0)), 'out of range'),
+        (dict(size=(1,) * 9, stride=(1,) * 9), 'shape of a tensor'),
+    ],
+)
 def test_tensors_that_leave_their_numbers(arguments, message, tmp_path):
     path = tmp_path / 'evil.pkl'
     path.write_bytes(dumps(rebuilt(torch.ones(4).storage(), **arguments)))
-    with pytest.raises(ValueError, match=message): read_tensors(path)
+    with pytest.raises(ValueError, match=message):
+        read_tensors(path)
 
 
 def test_more_tensors_than_bytes(tmp_path):
     storage, path = torch.ones(10_000).storage(), tmp_path / 'evil.pkl'
     many = {f'w{i}': rebuilt(storage, size=(10_000,), stride=(1,))['w'] for i in range(50)}
     path.write_bytes(dumps(many))
-    with pytest.raises(ValueError, match='more tensors than it can hold'): read_tensors(path)
+    with pytest.raises(ValueError, match='more tensors than it can hold'):
+        read_tensors(path)
     path.write_bytes(dumps(rebuilt(torch.ones(4, dtype=torch.complex64).storage())))
-    with pytest.raises(ValueError, match='unusual type'): read_tensors(path)
+    with pytest.raises(ValueError, match='unusual type'):
+        read_tensors(path)
     path.write_bytes(dumps(rebuilt('text')))
-    with pytest.raises(ValueError, match='unusual type'): read_tensors(path)
+    with pytest.raises(ValueError, match='unusual type'):
+        read_tensors(path)
 
 
 def test_numbers_of_numpy(tmp_path):
     path = tmp_path / 'n.pkl'
-    numbers = [np.sqrt(0.5), np.float32(2), np.int64(-3), np.uint8(7), np.bool_(True), np.dtype('>f8').type(1.5)]
+    numbers = [
+        np.sqrt(0.5),
+        np.float32(2),
+        np.int64(-3),
+        np.uint8(7),
+        np.bool_(True),
+        np.dtype('>f8').type(1.5),
+    ]
     path.write_bytes(pickle.dumps(numbers, 4))
     assert unpickle(path) == [float(np.sqrt(0.5)), 2, -3, 7, True, 1.5]
-    for number in (np.str_('x'), np.complex64(1), np.datetime64('2020'), np.array([1.]), np.dtype('O')):
+    for number in (np.str_('x'), np.complex64(1), np.datetime64('2020'), np.array([1.0]), np.dtype('O')):
         path.write_bytes(pickle.dumps(number, 4))
-        with pytest.raises(ValueError, match='n.pkl is refused'): unpickle(path)
+        with pytest.raises(ValueError, match='n.pkl is refused'):
+            unpickle(path)
 
 
 def test_scrambled_snapshots_raise_value_errors_alone(tmp_path):
     rng, path = random.Random(3), tmp_path / 'bad.pkl'
     raw = snapshot(path, 'EDMPrecond', tiny(), sigma_data=0.5).read_bytes()
-    small = [i for i in range(len(raw)) if not 200 < i % 3000] # mostly structure
+    small = [i for i in range(len(raw)) if not 200 < i % 3000]  # mostly structure
     for trial in range(80):
-        scrambled = bytearray(raw[:rng.randrange(len(raw))] if trial % 3 == 0 else raw)
-        for _ in range(3): scrambled[min(rng.choice(small), len(scrambled) - 1)] = rng.randrange(256)
+        scrambled = bytearray(raw[: rng.randrange(len(raw))] if trial % 3 == 0 else raw)
+        for _ in range(3):
+            scrambled[min(rng.choice(small), len(scrambled) - 1)] = rng.randrange(256)
         path.write_bytes(scrambled)
-        try: read_edm_pkl(path)
-        except ValueError as error: assert str(path) in str(error)
+        try:
+            _read_edm_pkl(path)
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 def test_limits_on_size(tmp_path, monkeypatch):
     from difflow.checkpoints import pickles as allow_list
+
     path = snapshot(tmp_path / 'n.pkl', 'EDMPrecond', tiny(), sigma_data=0.5)
     monkeypatch.setattr(allow_list, 'MAX_BYTES', 1000)
-    with pytest.raises(ValueError, match='more than 1,000 bytes'): load_denoiser(path)
+    with pytest.raises(ValueError, match='more than 1,000 bytes'):
+        load_denoiser(path)
     monkeypatch.setattr(allow_list, 'MAX_BYTES', 1 << 33)
     monkeypatch.setattr(allow_list, 'MAX_TENSORS', 20)
-    with pytest.raises(ValueError, match='more tensors than it can hold'): load_denoiser(path)
+    with pytest.raises(ValueError, match='more tensors than it can hold'):
+        load_denoiser(path)

@@ -1,4 +1,5 @@
 """The command line as people get it: in processes of its own, with real files, and stopped half way."""
+
 import os
 import re
 import shlex
@@ -26,14 +27,18 @@ from difflow.schedulers import Scheduler
 from difflow.sweeps.levels import sweep
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
-TINY = ('--model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4 --patch-size 2 '
-        '--batch-size 16 --lr 0.003 --warmup 5')
+TINY = (
+    '--model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4 --patch-size 2 '
+    '--batch-size 16 --lr 0.003 --warmup 5'
+)
 
 
 def tiny(**options):
     "Return an untrained denoiser of 8x8 images whose output depends on its input"
     torch.manual_seed(0)
-    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2, **options)
+    net = UNet(
+        8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2, **options
+    )
     torch.nn.init.normal_(net.out[2].weight, std=0.05)
     return EDMDenoiser(net)
 
@@ -50,10 +55,16 @@ def models(tmp_path_factory):
 @pytest.fixture
 def difflow(run, tmp_path):
     "Run the console script in an empty folder and return the finished process"
+
     def difflow(line, code=0, **options):
-        done = run(DIFFLOW, *shlex.split(line), **{'cwd': tmp_path, 'env': {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'}} | options)
+        done = run(
+            DIFFLOW,
+            *shlex.split(line),
+            **{'cwd': tmp_path, 'env': {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'}} | options,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done
+
     return difflow
 
 
@@ -62,17 +73,19 @@ def states(path):
     return load_denoiser(path).state_dict()
 
 
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # Help
 
+
 def test_help_needs_no_torch(python):
-    code = '''if True:
+    code = """if True:
         import sys
         from difflow.cli.root import main
         try: main(['sweep', '--help'])
-        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')
 
 
@@ -85,15 +98,25 @@ def test_help_says_unit_range_and_default(command, difflow):
         flag = option.split()[0]
         said = '[default: ' in option or '[required]' in option or 'default: ' in option or flag == '--help'
         assert said or 'is: difflow' in option, option
-        if 'int range' in option: assert re.search(r'\dx?<=x|x>=\d|\d<=x', option), option
+        if 'int range' in option:
+            assert re.search(r'\dx?<=x|x>=\d|\d<=x', option), option
 
 
 # What goes wrong
 
-@pytest.mark.parametrize('line, words', [
-    ('swep', 'sweep'), ('info', 'file'), ('sweep --no-such', '--no-such'), ('sample --n many', '--n'),
-    ('info nowhere.pt', 'nowhere.pt'), ('sweep --model {}/plain.safetensors --image broken.png', 'broken.png: unreadable'),
-    ('train --data digits --out here --batch-size 9 --accumulate 2', 'batch_size')])
+
+@pytest.mark.parametrize(
+    'line, words',
+    [
+        ('swep', 'sweep'),
+        ('info', 'file'),
+        ('sweep --no-such', '--no-such'),
+        ('sample --n many', '--n'),
+        ('info nowhere.pt', 'nowhere.pt'),
+        ('sweep --model {}/plain.safetensors --image broken.png', 'broken.png: unreadable'),
+        ('train --data digits --out here --batch-size 9 --accumulate 2', 'batch_size'),
+    ],
+)
 def test_errors_are_one_line(line, words, difflow, models, tmp_path):
     (tmp_path / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n cut short')
     check_error(difflow(line.format(models), code=2), words)
@@ -101,92 +124,138 @@ def test_errors_are_one_line(line, words, difflow, models, tmp_path):
 
 
 def check_error(done, words):
-    assert done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.startswith('difflow: '), done.stderr
+    assert done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.startswith('difflow: '), (
+        done.stderr
+    )
     assert words in done.stderr
 
 
-@pytest.mark.parametrize('line, words', [
-    ('sweep --model nowhere', 'known are'), ('sweep --model PLAIN --steps-reverse 0,99', '0..50, got 99'),
-    ('sweep --model PLAIN --data nowhere', 'digits, mnist5k, colored_mnist'), ('sweep --model PLAIN --image 1000', '0..999'),
-    ('sweep --model PLAIN --sampler euclid', 'ddpm, ddim, euler, heun, dpmpp_2m'), ('sweep --model PLAIN --label 1', 'no classes'),
-    ('sweep --model PLAIN --convention both', "'matched', 'repo'"), ('sweep --model PLAIN --device cuda:77', 'cuda:77'),
-    ('sample --model CLASSES --label 10', '0..9'), ('sample --model PLAIN --guidance 2', 'guidance=2.0'),
-    ('train --data digits --out here --channel-mult 1,x', "'1,x'"), ('train --data digits --out here --lr 0', 'lr'),
-    ('train --data digits --out here --mixed-precision fp7', 'fp7'), ('train --data digits --out here --arch UNet', 'must be one of'),
-    ('train --dataset afhq --out here', 'put its 14630 train images in dataset/afhq/train, 3 folders'),
-    ('train --data digits --out here --epochs 2 --duration 1', '--duration and --epochs: give one'),
-    ('train --data digits --out here --arch ddpmpp --num-heads 2', 'ddpmpp has no num_heads'),
-    ('sample --model PLAIN --class-counts 0:5', 'no classes'), ('sample --model CLASSES --class-counts 10:5', '0..9'),
-    ('sample --model CLASSES --class-counts 1:2,1:3', 'twice'),
-    ('sample --model PLAIN --sampler heun --sampling-steps 5', '--sampler heun: on the levels of --sampling-steps it is ddpm or ddim'),
-    ('sample --model PLAIN --sampler euler --ddim', '--sampler euler and --ddim: give one'),
-    ('sample --model PLAIN --steps 5 --sampling-steps 5', '--steps and --sampling-steps: give one'),
-    ('sample --model PLAIN --sampling-steps 1', 'greater than or equal to 2'),
-    ('train --dataset mnist --size 16', '--size goes with --data'), ('train --dataset mnist --split test', '--split goes with --data'),
-    ('train --data digits --sampling-only', 'difflow sample --model FILE'), ('train --num-sampled-images 50000', 'difflow sample --model FILE'),
-    ('train --data digits --sample-every 5 --sample-epochs 1', '--sample-every and --sample-epochs: give one'),
-    ('train --data digits x', "'x': an option begins with --"), ('train --data digits --delete-keys a b --steps 1', 'no --pretrained-ckpt'),
-    ('train --dataset cifar10', 'from torchvision, which fetches it with --download')])
+@pytest.mark.parametrize(
+    'line, words',
+    [
+        ('sweep --model nowhere', 'known are'),
+        ('sweep --model PLAIN --steps-reverse 0,99', '0..50, got 99'),
+        ('sweep --model PLAIN --data nowhere', 'digits, mnist5k, colored_mnist'),
+        ('sweep --model PLAIN --image 1000', '0..999'),
+        ('sweep --model PLAIN --sampler euclid', 'ddpm, ddim, euler, heun, dpmpp_2m'),
+        ('sweep --model PLAIN --label 1', 'no classes'),
+        ('sweep --model PLAIN --convention both', "'matched', 'repo'"),
+        ('sweep --model PLAIN --device cuda:77', 'cuda:77'),
+        ('sample --model CLASSES --label 10', '0..9'),
+        ('sample --model PLAIN --guidance 2', 'guidance=2.0'),
+        ('train --data digits --out here --channel-mult 1,x', "'1,x'"),
+        ('train --data digits --out here --lr 0', 'lr'),
+        ('train --data digits --out here --mixed-precision fp7', 'fp7'),
+        ('train --data digits --out here --arch UNet', 'must be one of'),
+        ('train --dataset afhq --out here', 'put its 14630 train images in dataset/afhq/train, 3 folders'),
+        ('train --data digits --out here --epochs 2 --duration 1', '--duration and --epochs: give one'),
+        ('train --data digits --out here --arch ddpmpp --num-heads 2', 'ddpmpp has no num_heads'),
+        ('sample --model PLAIN --class-counts 0:5', 'no classes'),
+        ('sample --model CLASSES --class-counts 10:5', '0..9'),
+        ('sample --model CLASSES --class-counts 1:2,1:3', 'twice'),
+        (
+            'sample --model PLAIN --sampler heun --sampling-steps 5',
+            '--sampler heun: on the levels of --sampling-steps it is ddpm or ddim',
+        ),
+        ('sample --model PLAIN --sampler euler --ddim', '--sampler euler and --ddim: give one'),
+        ('sample --model PLAIN --steps 5 --sampling-steps 5', '--steps and --sampling-steps: give one'),
+        ('sample --model PLAIN --sampling-steps 1', 'greater than or equal to 2'),
+        ('train --dataset mnist --size 16', '--size goes with --data'),
+        ('train --dataset mnist --split test', '--split goes with --data'),
+        ('train --data digits --sampling-only', 'difflow sample --model FILE'),
+        ('train --num-sampled-images 50000', 'difflow sample --model FILE'),
+        (
+            'train --data digits --sample-every 5 --sample-epochs 1',
+            '--sample-every and --sample-epochs: give one',
+        ),
+        ('train --data digits x', "'x': an option begins with --"),
+        ('train --data digits --delete-keys a b --steps 1', 'no --pretrained-ckpt'),
+        ('train --dataset cifar10', 'from torchvision, which fetches it with --download'),
+    ],
+)
 def test_what_the_library_refuses_is_one_line(line, words, models, tmp_path, monkeypatch, capsys):
     from difflow.cli import root as cli
+
     monkeypatch.chdir(tmp_path)
     names = {'PLAIN': f'{models}/plain.safetensors', 'CLASSES': f'{models}/classes.safetensors'}
-    with pytest.raises(SystemExit) as stop: cli.main([names.get(word, word) for word in line.split()])
+    with pytest.raises(SystemExit) as stop:
+        cli.main([names.get(word, word) for word in line.split()])
     printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.out == '' and printed.err.count('\n') == 1 and words in printed.err, printed.err
+    assert (
+        stop.value.code == 2 and printed.out == '' and printed.err.count('\n') == 1 and words in printed.err
+    ), printed.err
     assert os.listdir() == []
 
 
 def test_faults_of_ours_keep_their_traceback(monkeypatch):
     from difflow.checkpoints import load as checkpoints
     from difflow.cli import root as cli
-    def broken(name): raise RuntimeError('ours')
+
+    def broken(name):
+        raise RuntimeError('ours')
+
     monkeypatch.setattr(checkpoints, 'describe', broken)
-    with pytest.raises(RuntimeError, match='ours'): cli.main(['info', 'x'])
+    with pytest.raises(RuntimeError, match='ours'):
+        cli.main(['info', 'x'])
 
 
 # What is written
+
 
 def test_sweep_of_the_embedded_model_is_what_the_library_draws(difflow, tmp_path):
     start = time.perf_counter()
     done = difflow('sweep --image 3 --out folder/strip.png --gif film.gif', env={})
     assert time.perf_counter() - start < 60
-    assert 'folder/strip.png, film.gif' in done.stdout and re.search(r'25 levels of .*, \d+\.\d s', done.stdout)
+    assert 'folder/strip.png, film.gif' in done.stdout and re.search(
+        r'25 levels of .*, \d+\.\d s', done.stdout
+    )
     images = load_images('mnist5k', split='test')
     expected = sweep(load_denoiser('mnist'), images.tensor([3]), [0, 25, 50], steps=50)
     strip, film = Image.open(tmp_path / 'folder/strip.png'), Image.open(tmp_path / 'film.gif')
     assert film.n_frames == 25 and film.info['loop'] == 0
     assert strip.width > 25 * 28 and strip.mode == 'L'
-    drawn = difflow('sweep --image 3 --steps-reverse 50,0,25 --out three.png', env={}) and Image.open(tmp_path / 'three.png')
+    drawn = difflow('sweep --image 3 --steps-reverse 50,0,25 --out three.png', env={}) and Image.open(
+        tmp_path / 'three.png'
+    )
     apart = (to_float(pixels(drawn)) - to_float(pixels(expected.strip()))).abs()
     assert drawn.size == expected.strip().size and apart.max() <= 4 / 255
 
 
-def pixels(picture): return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+def pixels(picture):
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
 
 
 def test_sweep_of_a_file_in_another_size(difflow, models, tmp_path):
     Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 50).convert('RGB').save(tmp_path / 'mine.jpg')
-    difflow(f'sweep --model {models}/plain.safetensors --image mine.jpg --steps 6 --levels 4 --independent --convention repo')
+    difflow(
+        f'sweep --model {models}/plain.safetensors --image mine.jpg --steps 6 --levels 4 --independent --convention repo'
+    )
     assert Image.open(tmp_path / 'sweep.png').size[0] > 4 * 8
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.jpg', 'sweep.png']
 
 
 def test_sample_folders_load_with_their_labels(difflow, models, tmp_path):
     model = models / 'classes.safetensors'
-    difflow(f'sample --model {model} --n 12 --seed 5 --steps 4 --batch-size 5 --guidance 1.5 --out made --grid')
+    difflow(
+        f'sample --model {model} --n 12 --seed 5 --steps 4 --batch-size 5 --guidance 1.5 --out made --grid'
+    )
     assert (tmp_path / 'made/grid.png').exists()
     (tmp_path / 'made/grid.png').unlink()
     made = load_images(tmp_path / 'made')
     seeds = [int(Path(name).stem) for name in made.names]
     assert sorted(seeds) == list(range(5, 17)) and made.labels.tolist() == [(s - 5) % 10 for s in seeds]
-    alone = sample(load_denoiser(model), (1, 1, 8, 8), steps=4, seeds=[9], labels=4, guidance=1.5, progress=False)
+    alone = sample(
+        load_denoiser(model), (1, 1, 8, 8), steps=4, seeds=[9], labels=4, guidance=1.5, progress=False
+    )
     assert (made.tensor([seeds.index(9)]) - alone.clamp(-1, 1)).abs().max() <= 1.5 / 127.5
 
 
 def test_info_tells_of_foreign_files(difflow, models, tmp_path):
     assert re.search(r'parameters +\d+\n', difflow(f'info {models}/plain.safetensors').stdout)
-    torch.save(UNet(32, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), attention_resolutions=()).state_dict(), tmp_path / 'theirs.pt')
+    torch.save(
+        UNet(32, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), attention_resolutions=()).state_dict(),
+        tmp_path / 'theirs.pt',
+    )
     text = difflow('info theirs.pt').stdout
     assert 'state dict' in text and 'assumed' in text and 'missing' in text
 
@@ -203,16 +272,30 @@ def test_counts_and_a_larger_set(difflow, models, tmp_path):
     assert load_images(tmp_path / 'made.npz').labels.tolist() == [0, 3, 0, 3, 3, 3, 3]
 
 
-def pngs(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*.png')}
+def pngs(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*.png')}
 
 
 @pytest.mark.slow
 def test_samples_do_not_depend_on_processes_and_hardly_on_the_batch(run, difflow, models, tmp_path):
-    line = f'sample --model {models}/classes.safetensors --num-sampled-images 23 --steps 2' # torchrun would take --n
+    line = f'sample --model {models}/classes.safetensors --num-sampled-images 23 --steps 2'  # torchrun would take --n
     difflow(f'{line} --batch-size 4 --out one')
     difflow(f'{line} --batch-size 7 --out other')
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--no-python', DIFFLOW]
-    done = run(*torchrun, *shlex.split(f'{line} --batch-size 4 --out two'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+    torchrun = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc-per-node',
+        '2',
+        '--no-python',
+        DIFFLOW,
+    ]
+    done = run(
+        *torchrun,
+        *shlex.split(f'{line} --batch-size 4 --out two'),
+        cwd=tmp_path,
+        env={'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0 and done.stdout.count('23 images') == 1, done.stdout + done.stderr
     assert pngs(tmp_path / 'one') == pngs(tmp_path / 'two')
     one, other = (load_images(tmp_path / name).images.int() for name in ('one', 'other'))
@@ -236,18 +319,27 @@ def test_published_walk(difflow, tmp_path):
 
 # Stopped half way
 
+
 def stop_when(there, command, folder):
     "Start `command`, press Ctrl-C once `there()`, and return its exit code and what it wrote on stderr"
-    process = subprocess.Popen([DIFFLOW, *shlex.split(command)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {'OMP_NUM_THREADS': '1'},
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a job in the background ignores it
+    process = subprocess.Popen(
+        [DIFFLOW, *shlex.split(command)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {'OMP_NUM_THREADS': '1'},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # a job in the background ignores it
     try:
         deadline = time.monotonic() + 120
-        while not there() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
+        while not there() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
         assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         error = process.communicate(timeout=60)[1]
-    finally: process.kill()
+    finally:
+        process.kill()
     return process.returncode, error
 
 
@@ -262,19 +354,43 @@ def test_ctrl_c_leaves_whole_images(models, tmp_path):
 
 def test_ctrl_c_while_writing_keeps_what_was_there(models, tmp_path, monkeypatch, capsys):
     from difflow.cli import root as cli
+
     monkeypatch.chdir(tmp_path)
-    for name in ('sweep.png', 'sweep.gif'): Path(name).write_bytes(b'before')
+    for name in ('sweep.png', 'sweep.gif'):
+        Path(name).write_bytes(b'before')
+
     def half(self, path, **options):
         Path(path).write_bytes(b'half')
         raise KeyboardInterrupt
+
     whole = Image.Image.save
     for broken in ('PNG', 'GIF'):
-        monkeypatch.setattr(Image.Image, 'save', lambda self, path, format, **options:
-                            (half if format == broken else whole)(self, path, format=format, **options))
+        monkeypatch.setattr(
+            Image.Image,
+            'save',
+            lambda self, path, format, **options: (half if format == broken else whole)(
+                self, path, format=format, **options
+            ),
+        )
         with pytest.raises(SystemExit) as stop:
-            cli.main(['sweep', '--model', str(models / 'plain.safetensors'), '--steps', '2', '--levels', '2', '--gif', 'sweep.gif'])
+            cli.main(
+                [
+                    'sweep',
+                    '--model',
+                    str(models / 'plain.safetensors'),
+                    '--steps',
+                    '2',
+                    '--levels',
+                    '2',
+                    '--gif',
+                    'sweep.gif',
+                ]
+            )
         assert stop.value.code == 130 and capsys.readouterr().err.strip() == 'difflow: stopped'
-        assert Path('sweep.gif').read_bytes() == b'before' and sorted(os.listdir()) == ['sweep.gif', 'sweep.png']
+        assert Path('sweep.gif').read_bytes() == b'before' and sorted(os.listdir()) == [
+            'sweep.gif',
+            'sweep.png',
+        ]
     assert Image.open('sweep.png').size[0] > 8
 
 
@@ -296,17 +412,24 @@ def test_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
 
 def test_training_starts_from_a_snapshot_of_edm(difflow, tmp_path):
     from edm_files import snapshot
-    net = edm_network('ddpmpp', 8, 1, augment_dim=9, model_channels=32, channel_mult=[1], num_blocks=1, attn_resolutions=[4])
+
+    net = edm_network(
+        'ddpmpp', 8, 1, augment_dim=9, model_channels=32, channel_mult=[1], num_blocks=1, attn_resolutions=[4]
+    )
     snapshot(tmp_path / 'network-snapshot-000100.pkl', 'EDMPrecond', net, sigma_data=0.5)
-    line = (f'train --data digits {SMALL_EDM} --transfer network-snapshot-000100.pkl --lr 1e-12 --out').replace('--duration 0.001', '--steps 2')
+    line = (
+        f'train --data digits {SMALL_EDM} --transfer network-snapshot-000100.pkl --lr 1e-12 --out'
+    ).replace('--duration 0.001', '--steps 2')
     difflow(f'{line} on')
     after, before = states(tmp_path / 'on/model.safetensors'), net.state_dict()
     assert all(torch.allclose(before[k], after[f'net.{k}'], atol=1e-6) for k in before)
     assert 'other settings: seed 0 -> 1' in difflow(f'{line} on --seed 1', code=2).stderr
 
 
-SMALL_EDM = ('--arch ddpmpp --precond vp --duration 0.001 --batch 16 --lr-rampup 500 --ema 0.0005 --augment 0.12 --tick 0.2 --snap 2 '
-             '--dump 3 --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4')
+SMALL_EDM = (
+    '--arch ddpmpp --precond vp --duration 0.001 --batch 16 --lr-rampup 500 --ema 0.0005 --augment 0.12 --tick 0.2 --snap 2 '
+    '--dump 3 --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4'
+)
 
 
 def test_edm_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
@@ -319,15 +442,28 @@ def test_edm_training_stopped_and_resumed_is_the_same(difflow, tmp_path):
     difflow(f'{line} other --resume whole/training-state-000000.safetensors')
     assert difflow(f'{line} stopped --no-resume').stdout.startswith('63 of 63 steps')
     models = [load_denoiser(tmp_path / name / 'model.safetensors') for name in ('whole', 'stopped', 'other')]
-    assert all(isinstance(m, VPDenoiser) and m.net.config['augment_dim'] == 9 and m.net.config['dropout'] == 0.13 for m in models)
-    assert same(models[0].state_dict(), models[1].state_dict()) and same(models[0].state_dict(), models[2].state_dict())
+    assert all(
+        isinstance(m, VPDenoiser) and m.net.config['augment_dim'] == 9 and m.net.config['dropout'] == 0.13
+        for m in models
+    )
+    assert same(models[0].state_dict(), models[1].state_dict()) and same(
+        models[0].state_dict(), models[2].state_dict()
+    )
 
 
 @pytest.mark.slow
 def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
     line = f'train --data digits {TINY} --steps 10 --lr 0.0001 --out'
     difflow(f'{line} one')
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--no-python', DIFFLOW]
+    torchrun = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc-per-node',
+        '2',
+        '--no-python',
+        DIFFLOW,
+    ]
     done = run(*torchrun, *shlex.split(f'{line} two'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('model.safetensors') == 1
@@ -335,7 +471,7 @@ def test_training_on_two_processes_is_the_same(run, difflow, tmp_path):
     assert max((one[name] - two[name]).abs().max() for name in one) < 1e-5
 
 
-KEEP_LOSSES = '''
+KEEP_LOSSES = """
 import os, sys
 import numpy as np
 import difflow.training.loop
@@ -347,42 +483,64 @@ def keep(*arguments, **options):
     return result
 difflow.training.loop.train = keep
 main(sys.argv[1:])
-'''
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('options', [
-    f'{SMALL_EDM} --data digits --dropout 0'.replace('--duration 0.001', '--steps 6'),
-    '--arch UNetSmall --data mnist5k --class-cond --dropout 0 --steps 3 --batch-size 4'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        f'{SMALL_EDM} --data digits --dropout 0'.replace('--duration 0.001', '--steps 6'),
+        '--arch UNetSmall --data mnist5k --class-cond --dropout 0 --steps 3 --batch-size 4',
+    ],
+)
 def test_published_recipes_on_two_processes_have_the_losses_of_one(options, run, tmp_path):
     (tmp_path / 'keep.py').write_text(KEEP_LOSSES)
     torchrun = ['-m', 'torch.distributed.run', '--nproc-per-node', '2']
     for name, start in (('one', []), ('two', torchrun)):
-        done = run(sys.executable, *start, 'keep.py', *shlex.split(f'train {options} --out {name}'), cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+        done = run(
+            sys.executable,
+            *start,
+            'keep.py',
+            *shlex.split(f'train {options} --out {name}'),
+            cwd=tmp_path,
+            env={'OMP_NUM_THREADS': '1'},
+        )
         assert done.returncode == 0, done.stderr
     one, two = (load_denoiser(tmp_path / name / 'model.safetensors').state_dict() for name in ('one', 'two'))
     assert max((one[k] - two[k]).abs().max() for k in one) < 1e-5
     losses = {name: np.load(tmp_path / f'{name}.npy') for name in ('one-0', 'two-0', 'two-1')}
-    for name in ('two-0', 'two-1'): np.testing.assert_allclose(losses[name], losses['one-0'], rtol=1e-5)
-    assert len(set(losses['one-0'].round(4))) == len(losses['one-0']) # a curve, and no constant
+    for name in ('two-0', 'two-1'):
+        np.testing.assert_allclose(losses[name], losses['one-0'], rtol=1e-5)
+    assert len(set(losses['one-0'].round(4))) == len(losses['one-0'])  # a curve, and no constant
 
 
 def test_a_published_checkpoint_is_tuned_to_another_number_of_classes(difflow, tmp_path):
     "A file of the published loop, every key behind `module.`, of ten classes; and a data set of three"
-    config = dict(num_res_blocks=1, attention_resolutions=(4,), channel_mult=(1,), patch_size=2, num_classes=10)
+    config = dict(
+        num_res_blocks=1, attention_resolutions=(4,), channel_mult=(1,), patch_size=2, num_classes=10
+    )
     torch.manual_seed(1)
-    before = {k: torch.randn_like(v) * 0.1 for k, v in UNet(8, 1, 32, 1, **config, null_class=True).state_dict().items()}
+    before = {
+        k: torch.randn_like(v) * 0.1
+        for k, v in UNet(8, 1, 32, 1, **config, null_class=True).state_dict().items()
+    }
     torch.save({f'module.{k}': v for k, v in before.items()}, tmp_path / 'UNet_epoch_1_ema_0.9995.pt')
     digits = load_images('digits')
-    for c in range(3): save_images(digits[digits.labels == c][:8], tmp_path / f'three/{c}')
-    line = (f'train --data three --class-cond --denoiser eps {TINY} --steps 1 --pretrained-ckpt UNet_epoch_1_ema_0.9995.pt').replace('0.003', '1e-12')
+    for c in range(3):
+        save_images(digits[digits.labels == c][:8], tmp_path / f'three/{c}')
+    line = (
+        f'train --data three --class-cond --denoiser eps {TINY} --steps 1 --pretrained-ckpt UNet_epoch_1_ema_0.9995.pt'
+    ).replace('0.003', '1e-12')
     assert 'label_emb.weight' in difflow(f'{line} --out a', code=2).stderr
     difflow(f'{line} --out b --delete-keys label_emb.weight out.2.bias --seed 4')
     after = {k.removeprefix('net.'): v for k, v in states(tmp_path / 'b/model.safetensors').items()}
     assert after['label_emb.weight'].shape == (4, 128) and before['label_emb.weight'].shape == (11, 128)
-    fresh = [k for k in before if k != 'label_emb.weight' and not torch.allclose(before[k], after[k], atol=1e-6)]
+    fresh = [
+        k for k in before if k != 'label_emb.weight' and not torch.allclose(before[k], after[k], atol=1e-6)
+    ]
     assert fresh == ['out.2.bias']
-    assert after['out.2.bias'].abs().max() < 1e-9 # as a new network begins, but for a step of 1e-12
+    assert after['out.2.bias'].abs().max() < 1e-9  # as a new network begins, but for a step of 1e-12
 
 
 def test_training_starts_from_a_checkpoint_but_for_deleted_keys(difflow, tmp_path):
@@ -400,6 +558,12 @@ def test_training_starts_from_a_checkpoint_but_for_deleted_keys(difflow, tmp_pat
     difflow(f'{start} --out two --delete-keys out.2.weight --delete-keys time_embed.0.bias,time_embed.2.bias')
     after = states(tmp_path / 'two/model.safetensors')
     assert 'net.out.2.weight' in [k for k in before if not torch.allclose(before[k], after[k], atol=1e-6)]
-    assert '--delete-keys out.2.weight,time_embed.0.bias,time_embed.2.bias' in describe(tmp_path / 'two/model.safetensors')['card']['command']
+    assert (
+        '--delete-keys out.2.weight,time_embed.0.bias,time_embed.2.bias'
+        in describe(tmp_path / 'two/model.safetensors')['card']['command']
+    )
     assert 'neither in' in difflow(f'{start} --out c --delete-keys nothing', code=2).stderr
-    assert 'no --pretrained-ckpt' in difflow(f'train --data digits {TINY} --steps 1 --out d --delete-keys x', code=2).stderr
+    assert (
+        'no --pretrained-ckpt'
+        in difflow(f'train --data digits {TINY} --steps 1 --out d --delete-keys x', code=2).stderr
+    )

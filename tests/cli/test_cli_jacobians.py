@@ -1,4 +1,5 @@
 """`difflow jacobian` as people get it: the published spellings, the files, going on, and errors in one line."""
+
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def tiny(**options):
     torch.manual_seed(0)
     net = UNet(4, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), **options)
     for p in net.parameters():
-        if p.ndim > 1: torch.nn.init.normal_(p, std=0.6 / p[0].numel()**0.5)
+        if p.ndim > 1:
+            torch.nn.init.normal_(p, std=0.6 / p[0].numel() ** 0.5)
     return EDMDenoiser(net)
 
 
@@ -49,23 +51,28 @@ def test_console_script_knows_the_command(run, tmp_path):
 
 
 def test_help_needs_no_torch(python):
-    code = '''if True:
+    code = """if True:
         import sys
         from difflow.cli.root import main
         try: main(['jacobian', '--help'])
-        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')
 
 
 def test_table_is_what_the_library_says(difflow, folder):
-    code, out, err = difflow(f'jacobian --network DIR/plain.safetensors {SMALL} --sigma_min 0.01 --sigma_max 20 --rho 5')
+    code, out, err = difflow(
+        f'jacobian --network DIR/plain.safetensors {SMALL} --sigma_min 0.01 --sigma_max 20 --rho 5'
+    )
     assert code == 0, err
     assert len(out.strip().split('\n')) == 1 and '3 points at 4 levels' in out
     file = np.load('jacobian.npz')
-    expected = trajectory_ranks(load_denoiser(folder / 'plain.safetensors'), 4, range(3),
-                                scheduler=Scheduler.karras(4, 0.01, 20, 5))
+    expected = trajectory_ranks(
+        load_denoiser(folder / 'plain.safetensors'), 4, range(3), scheduler=Scheduler.karras(4, 0.01, 20, 5)
+    )
     assert (file['rank'] == expected.rank.numpy()).all() and int(file['dim']) == 16
-    assert file['sigmas'] == pytest.approx(expected.sigmas.numpy()) and file['snr'] == pytest.approx(1 / file['sigmas'])
+    assert file['sigmas'] == pytest.approx(expected.sigmas.numpy()) and file['snr'] == pytest.approx(
+        1 / file['sigmas']
+    )
     assert file['seeds'].tolist() == [0, 1, 2]
     assert Image.open('jacobian.png').size == (840, 480)
 
@@ -81,13 +88,17 @@ def test_class_is_passed_to_walk_and_jacobian(difflow, folder):
 
 def test_goes_on_where_it_stopped(difflow, monkeypatch):
     import difflow.jacobians.trajectories as module
+
     line = 'jacobian --network DIR/plain.safetensors --steps 4 --batch-size 2'
     assert difflow(f'{line} --samples 5 --out whole.npz')[0] == 0
     real, calls = module.trajectory_ranks, []
+
     def stopping(*args, **options):
         calls.append(args)
-        if len(calls) == 2: raise KeyboardInterrupt
+        if len(calls) == 2:
+            raise KeyboardInterrupt
         return real(*args, **options)
+
     monkeypatch.setattr(module, 'trajectory_ranks', stopping)
     assert difflow(f'{line} --samples 5 --out part.npz')[0] == 130
     assert np.load('part.npz')['seeds'].tolist() == [0, 1]
@@ -99,18 +110,22 @@ def test_goes_on_where_it_stopped(difflow, monkeypatch):
     assert sorted(p.name for p in Path().iterdir()) == ['part.npz', 'part.png', 'whole.npz', 'whole.png']
 
 
-@pytest.mark.parametrize('line, message', [
-    ('--class 0', '--class 0: this model has no classes'),
-    ('--sigma-min 5 --sigma-max 2', '5..2 must rise'),
-    ('--sigma-min -1', '-1..80 must rise'),
-    ('--k 17', 'k must be an integer in 1..16, got 17'),
-    ('--energy 1.5', 'energy must be in (0, 1), got 1.5'),
-    ('--rho 0', 'rho must be in (0, inf), got 0.0'),
-    ('--at 1,x', "--at '1,x': not numbers"),
-    ('--sampler leap', 'sampler must be one of'),
-    ('--out ranks.csv', 'ranks.csv: the name must end in .npz'),
-    ('--steps 0', "'--steps'"), ('--samples 0', "'--samples'"),
-])
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('--class 0', '--class 0: this model has no classes'),
+        ('--sigma-min 5 --sigma-max 2', '5..2 must rise'),
+        ('--sigma-min -1', '-1..80 must rise'),
+        ('--k 17', 'k must be an integer in 1..16, got 17'),
+        ('--energy 1.5', 'energy must be in (0, 1), got 1.5'),
+        ('--rho 0', 'rho must be in (0, inf), got 0.0'),
+        ('--at 1,x', "--at '1,x': not numbers"),
+        ('--sampler leap', 'sampler must be one of'),
+        ('--out ranks.csv', 'ranks.csv: the name must end in .npz'),
+        ('--steps 0', "'--steps'"),
+        ('--samples 0', "'--samples'"),
+    ],
+)
 def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
     code, out, err = difflow(f'jacobian --network DIR/plain.safetensors {line}')
     assert code == 2 and message in err and len(err.strip().split('\n')) == 1
@@ -118,7 +133,9 @@ def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
 
 
 def test_class_out_of_range(difflow):
-    assert difflow('jacobian --network DIR/classes.safetensors --class 3')[2].startswith('difflow: --class 3: allowed is 0..2')
+    assert difflow('jacobian --network DIR/classes.safetensors --class 3')[2].startswith(
+        'difflow: --class 3: allowed is 0..2'
+    )
 
 
 def test_another_network_of_the_same_name_is_refused(difflow):
@@ -128,7 +145,8 @@ def test_another_network_of_the_same_name_is_refused(difflow):
     assert difflow(line)[0] == 0
     before = Path('ranks.npz').read_bytes()
     other = tiny()
-    with torch.no_grad(): next(other.parameters()).mul_(1.5)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.5)
     save(other, 'net.safetensors')
     code, _, err = difflow(line)
     assert code == 2 and 'is of other settings: weights' in err and Path('ranks.npz').read_bytes() == before

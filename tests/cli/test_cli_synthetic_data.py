@@ -1,4 +1,5 @@
 """`difflow cas` as people get it: its files, what it measures, and errors in one line."""
+
 import json
 import sys
 from pathlib import Path
@@ -34,7 +35,8 @@ def folder(tmp_path_factory):
     "Two folders of real images and two npz files of synthetic ones"
     folder = tmp_path_factory.mktemp('sets')
     for name, seed, n in (('train', 0, 40), ('test', 1, 60)):
-        for k, kind in enumerate(('dark', 'light')): save_images(squares(n, seed)[k::2], folder / name / kind)
+        for k, kind in enumerate(('dark', 'light')):
+            save_images(squares(n, seed)[k::2], folder / name / kind)
     write(folder / 'made.npz', squares(48, 2))
     write(folder / 'plain.npz', squares(48, 2), labels=False)
     save_images(squares(20)[::2], folder / 'one' / 'dark')
@@ -50,28 +52,50 @@ def difflow(folder, difflow_here):
 def test_console_script_knows_the_command(run, tmp_path):
     done = run(DIFFLOW, 'cas', '--help', cwd=tmp_path, env={'COLUMNS': '200'})
     assert done.returncode == 0
-    for name in ('--real', '--synthetic', '--test', '--protocol', '--seeds', '--classifier', '--metric', '--counts', '--out'):
+    for name in (
+        '--real',
+        '--synthetic',
+        '--test',
+        '--protocol',
+        '--seeds',
+        '--classifier',
+        '--metric',
+        '--counts',
+        '--out',
+    ):
         assert name in done.stdout
 
 
 def test_help_needs_no_torch(python):
-    code = '''if True:
+    code = """if True:
         import sys
         from difflow.cli.root import main
         try: main(['cas', '--help'])
-        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)'''
+        except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')
 
 
 def test_table_is_what_the_library_says(difflow, folder):
-    code, out, err = difflow(f'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --counts 20 {SMALL} --seed 3 --out runs/a.npz')
+    code, out, err = difflow(
+        f'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --counts 20 {SMALL} --seed 3 --out runs/a.npz'
+    )
     assert code == 0, err
     assert 'real + synthetic' in out and out.strip().split('\n')[-1].endswith('runs/a.npz, runs/a.png')
-    expected = classification_accuracy_score(load_images(folder / 'train'), folder / 'made.npz', load_images(folder / 'test'), [20], epochs=4,
-                                             seeds=[3], batch_size=16, augmentation='none')
+    expected = classification_accuracy_score(
+        load_images(folder / 'train'),
+        folder / 'made.npz',
+        load_images(folder / 'test'),
+        [20],
+        epochs=4,
+        seeds=[3],
+        batch_size=16,
+        augmentation='none',
+    )
     file = np.load('runs/a.npz')
     assert file['arms'].tolist() == expected.arms and file['sizes'].tolist() == [40, 48, 88, 20]
-    assert (file['answers'] == expected.answers.numpy()).all() and (file['steps'] == expected.steps.numpy()).all()
+    assert (file['answers'] == expected.answers.numpy()).all() and (
+        file['steps'] == expected.steps.numpy()
+    ).all()
     assert file['mean'][1, 0] == expected.estimate('steps', 'real')[0] and file['seeds'].tolist() == [3]
     assert json.loads(str(file['settings']))['epochs'] == 4 and file['classes'].tolist() == ['dark', 'light']
     assert Image.open('runs/a.png').size == (1320, 480)
@@ -81,10 +105,16 @@ def test_table_is_what_the_library_says(difflow, folder):
 def test_one_protocol_auroc_and_the_test_part_of_a_built_in_set(difflow):
     made = load_images('digits', max_images=60)
     write('made.npz', made)
-    code, out, err = difflow(f'cas --real digits --max-real 50 --synthetic made.npz --protocol steps --steps 3 --metric auroc {SMALL}')
+    code, out, err = difflow(
+        f'cas --real digits --max-real 50 --synthetic made.npz --protocol steps --steps 3 --metric auroc {SMALL}'
+    )
     assert code == 0, err
     file = np.load('cas.npz')
-    assert file['protocols'].tolist() == ['steps'] and file['steps'].tolist() == [[3, 3, 3]] and file['sizes'].tolist() == [50, 60, 110]
+    assert (
+        file['protocols'].tolist() == ['steps']
+        and file['steps'].tolist() == [[3, 3, 3]]
+        and file['sizes'].tolist() == [50, 60, 110]
+    )
     assert len(file['labels']) == len(load_images('digits', split='test')) and str(file['metric']) == 'auroc'
 
 
@@ -94,30 +124,50 @@ def mnist_files(root, n=60):
     for part in ('train', 't10k'):
         labels = np.arange(n, dtype=np.uint8) % 10
         images = np.broadcast_to(20 * labels[:, None, None], (n, 28, 28)).astype(np.uint8)
-        for kind, magic, array in (('images-idx3', [8 * 256 + 3, n, 28, 28], images), ('labels-idx1', [8 * 256 + 1, n], labels)):
-            (root / f'MNIST/raw/{part}-{kind}-ubyte').write_bytes(np.array(magic, '>i4').tobytes() + array.tobytes())
+        for kind, magic, array in (
+            ('images-idx3', [8 * 256 + 3, n, 28, 28], images),
+            ('labels-idx1', [8 * 256 + 1, n], labels),
+        ):
+            (root / f'MNIST/raw/{part}-{kind}-ubyte').write_bytes(
+                np.array(magic, '>i4').tobytes() + array.tobytes()
+            )
 
 
 def cifar_files(root, n=20):
     "Write files as torchvision's CIFAR-10 lays them out"
     import pickle
+
     (root / 'cifar-10-batches-py').mkdir(parents=True)
     labels = np.arange(n) % 10
     pixels = np.repeat(20 * labels[:, None], 3072, 1).astype(np.uint8)
     for name in (*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch'):
-        (root / 'cifar-10-batches-py' / name).write_bytes(pickle.dumps({'data': pixels, 'labels': labels.tolist()}))
-    (root / 'cifar-10-batches-py/batches.meta').write_bytes(pickle.dumps({'label_names': [f'kind {c}' for c in range(10)]}))
+        (root / 'cifar-10-batches-py' / name).write_bytes(
+            pickle.dumps({'data': pixels, 'labels': labels.tolist()})
+        )
+    (root / 'cifar-10-batches-py/batches.meta').write_bytes(
+        pickle.dumps({'label_names': [f'kind {c}' for c in range(10)]})
+    )
 
 
-@pytest.mark.parametrize('name, sizes, shape', [('mnist', (60, 60), (1, 28, 28)), ('MNIST', (60, 60), (1, 28, 28)),
-                                                ('cifar10', (100, 20), (3, 32, 32)), ('CIFAR10', (100, 20), (3, 32, 32))])
+@pytest.mark.parametrize(
+    'name, sizes, shape',
+    [
+        ('mnist', (60, 60), (1, 28, 28)),
+        ('MNIST', (60, 60), (1, 28, 28)),
+        ('cifar10', (100, 20), (3, 32, 32)),
+        ('CIFAR10', (100, 20), (3, 32, 32)),
+    ],
+)
 def test_sets_of_torchvision_in_its_layout(name, sizes, shape, difflow_here, monkeypatch):
     from torchvision import datasets
+
     monkeypatch.setattr(datasets.CIFAR10, '_check_integrity', lambda self: True)
     monkeypatch.setattr('torchvision.datasets.cifar.check_integrity', lambda *a: True)
     (mnist_files if 'mnist' in name.lower() else cifar_files)(Path('files'))
     labels = torch.arange(40) % 10
-    made = ImageSet((20 * labels).to(torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous(), labels)
+    made = ImageSet(
+        (20 * labels).to(torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous(), labels
+    )
     write('made.npz', made)
     line = f'cas --real {name} --data-dir files --synthetic made.npz --protocol steps --steps 1 --seeds 1 --batch-size 8 --augmentation none'
     code, out, err = difflow_here(line)
@@ -130,43 +180,64 @@ def test_sets_of_torchvision_in_its_layout(name, sizes, shape, difflow_here, mon
 
 
 def test_real_images_mean_the_same_whatever_reads_them(tmp_path, monkeypatch):
-    from difflow.cli.synthetic_data import real_sets
+    from difflow.cli.synthetic_data import _real_sets
+
     mnist_files(tmp_path)
     for name in ('mnist', 'MNIST'):
-        for images in real_sets(name, None, None, 0, data_dir=tmp_path):
-            assert (images.images[:, 0, 14, 14] // 20).tolist() == images.labels.tolist() == [i % 10 for i in range(60)]
-        train, test = real_sets(name, 'mnist', 20, 0, data_dir=tmp_path, size=14)
-        assert len(train) == 20 and train.labels.bincount().tolist() == [2] * 10 and test.image_shape == (1, 14, 14)
+        for images in _real_sets(name, None, None, 0, data_dir=tmp_path):
+            assert (
+                (images.images[:, 0, 14, 14] // 20).tolist()
+                == images.labels.tolist()
+                == [i % 10 for i in range(60)]
+            )
+        train, test = _real_sets(name, 'mnist', 20, 0, data_dir=tmp_path, size=14)
+        assert (
+            len(train) == 20
+            and train.labels.bincount().tolist() == [2] * 10
+            and test.image_shape == (1, 14, 14)
+        )
 
 
-@pytest.mark.parametrize('line, message', [
-    ('--real flowers', 'flowers is not in dataset: put its 2040 train images in dataset/flowers/train, 102 folders, one a class'),
-    ('--real CIFAR10 --data-dir there', 'torchvision.datasets.CIFAR10: Dataset not found or corrupted. You can use --download to download it'),
-    ('--real melanoma', 'melanoma is not in dataset'),
-    ('--real flower', "unknown image set 'flower'"),
-])
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        (
+            '--real flowers',
+            'flowers is not in dataset: put its 2040 train images in dataset/flowers/train, 102 folders, one a class',
+        ),
+        (
+            '--real CIFAR10 --data-dir there',
+            'torchvision.datasets.CIFAR10: Dataset not found or corrupted. You can use --download to download it',
+        ),
+        ('--real melanoma', 'melanoma is not in dataset'),
+        ('--real flower', "unknown image set 'flower'"),
+    ],
+)
 def test_sets_that_are_not_there_say_where_they_belong(line, message, difflow):
     code, out, err = difflow(f'cas --synthetic DIR/made.npz {line}')
     assert code == 2 and message in err and len(err.strip().split('\n')) == 1
 
 
-@pytest.mark.parametrize('line, message', [
-    ('--synthetic DIR/plain.npz', 'synthetic has no labels'),
-    ('--synthetic DIR/none.npz', 'no such folder or npz'),
-    ('--synthetic DIR/one', 'synthetic has one class: a classifier needs at least 2'),
-    ('--synthetic DIR/made.npz --real DIR/one', 'real_train has one class'),
-    ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels=2: allowed is 1, 3 or None'),
-    ('--synthetic DIR/made.npz --max-real 1', 'at least 2 images, got 1'),
-    ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
-    ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
-    ('--synthetic DIR/made.npz --classifier vgg', 'classifier must be auto, small'),
-    ('--synthetic DIR/made.npz --counts a', "--counts 'a': wanted is such as 100,1000"),
-    ('--synthetic DIR/made.npz --counts 100', 'counts must be in 2..48, got 100'),
-    ('--synthetic DIR/made.npz --lr 0', 'lr must be in'),
-    ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),
-    ('--synthetic DIR/made.npz --batch-size 1', "'--batch-size'"),
-    ('', "'--synthetic'"),
-])
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('--synthetic DIR/plain.npz', 'synthetic has no labels'),
+        ('--synthetic DIR/none.npz', 'no such folder or npz'),
+        ('--synthetic DIR/one', 'synthetic has one class: a classifier needs at least 2'),
+        ('--synthetic DIR/made.npz --real DIR/one', 'real_train has one class'),
+        ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels=2: allowed is 1, 3 or None'),
+        ('--synthetic DIR/made.npz --max-real 1', 'at least 2 images, got 1'),
+        ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
+        ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
+        ('--synthetic DIR/made.npz --classifier vgg', 'classifier must be auto, small'),
+        ('--synthetic DIR/made.npz --counts a', "--counts 'a': wanted is such as 100,1000"),
+        ('--synthetic DIR/made.npz --counts 100', 'counts must be in 2..48, got 100'),
+        ('--synthetic DIR/made.npz --lr 0', 'lr must be in'),
+        ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),
+        ('--synthetic DIR/made.npz --batch-size 1', "'--batch-size'"),
+        ('', "'--synthetic'"),
+    ],
+)
 def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
     real = '' if '--real' in line else '--real DIR/train'
     code, out, err = difflow(f'cas {real} --test DIR/test --epochs 1 --seeds 1 {line}')

@@ -1,4 +1,5 @@
 """Faults, formats and processes of difflow.data.sets that do not teach."""
+
 import io
 import json
 import os
@@ -15,12 +16,19 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from difflow.data import sets as data
-from difflow.data.builtin import PALETTE
-from difflow.data.canvas import (image_grid, resize_crop, save_images, show_images, to_float, to_mode,
-                                 to_uint8, write_png)
+from difflow.data.builtin import _PALETTE
+from difflow.data.canvas import (
+    _resize_crop,
+    _to_mode,
+    image_grid,
+    save_images,
+    show_images,
+    to_float,
+    to_uint8,
+    write_png,
+)
 from difflow.data.sets import ImageSet, check_images, load_images, stratified_order
 from difflow.files import package_file
-
 
 @pytest.fixture
 def pixels():
@@ -41,13 +49,15 @@ def encode(image, format, **options):
 
 def edm_zip(path, pixels, labels=..., name='00000/img{:08d}.png'):
     with zipfile.ZipFile(path, 'w') as z:
-        for i, image in enumerate(pixels): z.writestr(name.format(i), encode(image, 'PNG'))
+        for i, image in enumerate(pixels):
+            z.writestr(name.format(i), encode(image, 'PNG'))
         if labels is not ...:
             z.writestr('dataset.json', labels if isinstance(labels, str) else json.dumps({'labels': labels}))
     return path
 
 
 # embedded sets
+
 
 def test_mnist5k_states_its_origin_and_licence():
     folder = package_file('embedded')
@@ -60,6 +70,7 @@ def test_mnist5k_states_its_origin_and_licence():
 
 def test_digits_fill_the_range_by_rounding():
     from sklearn.datasets import load_digits
+
     raw = torch.from_numpy(load_digits().images)
     s = load_images('digits')
     assert len(s) == 1797 and s.images.unique().numel() == 17
@@ -68,7 +79,7 @@ def test_digits_fill_the_range_by_rounding():
 
 def test_colored_mnist_pixels_follow_labels():
     grey, s = load_images('mnist5k').images.float() / 255, load_images('colored_mnist', seed=5)
-    palette = torch.tensor(list(PALETTE.values())).float()
+    palette = torch.tensor(list(_PALETTE.values())).float()
     _, back, fore = s.labels.T
     exact = grey * palette[fore][..., None, None] + (1 - grey) * palette[back][..., None, None]
     assert (s.images - exact).abs().max() <= 0.5 + 1e-4
@@ -85,12 +96,24 @@ def test_train_and_test_do_not_depend_on_the_seed(name):
 
 # options
 
-@pytest.mark.parametrize(('option', 'value', 'allowed'), [
-    ('size', 0, '>= 1'), ('size', -4, '>= 1'), ('size', 7.5, '>= 1'), ('size', True, '>= 1'),
-    ('size', '32', '>= 1'),
-    ('max_images', 0, '>= 1'), ('seed', -1, '>= 0'), ('seed', None, '>= 0'), ('channels', 2, '1, 3 or None'),
-    ('channels', 'L', '1, 3 or None'), ('split', 'val', 'allowed: all, train, test'),
-    ('split', None, 'allowed: all, train, test')])
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'allowed'),
+    [
+        ('size', 0, '>= 1'),
+        ('size', -4, '>= 1'),
+        ('size', 7.5, '>= 1'),
+        ('size', True, '>= 1'),
+        ('size', '32', '>= 1'),
+        ('max_images', 0, '>= 1'),
+        ('seed', -1, '>= 0'),
+        ('seed', None, '>= 0'),
+        ('channels', 2, '1, 3 or None'),
+        ('channels', 'L', '1, 3 or None'),
+        ('split', 'val', 'allowed: all, train, test'),
+        ('split', None, 'allowed: all, train, test'),
+    ],
+)
 def test_bad_options_are_named_before_any_work(option, value, allowed, tmp_path):
     with pytest.raises(ValueError, match='allowed') as e:
         load_images(tmp_path / 'is not even there', **{option: value})
@@ -99,7 +122,8 @@ def test_bad_options_are_named_before_any_work(option, value, allowed, tmp_path)
 
 @pytest.mark.parametrize('name', ['nosuch', 'nosuch.zip', 'a/b.npz', '', 'MNIST5K'])
 def test_unknown_names_list_the_known(name):
-    with pytest.raises(ValueError, match='unknown image set') as e: load_images(name)
+    with pytest.raises(ValueError, match='unknown image set') as e:
+        load_images(name)
     for known in ('digits', 'mnist5k', 'colored_mnist', 'folder', 'CIFAR10', 'CelebA'):
         assert known in str(e.value)
 
@@ -128,6 +152,7 @@ def test_stratified_order_of_rare_classes_and_no_labels():
 
 # resizing and modes
 
+
 @pytest.mark.parametrize('shape', [(427, 640), (64, 64), (65, 127), (129, 128), (30, 300), (500, 37), (1, 1)])
 @pytest.mark.parametrize('size', [1, 8, 64])
 def test_resize_follows_the_published_steps(shape, size):
@@ -141,14 +166,14 @@ def test_resize_follows_the_published_steps(shape, size):
     wanted = round(width * scale), round(height * scale)
     expected = np.array(expected.resize(wanted, resample=Image.BICUBIC))
     y, x = (expected.shape[0] - size) // 2, (expected.shape[1] - size) // 2
-    assert np.array_equal(np.array(resize_crop(picture, size)), expected[y:y + size, x:x + size])
+    assert np.array_equal(np.array(_resize_crop(picture, size)), expected[y : y + size, x : x + size])
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I;16', 'I'])
 def test_every_mode_becomes_one_or_three_channels(mode):
     picture = Image.new('L' if mode.startswith('I') else 'RGB', (4, 3), 'white').convert(mode)
-    assert to_mode(picture, 1).mode == 'L' and to_mode(picture, 3).mode == 'RGB'
-    assert to_mode(picture).mode == ('L' if mode in ('1', 'L', 'LA', 'I;16', 'I') else 'RGB')
+    assert _to_mode(picture, 1).mode == 'L' and _to_mode(picture, 3).mode == 'RGB'
+    assert _to_mode(picture).mode == ('L' if mode in ('1', 'L', 'LA', 'I;16', 'I') else 'RGB')
 
 
 def test_sixteen_bits_and_transparency_through_files(tmp_path):
@@ -164,10 +189,11 @@ def test_sixteen_bits_and_transparency_through_files(tmp_path):
 
 def test_integers_without_a_range_are_refused():
     with pytest.raises(ValueError, match='allowed is 0..65535'):
-        to_mode(Image.fromarray(np.array([[70000]], np.int32)))
+        _to_mode(Image.fromarray(np.array([[70000]], np.int32)))
 
 
 # folders
+
 
 def test_formats_and_upper_case_and_hidden_files(tmp_path, pixels):
     endings = [('.PNG', 'PNG'), ('.JPEG', 'JPEG'), ('.bmp', 'BMP'), ('.webp', 'WEBP')]
@@ -205,9 +231,11 @@ def test_folders_of_a_run_are_the_labels_whichever_there_are(tmp_path, pixels):
     save_images(pixels, tmp_path, ['3/a', '3/b', '11/a', '7/a', '7/b', '7/c'])
     assert sorted(set(load_images(tmp_path).labels.tolist())) == [0, 1, 2]
     (tmp_path / 'run.json').write_text('{}')
-    save_images(pixels[:1], tmp_path, ['grid']) # of `difflow sample --grid`
+    save_images(pixels[:1], tmp_path, ['grid'])  # of `difflow sample --grid`
     s = load_images(tmp_path)
-    assert s.labels.tolist() == [int(name.split('/')[0]) for name in s.names] and s.classes == [str(c) for c in range(12)]
+    assert s.labels.tolist() == [int(name.split('/')[0]) for name in s.names] and s.classes == [
+        str(c) for c in range(12)
+    ]
     save_images(pixels[:1], tmp_path, ['other/a'])
     assert load_images(tmp_path).classes == ['11', '3', '7', 'other']
 
@@ -219,7 +247,8 @@ def test_images_beside_class_folders_mean_no_classes(tmp_path, pixels):
 
 def test_folder_without_images_says_so(tmp_path):
     (tmp_path / 'x.txt').write_text('')
-    with pytest.raises(ValueError, match='no images among its 1 files; known are .png'): load_images(tmp_path)
+    with pytest.raises(ValueError, match='no images among its 1 files; known are .png'):
+        load_images(tmp_path)
 
 
 def test_dataset_json_in_a_folder(flat, pixels):
@@ -229,8 +258,8 @@ def test_dataset_json_in_a_folder(flat, pixels):
 
 def test_folders_are_lazy(tmp_path, flat, monkeypatch):
     opened = []
-    original = data.FileReader.__call__
-    monkeypatch.setattr(data.FileReader, '__call__', lambda self, i: opened.append(i) or original(self, i))
+    original = data._FileReader.__call__
+    monkeypatch.setattr(data._FileReader, '__call__', lambda self, i: opened.append(i) or original(self, i))
     s = load_images(flat, size=4)
     assert len(s[[1, 2, 3]]) == 3 and not opened
     s[4]
@@ -245,7 +274,8 @@ def test_folders_are_lazy(tmp_path, flat, monkeypatch):
 def test_many_files_open_without_reading_any(tmp_path):
     for c in range(10):
         (tmp_path / f'c{c}').mkdir()
-        for i in range(200): (tmp_path / f'c{c}' / f'{i}.png').touch()     # empty: reading one would fail
+        for i in range(200):
+            (tmp_path / f'c{c}' / f'{i}.png').touch()  # empty: reading one would fail
     s = load_images(tmp_path, max_images=500)
     assert len(s) == 500 and s.labels.bincount().tolist() == [50] * 10
 
@@ -262,6 +292,7 @@ def test_differing_shapes_name_both_files(tmp_path, pixels):
 
 # unreadable files
 
+
 @pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
 @pytest.mark.parametrize('format', ['PNG', 'JPEG', 'BMP', 'WEBP', 'GIF', 'TIFF'])
 @pytest.mark.parametrize('keep', [0, 1, 30, 0.3, 0.6, 0.9])
@@ -269,10 +300,12 @@ def test_truncated_files_are_named(tmp_path, format, keep):
     image = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     whole = encode(image, format)
     path = tmp_path / f'cut.{format.lower()}'
-    path.write_bytes(whole[:int(len(whole) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match='unreadable image') as e: load_images(path)
+    path.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match='unreadable image') as e:
+        load_images(path)
     assert str(path) in str(e.value)
-    with pytest.raises(ValueError, match='unreadable image'): load_images(tmp_path)[0]
+    with pytest.raises(ValueError, match='unreadable image'):
+        load_images(tmp_path)[0]
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
@@ -284,12 +317,14 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 def test_a_file_that_vanished_is_named(flat):
     s = load_images(flat)
     (flat / '000002.png').unlink()
-    with pytest.raises(ValueError, match='000002.png: unreadable image'): s[2]
+    with pytest.raises(ValueError, match='000002.png: unreadable image'):
+        s[2]
     assert list(s.broken()) == [2]
 
 
 def test_broken_finds_all_and_reads_on(flat):
-    for i in (1, 4): (flat / f'{i:06d}.png').write_bytes(b'\x89PNG')
+    for i in (1, 4):
+        (flat / f'{i:06d}.png').write_bytes(b'\x89PNG')
     reasons = load_images(flat).broken()
     assert list(reasons) == [1, 4] and '000004.png' in reasons[4]
 
@@ -302,6 +337,7 @@ def test_unreadable_files_in_a_worker_are_named(flat):
 
 # zips
 
+
 def test_zip_labels_of_every_kind(tmp_path, pixels):
     names = [f'00000/img{i:08d}.png' for i in range(6)]
     for expected in (list(range(6)), [[i, 1] for i in range(6)]):
@@ -313,16 +349,23 @@ def test_zip_labels_of_every_kind(tmp_path, pixels):
         assert s.labels is None and s.classes is None and torch.equal(s.images, pixels)
 
 
-@pytest.mark.parametrize(('labels', 'message'), [
-    ('{', 'not JSON'), ('{"label": []}', "no key 'labels'"),
-    ('[]', "no key 'labels'"), ('{"labels": 3}', 'pairs'),
-    ('{"labels": [["00000/img00000000.png", 1]]}', '5 images without label, first 00000/img00000001.png'),
-    ([[f'00000/img{i:08d}.png', .5] for i in range(6)], 'labels are 6 integers'),
-    ([[f'00000/img{i:08d}.png', 'cat'] for i in range(6)], 'labels are 6 integers'),
-    ([[f'00000/img{i:08d}.png', [1] * i] for i in range(6)], 'labels are 6 integers')])
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        ('{', 'not JSON'),
+        ('{"label": []}', "no key 'labels'"),
+        ('[]', "no key 'labels'"),
+        ('{"labels": 3}', 'pairs'),
+        ('{"labels": [["00000/img00000000.png", 1]]}', '5 images without label, first 00000/img00000001.png'),
+        ([[f'00000/img{i:08d}.png', 0.5] for i in range(6)], 'labels are 6 integers'),
+        ([[f'00000/img{i:08d}.png', 'cat'] for i in range(6)], 'labels are 6 integers'),
+        ([[f'00000/img{i:08d}.png', [1] * i] for i in range(6)], 'labels are 6 integers'),
+    ],
+)
 def test_wrong_dataset_json_is_named(tmp_path, pixels, labels, message):
     path = edm_zip(tmp_path / 'a.zip', pixels, labels)
-    with pytest.raises(ValueError, match='dataset.json') as e: load_images(path)
+    with pytest.raises(ValueError, match='dataset.json') as e:
+        load_images(path)
     assert message in str(e.value) and str(path) in str(e.value)
 
 
@@ -333,19 +376,22 @@ def test_unreadable_zips_are_named(tmp_path, pixels):
     zipfile.ZipFile(tmp_path / 'none.zip', 'w').close()
     unreadable = 'unreadable zip'
     for name, message in (('cut', unreadable), ('text', unreadable), ('none', 'no images among its 0 files')):
-        with pytest.raises(ValueError, match=message) as e: load_images(tmp_path / f'{name}.zip')
+        with pytest.raises(ValueError, match=message) as e:
+            load_images(tmp_path / f'{name}.zip')
         assert f'{name}.zip' in str(e.value)
 
 
 def test_damaged_zip_member_is_named(tmp_path, pixels):
     path = edm_zip(tmp_path / 'a.zip', pixels)
     content = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as z: start = z.infolist()[2].header_offset
-    content[start + 200] ^= 255                                           # its CRC no longer agrees
+    with zipfile.ZipFile(path) as z:
+        start = z.infolist()[2].header_offset
+    content[start + 200] ^= 255  # its CRC no longer agrees
     path.write_bytes(content)
     s = load_images(path)
     assert list(s.broken()) == [2]
-    with pytest.raises(ValueError, match='a.zip/00000/img00000002.png: unreadable image'): s.images
+    with pytest.raises(ValueError, match='a.zip/00000/img00000002.png: unreadable image'):
+        s.images
 
 
 def test_zip_handles_are_not_shared_between_processes(tmp_path, pixels):
@@ -369,9 +415,11 @@ def test_workers_by_fork_and_spawn(tmp_path, pixels, method):
 
 # npz
 
+
 @pytest.mark.parametrize('keys', [('arr_0', 'arr_1'), ('images', 'labels')])
-@pytest.mark.parametrize(('layout', 'channels'),
-                         [('NHWC', 1), ('NHWC', 3), ('NCHW', 1), ('NCHW', 3), ('NHW', 1)])
+@pytest.mark.parametrize(
+    ('layout', 'channels'), [('NHWC', 1), ('NHWC', 3), ('NCHW', 1), ('NCHW', 3), ('NHW', 1)]
+)
 def test_npz_layouts(tmp_path, pixels, keys, layout, channels):
     images = pixels[:, :channels]
     array = {'NHWC': images.permute(0, 2, 3, 1), 'NCHW': images, 'NHW': images[:, 0]}[layout].numpy()
@@ -384,26 +432,37 @@ def test_npz_layouts(tmp_path, pixels, keys, layout, channels):
     assert load_images(tmp_path / 'b.npz', size=4, channels=3, max_images=2).images.shape == (2, 3, 4, 4)
 
 
-@pytest.mark.parametrize(('arrays', 'message'), [
-    ({'x': np.zeros((2, 4, 4, 3), np.uint8)}, "keys ['x'], wanted 'arr_0', 'images' or 'samples'"),
-    ({'arr_0': np.zeros((2, 4, 4, 3), np.float32)}, "'arr_0' is float32 (2, 4, 4, 3), wanted uint8"),
-    ({'images': np.zeros((2, 4, 4, 5), np.uint8)}, "'images' is uint8 (2, 4, 4, 5), wanted uint8"),
-    ({'images': np.zeros((4, 4), np.uint8)}, 'wanted uint8'),
-    ({'images': np.zeros((0, 4, 4), np.uint8)}, 'wanted uint8'),
-    ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.arange(3)}, "'arr_1': labels are 2 integers"),
-    ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.array([.5, 1])}, "'arr_1': labels are 2 integers"),
-    ({'arr_0': np.array([None, {}])}, 'unreadable npz')])
+@pytest.mark.parametrize(
+    ('arrays', 'message'),
+    [
+        ({'x': np.zeros((2, 4, 4, 3), np.uint8)}, "keys ['x'], wanted 'arr_0', 'images' or 'samples'"),
+        ({'arr_0': np.zeros((2, 4, 4, 3), np.float32)}, "'arr_0' is float32 (2, 4, 4, 3), wanted uint8"),
+        ({'images': np.zeros((2, 4, 4, 5), np.uint8)}, "'images' is uint8 (2, 4, 4, 5), wanted uint8"),
+        ({'images': np.zeros((4, 4), np.uint8)}, 'wanted uint8'),
+        ({'images': np.zeros((0, 4, 4), np.uint8)}, 'wanted uint8'),
+        ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.arange(3)}, "'arr_1': labels are 2 integers"),
+        (
+            {'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.array([0.5, 1])},
+            "'arr_1': labels are 2 integers",
+        ),
+        ({'arr_0': np.array([None, {}])}, 'unreadable npz'),
+    ],
+)
 def test_wrong_npz_is_named(tmp_path, arrays, message):
     np.savez(tmp_path / 'a.npz', **arrays)
-    with pytest.raises(ValueError, match='a.npz') as e: load_images(tmp_path / 'a.npz')
+    with pytest.raises(ValueError, match='a.npz') as e:
+        load_images(tmp_path / 'a.npz')
     assert message in str(e.value)
 
 
 def test_npz_never_unpickles(tmp_path):
     class Attack:
-        def __reduce__(self): return os.mkdir, (str(tmp_path / 'ran'),)
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'ran'),)
+
     np.savez(tmp_path / 'a.npz', arr_0=np.array([Attack()], object))
-    with pytest.raises(ValueError, match='unreadable npz'): load_images(tmp_path / 'a.npz')
+    with pytest.raises(ValueError, match='unreadable npz'):
+        load_images(tmp_path / 'a.npz')
     assert not (tmp_path / 'ran').exists()
 
 
@@ -411,16 +470,20 @@ def test_npz_never_unpickles(tmp_path):
 def test_truncated_npz_is_named(tmp_path, pixels, keep):
     np.savez(tmp_path / 'a.npz', pixels.numpy())
     whole = (tmp_path / 'a.npz').read_bytes()
-    (tmp_path / 'a.npz').write_bytes(whole[:int(len(whole) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match='a.npz: unreadable npz'): load_images(tmp_path / 'a.npz')
+    (tmp_path / 'a.npz').write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match='a.npz: unreadable npz'):
+        load_images(tmp_path / 'a.npz')
 
 
 def test_npy_called_npz_is_named(tmp_path, pixels):
-    with open(tmp_path / 'a.npz', 'wb') as f: np.save(f, pixels.numpy())
-    with pytest.raises(ValueError, match='a.npz: unreadable npz'): load_images(tmp_path / 'a.npz')
+    with open(tmp_path / 'a.npz', 'wb') as f:
+        np.save(f, pixels.numpy())
+    with pytest.raises(ValueError, match='a.npz: unreadable npz'):
+        load_images(tmp_path / 'a.npz')
 
 
 # torchvision
+
 
 def cifar_files(root):
     """Write files in CIFAR-10's own format: 5 training batches of 4 and a test batch of 6."""
@@ -437,6 +500,7 @@ def cifar_files(root):
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     from torchvision import datasets
+
     monkeypatch.setattr(datasets.CIFAR10, '_check_integrity', lambda self: True)
     monkeypatch.setattr('torchvision.datasets.cifar.check_integrity', lambda *a: True)
     cifar_files(tmp_path)
@@ -445,6 +509,7 @@ def cifar(tmp_path, monkeypatch):
 
 def test_cifar10_by_name_and_split(cifar):
     from torchvision import datasets
+
     theirs = datasets.CIFAR10(cifar, train=True)
     train, test, both = (load_images('cifar10', root=cifar, split=s) for s in ('train', 'test', 'all'))
     assert (len(train), len(test), len(both)) == (20, 6, 26)
@@ -468,12 +533,14 @@ def test_a_path_of_the_same_name_wins_without_root(cifar, pixels, monkeypatch):
 
 
 def test_torchvision_failures_are_value_errors(tmp_path):
-    with pytest.raises(ValueError, match='CIFAR10 needs root='): load_images('cifar10')
+    with pytest.raises(ValueError, match='CIFAR10 needs root='):
+        load_images('cifar10')
     with pytest.raises(ValueError, match='torchvision.datasets.CIFAR10: Dataset not found'):
         load_images('cifar10', root=tmp_path)
     with pytest.raises(ValueError, match='unexpected keyword'):
         load_images('cifar10', root=tmp_path, colour=1)
-    with pytest.raises(ValueError, match='torchvision_split='): load_images('emnist', root=tmp_path)
+    with pytest.raises(ValueError, match='torchvision_split='):
+        load_images('emnist', root=tmp_path)
 
 
 def stub(monkeypatch, **attributes):
@@ -484,18 +551,24 @@ def stub(monkeypatch, **attributes):
         classes = [('cat', 'tabby'), ('dog',)]
 
         def __init__(self, root, split='train'):
-            if split not in ('train', 'val', 'extra'): raise ValueError(f'Unknown value {split!r}')
+            if split not in ('train', 'val', 'extra'):
+                raise ValueError(f'Unknown value {split!r}')
             super().__init__(root)
             self.n = {'train': 4, 'val': 2, 'extra': 3}[split]
-            for name, value in attributes.items(): setattr(self, name, value(self.n))
+            for name, value in attributes.items():
+                setattr(self, name, value(self.n))
 
-        def __len__(self): return self.n
+        def __len__(self):
+            return self.n
 
-        def __getitem__(self, i): return self.picture(i), self.target(i)
+        def __getitem__(self, i):
+            return self.picture(i), self.target(i)
 
-        def picture(self, i): return Image.new('L', (3, 3), i)
+        def picture(self, i):
+            return Image.new('L', (3, 3), i)
 
-        def target(self, i): return i % 2
+        def target(self, i):
+            return i % 2
 
     monkeypatch.setattr(datasets, 'Stub', Stub, raising=False)
     monkeypatch.setattr(datasets, '__all__', (*datasets.__all__, 'Stub'))
@@ -534,6 +607,7 @@ def test_sets_of_no_pictures_are_refused(monkeypatch):
 
 # ImageSet
 
+
 def test_sets_without_labels_collate(flat):
     image, label = load_images(flat)[0]
     assert label is None and image.dtype == torch.float32
@@ -543,12 +617,14 @@ def test_sets_without_labels_collate(flat):
 
 @pytest.mark.parametrize('index', [6, -7, [0, 6], torch.tensor([9])])
 def test_indices_out_of_range(pixels, index):
-    with pytest.raises(IndexError, match='allowed is -6..5'): ImageSet(pixels)[index]
+    with pytest.raises(IndexError, match='allowed is -6..5'):
+        ImageSet(pixels)[index]
 
 
 @pytest.mark.parametrize('index', [1.5, [0.5], [[0, 1]], [True, False]])
 def test_wrong_indices(pixels, index):
-    with pytest.raises(ValueError, match='an index into 6 images'): ImageSet(pixels)[index]
+    with pytest.raises(ValueError, match='an index into 6 images'):
+        ImageSet(pixels)[index]
 
 
 def test_empty_selections(pixels):
@@ -564,6 +640,7 @@ def test_several_labels_an_image(pixels):
 
 
 # saving and showing
+
 
 def test_float_images_survive_saving(tmp_path):
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
@@ -581,8 +658,10 @@ def test_nothing_half_written(tmp_path, pixels, monkeypatch):
         original(self, path, **options)
         Path(path).write_bytes(Path(path).read_bytes()[:20])
         raise OSError('disk full')
+
     monkeypatch.setattr(Image.Image, 'save', dies)
-    with pytest.raises(OSError, match='disk full'): save_images(pixels[1:2], tmp_path, ['a'])
+    with pytest.raises(OSError, match='disk full'):
+        save_images(pixels[1:2], tmp_path, ['a'])
     assert (tmp_path / 'a.png').read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 
@@ -590,8 +669,10 @@ def test_the_name_appears_by_renaming_alone(tmp_path, pixels, monkeypatch):
     def dies(source, target):
         assert Path(target).name == 'a.png' and Image.open(source).size == (12, 9)
         raise OSError('killed')
+
     monkeypatch.setattr(os, 'replace', dies)
-    with pytest.raises(OSError, match='killed'): save_images(pixels[:1], tmp_path, ['a'])
+    with pytest.raises(OSError, match='killed'):
+        save_images(pixels[:1], tmp_path, ['a'])
     assert not list(tmp_path.iterdir())
 
 
@@ -605,7 +686,8 @@ def test_names_stay_in_the_folder(tmp_path, pixels, name):
 def test_names_that_collide_or_miscount(tmp_path, pixels):
     with pytest.raises(ValueError, match='1 names repeat, first a.png'):
         save_images(pixels[:2], tmp_path, ['a.jpg', 'a.png'])
-    with pytest.raises(ValueError, match='1 names for 2 images'): save_images(pixels[:2], tmp_path, ['a'])
+    with pytest.raises(ValueError, match='1 names for 2 images'):
+        save_images(pixels[:2], tmp_path, ['a'])
     assert not list(tmp_path.iterdir())
     assert [p.name for p in save_images(pixels[:2], tmp_path, ['v1.5', 'x.jpeg'])] == ['v1.5.png', 'x.png']
 
@@ -625,19 +707,26 @@ def test_grid_holds_every_image(pixels):
     grid = np.array(image_grid(pixels, columns=4, scale=3, gap=5))
     for i in range(6):
         y, x = 5 + i // 4 * (27 + 5), 5 + i % 4 * (36 + 5)
-        assert np.array_equal(grid[y:y + 27:3, x:x + 36:3], pixels[i].permute(1, 2, 0).numpy())
-        assert np.array_equal(grid[y + 2:y + 27:3, x + 2:x + 36:3], pixels[i].permute(1, 2, 0).numpy())
+        assert np.array_equal(grid[y : y + 27 : 3, x : x + 36 : 3], pixels[i].permute(1, 2, 0).numpy())
+        assert np.array_equal(
+            grid[y + 2 : y + 27 : 3, x + 2 : x + 36 : 3], pixels[i].permute(1, 2, 0).numpy()
+        )
 
 
-@pytest.mark.parametrize(('call', 'message'), [
-    (lambda: image_grid(torch.zeros(2, 2, 4, 4)), 'C = 1 or 3'),
-    (lambda: image_grid(torch.zeros(0, 1, 4, 4)), 'C = 1 or 3'),
-    (lambda: image_grid(torch.zeros(1, 4, 4), columns=0), 'columns=0'),
-    (lambda: image_grid(torch.zeros(1, 4, 4), scale=0), 'scale=0'),
-    (lambda: image_grid(torch.zeros(1, 4, 4), titles=['a', 'b']), '2 titles for 1 images'),
-    (lambda: image_grid(torch.full((1, 4, 4), float('nan'))), 'NaN')])
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: image_grid(torch.zeros(2, 2, 4, 4)), 'C = 1 or 3'),
+        (lambda: image_grid(torch.zeros(0, 1, 4, 4)), 'C = 1 or 3'),
+        (lambda: image_grid(torch.zeros(1, 4, 4), columns=0), 'columns=0'),
+        (lambda: image_grid(torch.zeros(1, 4, 4), scale=0), 'scale=0'),
+        (lambda: image_grid(torch.zeros(1, 4, 4), titles=['a', 'b']), '2 titles for 1 images'),
+        (lambda: image_grid(torch.full((1, 4, 4), float('nan'))), 'NaN'),
+    ],
+)
 def test_grid_refuses(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_show_images_displays_one_picture(monkeypatch, pixels):
@@ -649,19 +738,25 @@ def test_show_images_displays_one_picture(monkeypatch, pixels):
 
 # images that enter a study
 
-@pytest.mark.parametrize(('x', 'message'), [
-    (np.zeros((1, 1, 4, 4), np.float32), 'not ndarray'),
-    (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 'to_float'),
-    (torch.zeros(1, 1, 4, 4, dtype=torch.int64), 'not torch.int64'),
-    (torch.zeros(1, 4, 4), r'not \(1, 4, 4\)'),
-    (torch.zeros(0, 1, 4, 4), 'none of them 0'),
-    (torch.zeros(1, 3, 4, 4), r'of \(3, 4, 4\), the model takes \(1, 4, 4\)'),
-    (torch.full((1, 1, 4, 4), float('nan')), '16 of 16 values are NaN'),
-    (torch.full((1, 1, 4, 4), float('inf')), 'infinite'),
-    (torch.full((1, 1, 4, 4), 255.), r'lies in \[255, 255\], allowed is \[-1, 1\]'),
-    (torch.full((1, 1, 4, 4), -1.01), r'lies in \[-1.01, -1.01\]')])
+
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (np.zeros((1, 1, 4, 4), np.float32), 'not ndarray'),
+        (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 'to_float'),
+        (torch.zeros(1, 1, 4, 4, dtype=torch.int64), 'not torch.int64'),
+        (torch.zeros(1, 4, 4), r'not \(1, 4, 4\)'),
+        (torch.zeros(0, 1, 4, 4), 'none of them 0'),
+        (torch.zeros(1, 3, 4, 4), r'of \(3, 4, 4\), the model takes \(1, 4, 4\)'),
+        (torch.full((1, 1, 4, 4), float('nan')), '16 of 16 values are NaN'),
+        (torch.full((1, 1, 4, 4), float('inf')), 'infinite'),
+        (torch.full((1, 1, 4, 4), 255.0), r'lies in \[255, 255\], allowed is \[-1, 1\]'),
+        (torch.full((1, 1, 4, 4), -1.01), r'lies in \[-1.01, -1.01\]'),
+    ],
+)
 def test_check_images_names_what_is_wrong(x, message):
-    with pytest.raises(ValueError, match='^start.*' + message): check_images(x, (1, 4, 4), name='start')
+    with pytest.raises(ValueError, match='^start.*' + message):
+        check_images(x, (1, 4, 4), name='start')
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -692,10 +787,12 @@ def test_folders_of_a_thousand_seeds_are_no_classes(tmp_path):
 def test_npz_of_samples_one_or_a_folder_of_them(tmp_path):
     "The keys of score_sde: `samples`, NHWC, in as many files as there were batches"
     batches = [np.random.default_rng(k).integers(0, 256, (3 - k, 4, 4, 3), dtype=np.uint8) for k in range(2)]
-    for k, batch in enumerate(batches): np.savez(tmp_path / f'samples_{k}.npz', samples=batch)
+    for k, batch in enumerate(batches):
+        np.savez(tmp_path / f'samples_{k}.npz', samples=batch)
     images = load_images(tmp_path)
     assert images.labels is None and images.names[3] == 'samples_1-00000'
     assert np.array_equal(images.images.permute(0, 2, 3, 1).numpy(), np.concatenate(batches))
     assert len(load_images(tmp_path / 'samples_0.npz')) == 3
     np.savez(tmp_path / 'samples_2.npz', samples=batches[0][:, :2])
-    with pytest.raises(ValueError, match=r'npz files hold images of \[\(2, 4, 3\), \(4, 4, 3\)\]'): load_images(tmp_path)
+    with pytest.raises(ValueError, match=r'npz files hold images of \[\(2, 4, 3\), \(4, 4, 3\)\]'):
+        load_images(tmp_path)

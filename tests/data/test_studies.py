@@ -1,22 +1,31 @@
 """The nine published sets: cuts against torchvision's, folders that are wrong, and training on cuts that resumes."""
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from difflow.data.builtin import mnist_m
+from difflow.data.builtin import _mnist_m
 from difflow.data.canvas import save_images
 from difflow.data.sets import load_images
-from difflow.data.studies import (PUBLISHED_SETS, crop, mirror, published_set, random_part, resize, squeeze,
-                                  write_mnist_m)
-
+from difflow.data.studies import (
+    PUBLISHED_SETS,
+    _crop,
+    _mirror,
+    _random_part,
+    _resize,
+    _squeeze,
+    published_set,
+    write_mnist_m,
+)
 
 def picture(width, height, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return Image.fromarray(pixels if channels == 3 else pixels[..., 0])
 
 
-def digits(count=40): return {part: load_images('mnist5k', max_images=count, split=part) for part in ('train', 'test')}
+def digits(count=40):
+    return {part: load_images('mnist5k', max_images=count, split=part) for part in ('train', 'test')}
 
 
 @pytest.mark.parametrize('width, height', [(90, 61), (61, 90), (50, 50)])
@@ -24,26 +33,39 @@ def test_middle_cuts_are_those_of_torchvision(width, height):
     transforms = pytest.importorskip('torchvision.transforms')
     image = picture(width, height)
     expected = transforms.Compose([transforms.Resize(74), transforms.CenterCrop(64)])(image)
-    assert np.array_equal(np.array(crop(64)(resize(74)(image, None), None)), np.array(expected))
-    assert np.array_equal(np.array(squeeze(32)(image, None)), np.array(transforms.Resize((32, 32))(image)))
+    assert np.array_equal(np.array(_crop(64)(_resize(74)(image, None), None)), np.array(expected))
+    assert np.array_equal(np.array(_squeeze(32)(image, None)), np.array(transforms.Resize((32, 32))(image)))
 
 
 def test_random_cuts_are_spread_as_torchvision_says():
-    transforms, rng, image = pytest.importorskip('torchvision.transforms'), np.random.default_rng(0), picture(28, 28)
-    theirs = [transforms.RandomResizedCrop.get_params(image, (0.8, 1.), (0.8, 1.2)) for _ in range(3000)]
+    transforms, rng, image = (
+        pytest.importorskip('torchvision.transforms'),
+        np.random.default_rng(0),
+        picture(28, 28),
+    )
+    theirs = [transforms.RandomResizedCrop.get_params(image, (0.8, 1.0), (0.8, 1.2)) for _ in range(3000)]
     boxes = []
+
     class Spy:
         width, height = image.size
-        def crop(self, box): boxes.append(box); return self
-        def resize(self, size, kind): return self
-    for _ in range(3000): random_part(28)(Spy(), rng)
+
+        def crop(self, box):
+            boxes.append(box)
+            return self
+
+        def resize(self, size, kind):
+            return self
+
+    for _ in range(3000):
+        _random_part(28)(Spy(), rng)
     mine = np.array([(t, l, b - t, r - l) for l, t, r, b in boxes])
     fallback = 3000 - len(mine)
     assert fallback < 30
-    for column in range(4): assert abs(mine[:, column].mean() - np.array(theirs)[:, column].mean()) < 0.15
-    corners = {tuple(np.array(crop(2)(picture(4, 3), rng)).flatten()) for _ in range(200)}
+    for column in range(4):
+        assert abs(mine[:, column].mean() - np.array(theirs)[:, column].mean()) < 0.15
+    corners = {tuple(np.array(_crop(2)(picture(4, 3), rng)).flatten()) for _ in range(200)}
     assert len(corners) == 3 * 2
-    turned = [np.array_equal(np.array(mirror(image, rng)), np.array(image)) for _ in range(400)]
+    turned = [np.array_equal(np.array(_mirror(image, rng)), np.array(image)) for _ in range(400)]
     assert 150 < sum(turned) < 250
 
 
@@ -51,18 +73,26 @@ def test_random_cuts_are_spread_as_torchvision_says():
 def test_transforms_end_at_the_published_size(name):
     known = PUBLISHED_SETS[name]
     for rng in (None, np.random.default_rng(1)):
-        image = picture(*((28, 28) if known.image_size == 28 else (32, 32) if name == 'cifar10' else (120, 95)))
-        for cut in known.transform: image = cut(image, rng)
+        image = picture(
+            *((28, 28) if known.image_size == 28 else (32, 32) if name == 'cifar10' else (120, 95))
+        )
+        for cut in known.transform:
+            image = cut(image, rng)
         assert image.size == (known.image_size,) * 2
 
 
 def test_folders_that_are_wrong(tmp_path):
-    with pytest.raises(ValueError, match='flowers is not in .*put its 2040 train images'): published_set('flowers', tmp_path)
-    with pytest.raises(ValueError, match='melanoma has no test images'): published_set('melanoma', tmp_path, 'test')
-    with pytest.raises(ValueError, match="split='val'"): published_set('mnist', tmp_path, 'val')
-    with pytest.raises(ValueError, match="'imagenet': known are mnist"): published_set('imagenet', tmp_path)
+    with pytest.raises(ValueError, match='flowers is not in .*put its 2040 train images'):
+        published_set('flowers', tmp_path)
+    with pytest.raises(ValueError, match='melanoma has no test images'):
+        published_set('melanoma', tmp_path, 'test')
+    with pytest.raises(ValueError, match="split='val'"):
+        published_set('mnist', tmp_path, 'val')
+    with pytest.raises(ValueError, match="'imagenet': known are mnist"):
+        published_set('imagenet', tmp_path)
     save_images(torch.zeros(2, 3, 70, 80), tmp_path / 'afhq/train', ['cat/1', 'dog/1'])
-    with pytest.raises(ValueError, match='afhq has 3 classes, .* has 2: cat, dog'): published_set('afhq', tmp_path)
+    with pytest.raises(ValueError, match='afhq has 3 classes, .* has 2: cat, dog'):
+        published_set('afhq', tmp_path)
 
 
 def test_forty_three_numbered_folders_are_the_labels(tmp_path):
@@ -74,7 +104,8 @@ def test_forty_three_numbered_folders_are_the_labels(tmp_path):
     small = published_set('gtsrb', tmp_path, size=16, channels=1)
     assert small.images.shape == (43, 1, 16, 16) and small[[4]].images.shape == (1, 1, 16, 16)
     for bad in (dict(size=0), dict(channels=2)):
-        with pytest.raises(ValueError, match='allowed is'): published_set('gtsrb', tmp_path, **bad)
+        with pytest.raises(ValueError, match='allowed is'):
+            published_set('gtsrb', tmp_path, **bad)
 
 
 def test_a_folder_of_pictures_of_several_sizes(tmp_path):
@@ -82,7 +113,11 @@ def test_a_folder_of_pictures_of_several_sizes(tmp_path):
         (tmp_path / 'afhq/val' / kind).mkdir(parents=True)
         picture(*size).save(tmp_path / f'afhq/val/{kind}/{i}.png')
     found = published_set('afhq', tmp_path, 'test')
-    assert found.image_shape == (3, 64, 64) and found.tensor().shape == (3, 3, 64, 64) and found.classes == ['cat', 'dog', 'wild']
+    assert (
+        found.image_shape == (3, 64, 64)
+        and found.tensor().shape == (3, 3, 64, 64)
+        and found.classes == ['cat', 'dog', 'wild']
+    )
     part = found[[2, 0]]
     first, again = (part.drawn(0, np.random.default_rng(5)) for _ in range(2))
     assert torch.equal(first[0], again[0]) and first[1] == 2 and part.labels.tolist() == [2, 0]
@@ -94,10 +129,19 @@ def test_oxford_flowers_are_trained_on_in_two_of_three_parts(tmp_path):
     io = pytest.importorskip('scipy.io')
     base = tmp_path / 'flowers-102'
     (base / 'jpg').mkdir(parents=True)
-    for i in range(1, 205): picture(80, 70).save(base / f'jpg/image_{i:05d}.jpg')
+    for i in range(1, 205):
+        picture(80, 70).save(base / f'jpg/image_{i:05d}.jpg')
     io.savemat(base / 'imagelabels.mat', {'labels': np.arange(204)[None] % 102 + 1})
-    io.savemat(base / 'setid.mat', {'trnid': np.arange(1, 103)[None], 'valid': np.arange(103, 153)[None], 'tstid': np.arange(153, 205)[None]})
+    io.savemat(
+        base / 'setid.mat',
+        {
+            'trnid': np.arange(1, 103)[None],
+            'valid': np.arange(103, 153)[None],
+            'tstid': np.arange(153, 205)[None],
+        },
+    )
     from torchvision.datasets import Flowers102
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flowers102, '_check_integrity', lambda self: True)
         train, test = (published_set('flowers', tmp_path, part) for part in ('train', 'test'))
@@ -111,20 +155,29 @@ def test_mnist_m_parts_do_not_share_photographs(tmp_path):
     train, test = (published_set('mnist_m', tmp_path, part) for part in ('train', 'test'))
     assert train.images[:, :, 0, 0].max() == 0 and test.images[:, :, 0, 0].min() == 200
     grey = digits()['train']
-    assert torch.equal(train.images[:, 0].flatten(1).sum(1).sort().values, grey.images[:, 0].flatten(1).sum(1).sort().values)
-    with pytest.raises(ValueError, match='larger than 28 x 28'): mnist_m(grey.images[:2, 0].numpy(), [])
+    assert torch.equal(
+        train.images[:, 0].flatten(1).sum(1).sort().values, grey.images[:, 0].flatten(1).sum(1).sort().values
+    )
+    with pytest.raises(ValueError, match='larger than 28 x 28'):
+        _mnist_m(grey.images[:2, 0].numpy(), [])
 
 
 def test_training_on_random_cuts_resumes(tmp_path, monkeypatch, capsys):
-    from difflow.cli import root as cli
     from difflow.checkpoints.load import load_denoiser
+    from difflow.cli import root as cli
+
     monkeypatch.chdir(tmp_path)
     write_mnist_m(tmp_path / 'dataset', [np.full((40, 120, 3), 90, np.uint8)], digits())
-    line = ('train --dataset mnist_m --arch plain --class-cond --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 1 '
-            '--patch-size 4 --batch-size 8 --steps 6 --save-every 3')
+    line = (
+        'train --dataset mnist_m --arch plain --class-cond --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 1 '
+        '--patch-size 4 --batch-size 8 --steps 6 --save-every 3'
+    )
+
     def difflow(words):
-        with pytest.raises(SystemExit) as stop: cli.main([*line.split(), *words.split()])
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*line.split(), *words.split()])
         assert not stop.value.code, capsys.readouterr()
+
     whole = train_until(None, difflow, 'whole', monkeypatch)
     train_until(4, difflow, 'half', monkeypatch)
     half = train_until(None, difflow, 'half', monkeypatch)
@@ -135,15 +188,20 @@ def test_training_on_random_cuts_resumes(tmp_path, monkeypatch, capsys):
 def train_until(last, difflow, out, monkeypatch):
     "Train, and be interrupted at step `last`; return the weights"
     from difflow.checkpoints.load import load_denoiser
-    from difflow.training.loop import Run
+    from difflow.training.loop import _Run
+
     with monkeypatch.context() as patch:
         if last is not None:
-            step = Run.step
+            step = _Run.step
+
             def broken(self, k, *arguments):
-                if k == last: raise RuntimeError('power cut')
+                if k == last:
+                    raise RuntimeError('power cut')
                 step(self, k, *arguments)
-            patch.setattr(Run, 'step', broken)
-            with pytest.raises(RuntimeError, match='power cut'): difflow(f'--out {out}')
+
+            patch.setattr(_Run, 'step', broken)
+            with pytest.raises(RuntimeError, match='power cut'):
+                difflow(f'--out {out}')
             return None
         difflow(f'--out {out}')
     return load_denoiser(f'{out}/model.safetensors').state_dict()

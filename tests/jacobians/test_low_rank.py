@@ -1,21 +1,31 @@
 """The mixture of low-rank Gaussians: its samples, its denoiser, and how its subspaces are found."""
+
 import math
 
 import pytest
 import torch
 
 from difflow.exact.gaussian import GaussianDenoiser
-from difflow.exact.molrg import MoLRG, MoLRGDenoiser, default_shape, equal_classes
-from difflow.jacobians.low_rank import (LowRankDenoiser, assign, cluster_subspaces, molrg_settings,
-                                        principal_angles, principal_subspace, subspace_error, train_molrg)
+from difflow.exact.molrg import MoLRG, MoLRGDenoiser, _default_shape, _equal_classes
+from difflow.jacobians.low_rank import (
+    LowRankDenoiser,
+    _assign,
+    cluster_subspaces,
+    molrg_settings,
+    principal_angles,
+    principal_subspace,
+    subspace_error,
+    train_molrg,
+)
 from difflow.noise import normal
 from difflow.training.loop import Settings, train
 
-
-def rows(mixture, n, seed=0): return mixture.sample(n, seed)[0].flatten(1).double()
+def rows(mixture, n, seed=0):
+    return mixture.sample(n, seed)[0].flatten(1).double()
 
 
 # The distribution
+
 
 @pytest.mark.parametrize('orthogonal', [True, False])
 def test_bases_are_orthonormal(orthogonal):
@@ -26,7 +36,9 @@ def test_bases_are_orthonormal(orthogonal):
 
 
 def test_seeds():
-    assert torch.equal(MoLRG(seed=1).bases, MoLRG(seed=1).bases) and not torch.equal(MoLRG(seed=1).bases, MoLRG(seed=2).bases)
+    assert torch.equal(MoLRG(seed=1).bases, MoLRG(seed=1).bases) and not torch.equal(
+        MoLRG(seed=1).bases, MoLRG(seed=2).bases
+    )
     mixture = MoLRG()
     assert torch.equal(mixture.sample(9, 1)[0], mixture.sample(9, 1)[0])
     assert not torch.equal(mixture.sample(9, 1)[0], mixture.sample(9, 2)[0])
@@ -35,7 +47,9 @@ def test_seeds():
 def test_samples_have_the_covariance_of_their_class():
     mixture, n = MoLRG(2, 12, 3, seed=0), 40_000
     x, classes = mixture.sample(n)
-    assert x.shape == (n, 3, 2, 2) and x.dtype == torch.float32 and classes.bincount().tolist() == [n // 2] * 2
+    assert (
+        x.shape == (n, 3, 2, 2) and x.dtype == torch.float32 and classes.bincount().tolist() == [n // 2] * 2
+    )
     for k in range(2):
         part = x[classes == k].flatten(1).double()
         exact = mixture.bases[k] @ mixture.bases[k].T
@@ -49,16 +63,26 @@ def test_pixel_deviation_of_the_published_set():
 
 @pytest.mark.parametrize('n, k, counts', [(7, 2, [4, 3]), (10, 3, [4, 3, 3]), (2, 3, [1, 1, 0])])
 def test_equal_classes(n, k, counts):
-    classes = equal_classes(n, k)
-    assert torch.equal(classes, classes.sort().values) and sorted(classes.bincount(minlength=k).tolist()) == sorted(counts)
+    classes = _equal_classes(n, k)
+    assert torch.equal(classes, classes.sort().values) and sorted(
+        classes.bincount(minlength=k).tolist()
+    ) == sorted(counts)
 
 
 def test_shapes():
-    assert [default_shape(n) for n in (3, 12, 48, 3072, 7, 24)] == [(3, 1, 1), (3, 2, 2), (3, 4, 4), (3, 32, 32), (7, 1, 1), (24, 1, 1)]
+    assert [_default_shape(n) for n in (3, 12, 48, 3072, 7, 24)] == [
+        (3, 1, 1),
+        (3, 2, 2),
+        (3, 4, 4),
+        (3, 32, 32),
+        (7, 1, 1),
+        (24, 1, 1),
+    ]
     assert MoLRG(1, 16, 2, image_shape=(1, 4, 4)).sample(3)[0].shape == (3, 1, 4, 4)
 
 
 # The denoiser
+
 
 @pytest.mark.parametrize('sigma', [0.1, 1.0, 10.0])
 def test_labels(sigma):
@@ -67,8 +91,11 @@ def test_labels(sigma):
     one = GaussianDenoiser(torch.zeros(3, 2, 2), mixture.bases[1] @ mixture.bases[1].T)
     labels = torch.ones(4).long()
     torch.testing.assert_close(mixture.denoiser(x, sigma, labels), one(x, sigma), atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixture.denoiser(x, sigma, 2 * labels), mixture.denoiser(x, sigma)) # 2: no class
-    with pytest.raises(ValueError, match='labels must be in 0..1'): mixture.denoiser(x, sigma, 3 * labels)
+    torch.testing.assert_close(
+        mixture.denoiser(x, sigma, 2 * labels), mixture.denoiser(x, sigma)
+    )  # 2: no class
+    with pytest.raises(ValueError, match='labels must be in 0..1'):
+        mixture.denoiser(x, sigma, 3 * labels)
 
 
 def test_denoiser_is_the_gradient_of_the_density():
@@ -95,9 +122,10 @@ def test_loss_of_the_exact_denoiser_is_the_least():
 
 # Finding the subspaces
 
+
 def test_principal_angles_of_known_rotations():
     e = torch.eye(6).double()
-    for angle in (0., 1e-9, 1e-4, 0.3, 1.2, math.pi / 2):
+    for angle in (0.0, 1e-9, 1e-4, 0.3, 1.2, math.pi / 2):
         turned = torch.stack([e[0], math.cos(angle) * e[1] + math.sin(angle) * e[4]], 1)
         assert principal_angles(e[:, :2], turned)[1].item() == pytest.approx(angle, abs=1e-12)
         both = torch.stack([math.cos(angle) * e[0] + math.sin(angle) * e[3], turned[:, 1]], 1)
@@ -128,7 +156,7 @@ def test_clusters_are_found(n_classes):
     bases, found, left = cluster_subspaces(x, n_classes, 3)
     assert left < 1e-9 and subspace_error(bases, mixture.bases) < 1e-5
     pairs = set(zip(found.tolist(), classes.tolist()))
-    assert len(pairs) == n_classes # the same partition under other names
+    assert len(pairs) == n_classes  # the same partition under other names
 
 
 def test_clustering_never_gets_worse():
@@ -142,7 +170,7 @@ def test_at_the_threshold_every_grouping_fits():
     mixture = MoLRG(2, 24, 3, seed=0)
     x = rows(mixture, 6)
     wrong = torch.stack([principal_subspace(x[i], 3) for i in ([0, 1, 3], [2, 4, 5])])
-    assert assign(x, wrong)[1].max() < 1e-10 and subspace_error(wrong, mixture.bases) > 0.3
+    assert _assign(x, wrong)[1].max() < 1e-10 and subspace_error(wrong, mixture.bases) > 0.3
 
 
 @pytest.mark.parametrize('d', [2, 3])
@@ -152,11 +180,12 @@ def test_one_sample_more_than_dimensions_makes_the_grouping_unique(d):
     for n in (d, d + 1):
         x, classes = mixture.sample(2 * n, seed=1)
         x, perfect = x.flatten(1).double(), []
-        for number in range(2**(2 * n - 1)): # the first sample lies in group 0
+        for number in range(2 ** (2 * n - 1)):  # the first sample lies in group 0
             group = torch.tensor([number >> i & 1 for i in range(2 * n)])[torch.arange(2 * n).flip(0)]
             parts = [x[group == k] for k in range(2)]
             left = sum(torch.linalg.svdvals(part)[d:].square().sum() for part in parts if len(part) > d)
-            if left < 1e-10 * x.square().sum(): perfect.append(group)
+            if left < 1e-10 * x.square().sum():
+                perfect.append(group)
         right = [group for group in perfect if torch.equal(group, classes)]
         assert len(right) == 1 and (len(perfect) == 1) == (n > d)
 
@@ -172,9 +201,17 @@ def test_nothing_left_over_is_the_answer(n):
 
 def test_training_is_pca():
     mixture = MoLRG(1, 8, 2, seed=0)
-    x = mixture.sample(5, seed=1)[0] # few: the empirical subspace is what is found
-    trained = train(LowRankDenoiser(1, 2, mixture.image_shape, seed=4), x, steps=300, batch_size=64, lr=0.03,
-                    warmup=10, ema_halflife=500, progress=False).denoiser
+    x = mixture.sample(5, seed=1)[0]  # few: the empirical subspace is what is found
+    trained = train(
+        LowRankDenoiser(1, 2, mixture.image_shape, seed=4),
+        x,
+        steps=300,
+        batch_size=64,
+        lr=0.03,
+        warmup=10,
+        ema_halflife=500,
+        progress=False,
+    ).denoiser
     assert subspace_error(trained.bases, principal_subspace(x, 2)[None]) < 0.05
 
 
@@ -183,10 +220,13 @@ def test_low_rank_denoiser_with_the_right_bases_is_exact():
     denoiser = LowRankDenoiser(2, 3, mixture.image_shape, bases=mixture.bases)
     x = normal((4, 3, 2, 2), seeds=0)
     torch.testing.assert_close(denoiser(x, 0.5).detach(), mixture.denoiser(x, 0.5), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match='has no classes'): denoiser(x, 0.5, torch.zeros(4).long())
+    with pytest.raises(ValueError, match='has no classes'):
+        denoiser(x, 0.5, torch.zeros(4).long())
     labelled = LowRankDenoiser(2, 3, mixture.image_shape, bases=mixture.bases, conditional=True)
     labels = torch.tensor([0, 1, 1, 0])
-    torch.testing.assert_close(labelled(x, 0.5, labels).detach(), mixture.denoiser(x, 0.5, labels), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        labelled(x, 0.5, labels).detach(), mixture.denoiser(x, 0.5, labels), atol=1e-5, rtol=0
+    )
 
 
 def test_published_network_trains_without_augmentation():
@@ -199,10 +239,22 @@ def test_published_recipe_is_the_default():
     "The published command: 6 million images in batches of 512, Adam as EDM's, no augmentation"
     settings = molrg_settings((3, 4, 4))
     assert settings.steps == math.ceil(6e6 / 512) and settings.batch_size == 512 and settings.augment == 0
-    assert (settings.lr, settings.betas, settings.lr_rampup, settings.ema_halflife) == (1e-3, (0.9, 0.999), 10e6, 0.5e6)
-    assert settings.eps == pytest.approx(1e-8 / 48) # the published loss is a sum over pixels, ours a mean
-    assert (settings.warmup, settings.cooldown, settings.weight_decay, settings.grad_clip) == (0, 0, 0, math.inf)
-    ours = train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, steps=2, batch_size=8, lr=0.01, seed=3, progress=False).settings
+    assert (settings.lr, settings.betas, settings.lr_rampup, settings.ema_halflife) == (
+        1e-3,
+        (0.9, 0.999),
+        10e6,
+        0.5e6,
+    )
+    assert settings.eps == pytest.approx(1e-8 / 48)  # the published loss is a sum over pixels, ours a mean
+    assert (settings.warmup, settings.cooldown, settings.weight_decay, settings.grad_clip) == (
+        0,
+        0,
+        0,
+        math.inf,
+    )
+    ours = train_molrg(
+        MoLRG(2, 12, 2), 20, embed_channels=8, steps=2, batch_size=8, lr=0.01, seed=3, progress=False
+    ).settings
     assert ours == molrg_settings((3, 2, 2), steps=2, batch_size=8, lr=0.01, seed=3)
     own = Settings(steps=2, batch_size=4)
     assert train_molrg(MoLRG(2, 12, 2), 20, embed_channels=8, settings=own, progress=False).settings == own
@@ -210,32 +262,46 @@ def test_published_recipe_is_the_default():
 
 def test_network_has_the_published_size():
     "54,415,491 parameters, less those that tell the network of nine augmentations: 9 * 128"
-    class Seen(Exception): pass
-    def look(denoiser, *args, **options): raise Seen(sum(p.numel() for p in denoiser.parameters()))
+
+    class Seen(Exception):
+        pass
+
+    def look(denoiser, *args, **options):
+        raise Seen(sum(p.numel() for p in denoiser.parameters()))
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr('difflow.training.loop.train', look)
-        with pytest.raises(Seen, match=str(54_415_491 - 9 * 128)): train_molrg(MoLRG())
+        with pytest.raises(Seen, match=str(54_415_491 - 9 * 128)):
+            train_molrg(MoLRG())
 
 
 # What is refused
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: train_molrg(MoLRG(), settings=Settings(steps=2), lr=1e-4), 'give settings or lr, not both'),
-    (lambda: MoLRG(7, 48, 7), 'n_classes . class_dim must be at most ambient_dim = 48, got 49'),
-    (lambda: MoLRG(7, 48, 49, orthogonal=False), 'class_dim must be at most ambient_dim = 48, got 49'),
-    (lambda: MoLRG(0, 48, 7), 'n_classes must be an integer >= 1, got 0'),
-    (lambda: MoLRG(2, 48, 7.), 'class_dim must be an integer >= 1, got 7.0'),
-    (lambda: MoLRG(2, 48, 7, image_shape=(3, 4, 5)), 'image_shape must hold 48 numbers'),
-    (lambda: MoLRG().sample(0), 'n must be an integer >= 1, got 0'),
-    (lambda: LowRankDenoiser(1, 13, (3, 2, 2)), 'class_dim must be in 1..12, got 13'),
-    (lambda: LowRankDenoiser(0, 3, (3, 2, 2)), 'n_classes must be >= 1, got 0'),
-    (lambda: MoLRGDenoiser(torch.ones(1, 4, 2), (4, 1, 1)), 'orthonormal columns, off by'),
-    (lambda: MoLRGDenoiser(torch.ones(4, 2), (4, 1, 1)), r'bases must be floats \(K, D, d\)'),
-    (lambda: principal_subspace(torch.ones(3, 4), 5), 'class_dim must be in 1..4, got 5'),
-    (lambda: cluster_subspaces(torch.ones(3, 4), 0, 2), 'all must be >= 1'),
-    (lambda: principal_angles(torch.eye(4)[:, :2], torch.eye(4)[:, :3]), 'one shape'),
-    (lambda: train_molrg(MoLRG(1, 8, 2, image_shape=(1, 2, 4))), 'images must be square for a U-Net, got 2 x 4'),
-    (lambda: train_molrg(MoLRG(), 0), 'sample_per_class must be >= 1, got 0'),
-])
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: train_molrg(MoLRG(), settings=Settings(steps=2), lr=1e-4), 'give settings or lr, not both'),
+        (lambda: MoLRG(7, 48, 7), 'n_classes . class_dim must be at most ambient_dim = 48, got 49'),
+        (lambda: MoLRG(7, 48, 49, orthogonal=False), 'class_dim must be at most ambient_dim = 48, got 49'),
+        (lambda: MoLRG(0, 48, 7), 'n_classes must be an integer >= 1, got 0'),
+        (lambda: MoLRG(2, 48, 7.0), 'class_dim must be an integer >= 1, got 7.0'),
+        (lambda: MoLRG(2, 48, 7, image_shape=(3, 4, 5)), 'image_shape must hold 48 numbers'),
+        (lambda: MoLRG().sample(0), 'n must be an integer >= 1, got 0'),
+        (lambda: LowRankDenoiser(1, 13, (3, 2, 2)), 'class_dim must be in 1..12, got 13'),
+        (lambda: LowRankDenoiser(0, 3, (3, 2, 2)), 'n_classes must be >= 1, got 0'),
+        (lambda: MoLRGDenoiser(torch.ones(1, 4, 2), (4, 1, 1)), 'orthonormal columns, off by'),
+        (lambda: MoLRGDenoiser(torch.ones(4, 2), (4, 1, 1)), r'bases must be floats \(K, D, d\)'),
+        (lambda: principal_subspace(torch.ones(3, 4), 5), 'class_dim must be in 1..4, got 5'),
+        (lambda: cluster_subspaces(torch.ones(3, 4), 0, 2), 'all must be >= 1'),
+        (lambda: principal_angles(torch.eye(4)[:, :2], torch.eye(4)[:, :3]), 'one shape'),
+        (
+            lambda: train_molrg(MoLRG(1, 8, 2, image_shape=(1, 2, 4))),
+            'images must be square for a U-Net, got 2 x 4',
+        ),
+        (lambda: train_molrg(MoLRG(), 0), 'sample_per_class must be >= 1, got 0'),
+    ],
+)
 def test_bad_input_is_refused(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()

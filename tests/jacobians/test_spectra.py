@@ -1,4 +1,5 @@
 """The Jacobian against closed forms, brute force and finite differences, for every kind of denoiser."""
+
 import math
 
 import numpy as np
@@ -12,22 +13,44 @@ from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
-from difflow.jacobians.spectra import (Rank, Spectrum, Tangent, as_spectrum, jacobian, jacobian_spectrum,
-                                       numerical_rank)
-from difflow.jacobians.trajectories import (RankCurve, edit, levels_below, ranks_along, singular_directions,
-                                            trajectory, trajectory_ranks)
+from difflow.jacobians.spectra import (
+    Rank,
+    _Tangent,
+    as_spectrum,
+    jacobian,
+    jacobian_spectrum,
+    numerical_rank,
+)
+from difflow.jacobians.trajectories import (
+    RankCurve,
+    _levels_below,
+    edit,
+    ranks_along,
+    singular_directions,
+    trajectory,
+    trajectory_ranks,
+)
 from difflow.networks.unet import UNet
 from difflow.noise import normal
 from difflow.samplers.steps import euler, heun, sample
 from difflow.schedulers import Scheduler
 
-
 def network(size=4, channels=1, kind=EDMDenoiser, **options):
     "Return a small random network that depends on its input in every layer, attention included"
     torch.manual_seed(0)
-    net = UNet(size, channels, 32, channels, num_res_blocks=1, attention_resolutions=(size,), channel_mult=(1,), **options)
+    net = UNet(
+        size,
+        channels,
+        32,
+        channels,
+        num_res_blocks=1,
+        attention_resolutions=(size,),
+        channel_mult=(1,),
+        **options,
+    )
     for p in net.parameters():
-        if p.ndim > 1: nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
+        if p.ndim > 1:
+            nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
     return kind(net).eval()
 
 
@@ -40,12 +63,15 @@ def gaussian(dim, values, shape=None, seed=0):
 
 # Ground truth
 
+
 @pytest.mark.parametrize('sigma', [0.05, 1.0, 30.0])
 def test_gaussian(sigma):
     denoiser, exact = gaussian(27, torch.logspace(-3, 1, 27).double(), (3, 3, 3))
     x = 2 * normal((5, 3, 3, 3), seeds=1)
     assert (jacobian(denoiser, x, sigma) - exact(sigma)).abs().max() < 1e-4
-    assert (jacobian(denoiser, x.double(), sigma) - exact(sigma)).abs().max() < 1e-6 # its buffers are float32
+    assert (
+        jacobian(denoiser, x.double(), sigma) - exact(sigma)
+    ).abs().max() < 1e-6  # its buffers are float32
     found = jacobian_spectrum(denoiser, x, sigma)
     torch.testing.assert_close(found.values[0], torch.linalg.svdvals(exact(sigma)), atol=1e-5, rtol=0)
 
@@ -70,8 +96,9 @@ def test_optimal_denoiser_is_the_posterior_covariance(sigma):
     denoiser = OptimalDenoiser(y, labels=classes)
     x = y[:4] + sigma * normal((4, 1, 3, 4), seeds=5)
     for labels in (None, torch.tensor([0, 1, 1, 0])):
-        logits = -torch.cdist(x.flatten(1).double(), y.flatten(1).double())**2 / (2 * sigma**2)
-        if labels is not None: logits[labels[:, None] != classes] = -math.inf
+        logits = -(torch.cdist(x.flatten(1).double(), y.flatten(1).double()) ** 2) / (2 * sigma**2)
+        if labels is not None:
+            logits[labels[:, None] != classes] = -math.inf
         w, rows = logits.softmax(1), y.flatten(1).double()
         mean = w @ rows
         exact = (torch.einsum('bn,ni,nj->bij', w, rows, rows) - mean[:, :, None] * mean[:, None]) / sigma**2
@@ -79,7 +106,9 @@ def test_optimal_denoiser_is_the_posterior_covariance(sigma):
         assert (found - exact).abs().max() < 1e-4 * max(1, exact.abs().max())
         assert (found - found.mT).abs().max() < 1e-4 * max(1, exact.abs().max())
         values = jacobian_spectrum(denoiser, x, sigma, labels=labels).values
-        torch.testing.assert_close(values, torch.linalg.svdvals(exact), atol=1e-4 * max(1, exact.abs().max()), rtol=0)
+        torch.testing.assert_close(
+            values, torch.linalg.svdvals(exact), atol=1e-4 * max(1, exact.abs().max()), rtol=0
+        )
 
 
 @pytest.mark.parametrize('kind', [EDMDenoiser, VPDenoiser, VEDenoiser, DDPMDenoiser])
@@ -88,7 +117,7 @@ def test_network_against_autograd_and_differences(kind):
     x, v = normal((2, 1, 4, 4), seeds=0), normal((2, 1, 4, 4), seeds=1)
     found = jacobian(denoiser, x, sigma)
     for i in range(2):
-        slow = torch.autograd.functional.jacobian(lambda y: denoiser(y, sigma), x[i:i + 1]).reshape(16, 16)
+        slow = torch.autograd.functional.jacobian(lambda y: denoiser(y, sigma), x[i : i + 1]).reshape(16, 16)
         assert (found[i] - slow).abs().max() < 1e-4
     ahead, back = (denoiser(x + e * v, sigma).detach() for e in (1e-2, -1e-2))
     assert ((ahead - back).flatten(1) / 2e-2 - (found @ v.flatten(1)[..., None])[..., 0]).abs().max() < 5e-3
@@ -96,10 +125,10 @@ def test_network_against_autograd_and_differences(kind):
 
 def test_labels_and_levels_of_each_image_count():
     denoiser = network(num_classes=3)
-    x, labels, sigmas = normal((3, 1, 4, 4), seeds=0), torch.tensor([2, 0, 1]), torch.tensor([0.3, 2., 0.9])
+    x, labels, sigmas = normal((3, 1, 4, 4), seeds=0), torch.tensor([2, 0, 1]), torch.tensor([0.3, 2.0, 0.9])
     all_at_once = jacobian(denoiser, x, sigmas, labels)
     for i in range(3):
-        alone = jacobian(denoiser, x[i:i + 1], sigmas[i], labels[i:i + 1])[0]
+        alone = jacobian(denoiser, x[i : i + 1], sigmas[i], labels[i : i + 1])[0]
         torch.testing.assert_close(all_at_once[i], alone, atol=1e-5, rtol=1e-4)
     assert (all_at_once[0] - jacobian(denoiser, x[:1], sigmas[0], labels[1:2])[0]).abs().max() > 1e-3
 
@@ -107,18 +136,22 @@ def test_labels_and_levels_of_each_image_count():
 @pytest.mark.parametrize('chunk', [1, 5, 16, 40, 1000])
 def test_chunks_do_not_change_the_answer(chunk):
     denoiser, x = network(), normal((3, 1, 4, 4), seeds=0)
-    torch.testing.assert_close(jacobian(denoiser, x, 0.8, chunk=chunk), jacobian(denoiser, x, 0.8), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        jacobian(denoiser, x, 0.8, chunk=chunk), jacobian(denoiser, x, 0.8), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_products_are_transposes_in_every_architecture():
     from difflow.networks.song_unet import edm_network
-    song = EDMDenoiser(edm_network('ddpmpp', 4, 1, model_channels=8, channel_mult=[1, 1], dropout=0.)).eval()
+
+    song = EDMDenoiser(edm_network('ddpmpp', 4, 1, model_channels=8, channel_mult=[1, 1], dropout=0.0)).eval()
     song.image_shape = (1, 4, 4)
     for p in song.parameters():
-        if p.ndim > 1: nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
+        if p.ndim > 1:
+            nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
     for denoiser in (network(), song):
         x, u, v = (normal(shape, seeds=i) for i, shape in enumerate([(2, 1, 4, 4), (3, 2, 16), (3, 2, 16)]))
-        tangent = Tangent(denoiser, x, as_sigma(0.5, x))
+        tangent = _Tangent(denoiser, x, as_sigma(0.5, x))
         left, right = (u * tangent.push(v)).sum(-1), (tangent.pull(u) * v).sum(-1)
         assert left.abs().max() > 0.1
         torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-3)
@@ -132,17 +165,19 @@ def test_parameters_keep_no_gradient_and_their_graph():
 
 def test_points_made_in_inference_mode():
     denoiser = network()
-    with torch.inference_mode(): x = normal((1, 1, 4, 4)) * 2
+    with torch.inference_mode():
+        x = normal((1, 1, 4, 4)) * 2
     assert jacobian(denoiser, x, 0.5).shape == (1, 16, 16)
     assert jacobian_spectrum(denoiser, x, 0.5, k=2, iterations=0, probes=2).values.shape == (1, 2)
 
 
 # The numerical rank
 
+
 def by_the_book(s, energy):
     s = np.sort(np.asarray(s, float))[::-1]
     total = np.sqrt((s**2).sum())
-    return next((r for r in range(1, len(s) + 1) if np.sqrt((s[:r]**2).sum()) > energy * total), 0)
+    return next((r for r in range(1, len(s) + 1) if np.sqrt((s[:r] ** 2).sum()) > energy * total), 0)
 
 
 @pytest.mark.parametrize('energy', [0.5, 0.9, 0.99, 0.999])
@@ -161,14 +196,15 @@ def test_rank_of_nothing_and_of_many():
     assert numerical_rank(torch.zeros(2, 4)).rank.tolist() == [0, 0]
     rank = numerical_rank(torch.eye(3))
     assert rank.rank.tolist() == [1, 1, 1] and len(rank) == 3 and str(rank).startswith('1 of 3, ')
-    with pytest.raises(ValueError, match='of 1 point, this is of 3'): int(rank)
+    with pytest.raises(ValueError, match='of 1 point, this is of 3'):
+        int(rank)
 
 
 SPECTRA = {
     'flat': lambda i: (i <= 20).double() + 1e-4,
     'exponential': lambda i: (-i / 8).exp(),
     'power': lambda i: i**-1.5,
-    'few': lambda i: torch.where(i <= 5, 0.5**i, 0. * i),
+    'few': lambda i: torch.where(i <= 5, 0.5**i, 0.0 * i),
 }
 
 
@@ -185,8 +221,11 @@ def test_products_alone_bracket_the_rank(name, iterations):
     rank = numerical_rank(found)
     assert found.products < dim and bool(rank.found.all())
     assert bool(((rank.low <= true) & (true <= rank.high)).all())
-    assert (found.energy - values.square().sum()).abs().max() < 0.02 * values.square().sum() + 3 * found.error.max()
-    if iterations: torch.testing.assert_close(found.values[0, :true // 2], values[:true // 2], rtol=2e-3, atol=0)
+    assert (
+        found.energy - values.square().sum()
+    ).abs().max() < 0.02 * values.square().sum() + 3 * found.error.max()
+    if iterations:
+        torch.testing.assert_close(found.values[0, : true // 2], values[: true // 2], rtol=2e-3, atol=0)
 
 
 def test_too_small_k_says_so():
@@ -194,7 +233,8 @@ def test_too_small_k_says_so():
     rank = numerical_rank(jacobian_spectrum(denoiser, normal((1, 300, 1, 1)), 0.5, k=20))
     assert not rank.found[0] and int(rank.low) > 20 and int(rank.high) == 300
     assert 'k = 20 is too small' in str(rank)
-    with pytest.raises(ValueError, match='k = 20 is too small'): int(rank)
+    with pytest.raises(ValueError, match='k = 20 is too small'):
+        int(rank)
 
 
 def test_known_tail_is_no_guess():
@@ -218,7 +258,7 @@ def test_singular_vectors_of_an_asymmetric_jacobian():
 
 
 def test_vectors_by_products_are_those_of_the_matrix():
-    values = torch.cat([torch.tensor([30., 20., 10., 5.]), 1e-3 * torch.ones(296)]).double()
+    values = torch.cat([torch.tensor([30.0, 20.0, 10.0, 5.0]), 1e-3 * torch.ones(296)]).double()
     denoiser, exact = gaussian(300, values)
     found = singular_directions(denoiser, normal((1, 300, 1, 1)), 3.0, k=4)
     right = torch.linalg.eigh(exact(3.0)).eigenvectors[:, -4:].flip(1).T
@@ -227,6 +267,7 @@ def test_vectors_by_products_are_those_of_the_matrix():
 
 
 # The walk
+
 
 def test_walk_is_that_of_the_sampler():
     denoiser = network()
@@ -242,16 +283,20 @@ def test_walk_is_that_of_the_sampler():
 
 def test_chosen_levels_join_the_walk():
     denoiser = network()
-    walk = dict(trajectory(denoiser, seeds=[0], steps=6, at=[3., 0.2]))
-    assert list(walk) == [3., 0.2] and not any(x.is_inference() for x in walk.values())
+    walk = dict(trajectory(denoiser, seeds=[0], steps=6, at=[3.0, 0.2]))
+    assert list(walk) == [3.0, 0.2] and not any(x.is_inference() for x in walk.values())
 
 
 def test_labels_are_passed_on():
     denoiser = network(num_classes=2)
     first, second = (trajectory_ranks(denoiser, 4, range(3), labels=label) for label in (0, 1))
     both = trajectory_ranks(denoiser, 4, [0, 0], labels=torch.tensor([0, 1]))
-    assert both.rank[:, 0].tolist() == first.rank[:, 0].tolist() and both.rank[:, 1].tolist() == second.rank[:, 0].tolist()
-    with pytest.raises(ValueError, match='labels are missing'): trajectory_ranks(denoiser, 4, range(3))
+    assert (
+        both.rank[:, 0].tolist() == first.rank[:, 0].tolist()
+        and both.rank[:, 1].tolist() == second.rank[:, 0].tolist()
+    )
+    with pytest.raises(ValueError, match='labels are missing'):
+        trajectory_ranks(denoiser, 4, range(3))
 
 
 def test_curve_interval_and_union():
@@ -260,7 +305,9 @@ def test_curve_interval_and_union():
     assert curve.rank[0].tolist() == [6] * 8 and curve.rank[-1].tolist() == [3] * 8
     low, high = curve.interval()
     assert bool((low <= curve.mean()).all()) and bool((curve.mean() <= high).all())
-    parts = [trajectory_ranks(MoLRG(2, 12, 3, seed=0).denoiser, 6, seeds) for seeds in (range(3), range(3, 8))]
+    parts = [
+        trajectory_ranks(MoLRG(2, 12, 3, seed=0).denoiser, 6, seeds) for seeds in (range(3), range(3, 8))
+    ]
     assert torch.equal(parts[0].and_points(parts[1]).rank, curve.rank)
     with pytest.raises(ValueError, match='share dimension and levels'):
         curve.and_points(trajectory_ranks(MoLRG(2, 12, 3, seed=0).denoiser, 5, range(2)))
@@ -269,10 +316,13 @@ def test_curve_interval_and_union():
 def test_callback_sees_every_level():
     seen = []
     trajectory_ranks(MoLRG(2, 12, 2, seed=0).denoiser, 5, range(2), callback=lambda s, r: seen.append((s, r)))
-    assert [s for s, _ in seen] == Scheduler.karras(5).walk()[:-1] and all(isinstance(r, Rank) for _, r in seen)
+    assert [s for s, _ in seen] == Scheduler.karras(5).walk()[:-1] and all(
+        isinstance(r, Rank) for _, r in seen
+    )
 
 
 # Edits
+
 
 def test_edit_of_a_gaussian_is_linear():
     denoiser, _ = gaussian(16, torch.logspace(-1, 1, 16).double(), (1, 4, 4))
@@ -287,26 +337,32 @@ def test_edit_of_a_gaussian_is_linear():
 
 def test_levels_below():
     denoiser = network()
-    assert levels_below(denoiser, 5., 1) == [5., 0.] and levels_below(denoiser, 0.001, 9) == [0.001, 0.]
-    levels = levels_below(denoiser, 5., 9)
+    assert _levels_below(denoiser, 5.0, 1) == [5.0, 0.0] and _levels_below(denoiser, 0.001, 9) == [0.001, 0.0]
+    levels = _levels_below(denoiser, 5.0, 9)
     assert len(levels) == 10 and levels[0] == pytest.approx(5) and levels[-1] == 0
 
 
 # What is refused
 
+
 class Dice(Denoiser):
-    def denoise(self, x, sigma, labels): return x * torch.rand(())
+    def denoise(self, x, sigma, labels):
+        return x * torch.rand(())
 
 
 class Jitter(Denoiser):
     "Return a shrunken image, as an exact denoiser does, and a little chance"
+
     image_shape = (1, 4, 4)
-    def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2) + 0.1 * torch.rand(())
+
+    def denoise(self, x, sigma, labels):
+        return x / (1 + sigma.to(x.dtype) ** 2) + 0.1 * torch.rand(())
 
 
 class Mute(Denoiser):
     @torch.no_grad()
-    def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2)
+    def denoise(self, x, sigma, labels):
+        return x / (1 + sigma.to(x.dtype) ** 2)
 
 
 X = torch.zeros(2, 1, 4, 4)
@@ -315,103 +371,146 @@ X = torch.zeros(2, 1, 4, 4)
 def song(dropout=0.13, **options):
     "Return EDM's network, whose blocks call the function of dropout and hold no module of it"
     from difflow.networks.song_unet import edm_network
-    denoiser = EDMDenoiser(edm_network('ddpmpp', 8, 3, model_channels=32, channel_mult=[1], dropout=dropout, **options))
+
+    denoiser = EDMDenoiser(
+        edm_network('ddpmpp', 8, 3, model_channels=32, channel_mult=[1], dropout=dropout, **options)
+    )
     denoiser.image_shape = (3, 8, 8)
     for p in denoiser.parameters():
-        if p.ndim > 1: nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
+        if p.ndim > 1:
+            nn.init.normal_(p, std=0.6 / math.sqrt(p[0].numel()))
     return denoiser
 
 
-@pytest.mark.parametrize('sigma', [0.5, 80.])
+@pytest.mark.parametrize('sigma', [0.5, 80.0])
 def test_dropout_without_a_module_is_refused(sigma):
     x = sigma * normal((1, 3, 8, 8))
-    with pytest.raises(ValueError, match='drops out at random .p=0.13.'): jacobian(song().train(), x, sigma)
-    with pytest.raises(ValueError, match='drops out at random .p=0.13.'): jacobian_spectrum(song().train(), x, sigma, k=1)
+    with pytest.raises(ValueError, match='drops out at random .p=0.13.'):
+        jacobian(song().train(), x, sigma)
+    with pytest.raises(ValueError, match='drops out at random .p=0.13.'):
+        jacobian_spectrum(song().train(), x, sigma, k=1)
     assert jacobian_spectrum(song().eval(), x, sigma, k=1, iterations=0).values.shape == (1, 1)
-    assert jacobian_spectrum(song(0.).train(), x, sigma, k=1, iterations=0).values.shape == (1, 1)
+    assert jacobian_spectrum(song(0.0).train(), x, sigma, k=1, iterations=0).values.shape == (1, 1)
 
 
 def test_dropped_labels_are_refused():
-    denoiser = song(0., label_dim=3, label_dropout=0.1).train()
+    denoiser = song(0.0, label_dim=3, label_dropout=0.1).train()
     with pytest.raises(ValueError, match='net drops out at random .p=0.1.'):
         jacobian(denoiser, normal((1, 3, 8, 8)), 0.5, torch.tensor([0]))
 
 
 def test_dropout_of_a_diffusers_network_is_refused():
     from difflow.networks.diffusers_unet import DiffusersUNet
-    net = DiffusersUNet(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1, dropout=0.2,
-                        down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))
+
+    net = DiffusersUNet(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        dropout=0.2,
+        down_block_types=('DownBlock2D',),
+        up_block_types=('UpBlock2D',),
+    )
     denoiser = EDMDenoiser(net.train())
     denoiser.image_shape = (1, 8, 8)
-    with pytest.raises(ValueError, match='drops out at random .p=0.2.'): jacobian(denoiser, normal((1, 1, 8, 8)), 0.5)
+    with pytest.raises(ValueError, match='drops out at random .p=0.2.'):
+        jacobian(denoiser, normal((1, 1, 8, 8)), 0.5)
 
 
-@pytest.mark.parametrize('sigma', [0.5, 10., 80.])
+@pytest.mark.parametrize('sigma', [0.5, 10.0, 80.0])
 def test_chance_is_seen_where_the_answer_is_small(sigma):
     for call in (jacobian, lambda *args: jacobian_spectrum(*args, k=1, iterations=0, probes=2)):
-        with pytest.raises(ValueError, match='must be deterministic, two answers'): call(Jitter(), sigma * normal((1, 1, 4, 4)), sigma)
+        with pytest.raises(ValueError, match='must be deterministic, two answers'):
+            call(Jitter(), sigma * normal((1, 1, 4, 4)), sigma)
 
 
 def test_chance_that_is_not_seen_ends_in_the_same_error():
     class Quiet(Jitter):
-        def denoise(self, x, sigma, labels): return x / (1 + sigma.to(x.dtype)**2) + 1e-12 * torch.rand(())
-    tangent = Tangent(Quiet(), normal((1, 1, 4, 4)), torch.tensor(1.))
-    with pytest.raises(ValueError, match='draws random numbers'): tangent.push(normal((2, 1, 16)))
+        def denoise(self, x, sigma, labels):
+            return x / (1 + sigma.to(x.dtype) ** 2) + 1e-12 * torch.rand(())
+
+    tangent = _Tangent(Quiet(), normal((1, 1, 4, 4)), torch.tensor(1.0))
+    with pytest.raises(ValueError, match='draws random numbers'):
+        tangent.push(normal((2, 1, 16)))
 
 
 @pytest.mark.parametrize('kind', [EDMDenoiser, VPDenoiser, VEDenoiser, DDPMDenoiser])
-@pytest.mark.parametrize('sigma', [0.05, 80.])
+@pytest.mark.parametrize('sigma', [0.05, 80.0])
 def test_rounding_in_batches_is_no_chance(kind, sigma):
     assert jacobian(network(kind=kind), sigma * normal((7, 1, 4, 4)), sigma).shape == (7, 16, 16)
 
 
 class Counting(Denoiser):
     image_shape, calls = (1, 4, 4), 0
+
     def denoise(self, x, sigma, labels):
         self.calls += 1
-        return x / (1 + sigma.to(x.dtype)**2)
+        return x / (1 + sigma.to(x.dtype) ** 2)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(k=17), 'k must be an integer in 1..16, got 17'), (dict(chunk=0), 'chunk must be'), (dict(probes=1), 'probes must be'),
-    (dict(iterations=-1), 'iterations must be'), (dict(energy=1.), 'energy must be'), (dict(labels=1), 'has no classes'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(k=17), 'k must be an integer in 1..16, got 17'),
+        (dict(chunk=0), 'chunk must be'),
+        (dict(probes=1), 'probes must be'),
+        (dict(iterations=-1), 'iterations must be'),
+        (dict(energy=1.0), 'energy must be'),
+        (dict(labels=1), 'has no classes'),
+    ],
+)
 def test_ranks_refuse_before_the_walk(options, message):
     denoiser = Counting()
-    late = dict(at=[0.01]) # the walk is long before it comes here
-    with pytest.raises(ValueError, match=message): trajectory_ranks(denoiser, 4, range(2), **late | options)
-    with pytest.raises(TypeError, match='itrations'): trajectory_ranks(denoiser, 4, range(2), itrations=1, **late)
-    with pytest.raises(ValueError, match=message): ranks_along(denoiser, seeds=range(2), walk=late, **options) # no item asked for
+    late = dict(at=[0.01])  # the walk is long before it comes here
+    with pytest.raises(ValueError, match=message):
+        trajectory_ranks(denoiser, 4, range(2), **late | options)
+    with pytest.raises(TypeError, match='itrations'):
+        trajectory_ranks(denoiser, 4, range(2), itrations=1, **late)
+    with pytest.raises(ValueError, match=message):
+        ranks_along(denoiser, seeds=range(2), walk=late, **options)  # no item asked for
     assert denoiser.calls == 0
 
 
 def test_values_on_another_device_stay_there():
     spectrum = as_spectrum(torch.ones(3, 5, device='meta'))
-    assert {t.device.type for t in (spectrum.values, spectrum.tail, spectrum.missed, spectrum.error)} == {'meta'}
+    assert {t.device.type for t in (spectrum.values, spectrum.tail, spectrum.missed, spectrum.error)} == {
+        'meta'
+    }
 
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: jacobian(network(dropout=0.2).train(), X, 1.), 'drops out at random .p=0.2.: call denoiser.eval'),
-    (lambda: jacobian(Dice(), X + 1, 1.), 'must be deterministic'),
-    (lambda: jacobian(Mute(), X, 1.), 'passes no gradient'),
-    (lambda: jacobian(VEDenoiser(network().net), X, 0.001), 'sigma must be in 0.02..100, got 0.001'),
-    (lambda: jacobian(VEDenoiser(network().net), X, torch.tensor([1., 101.])), 'sigma must be in 0.02..100, got 101'),
-    (lambda: jacobian(network(), X, -1.), 'sigma must be in .0, inf.'),
-    (lambda: jacobian(network(), X[:0], 1.), 'at least one image, got 0'),
-    (lambda: jacobian(network(), X[:, :, :3], 1.), 'x must have the shape'),
-    (lambda: jacobian(network(), X, 1., chunk=0), 'chunk must be an integer >= 1, got 0'),
-    (lambda: jacobian_spectrum(network(), X, 1., k=17), 'k must be an integer in 1..16, got 17'),
-    (lambda: jacobian_spectrum(network(), X, 1., k=0), 'k must be an integer in 1..16, got 0'),
-    (lambda: jacobian_spectrum(network(), X, 1., k=2, probes=1), 'probes must be'),
-    (lambda: jacobian_spectrum(network(), X, 1., energy=1.), 'energy must be in .0, 1., got 1.0'),
-    (lambda: numerical_rank(torch.ones(3), 0.), 'energy must be in .0, 1., got 0.0'),
-    (lambda: trajectory(network(), steps=0), 'steps must be an integer >= 1, got 0'),
-    (lambda: trajectory(network(), at=[]), 'at must name at least one'),
-    (lambda: trajectory(network(), at=[math.nan]), 'sigma must be in .0, inf., got nan'),
-    (lambda: trajectory(VEDenoiser(network().net), at=[200.]), 'sigma must be in 0.02..100, got 200'),
-    (lambda: trajectory_ranks(network(), energy=2.), 'energy must be in .0, 1., got 2.0'),
-    (lambda: edit(network(), X, 1., X[0], [1.]), r'x must be \(1, C, H, W\)'),
-    (lambda: edit(network(), X[:1], 1., X[0], []), 'strengths must be finite'),
-])
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (
+            lambda: jacobian(network(dropout=0.2).train(), X, 1.0),
+            'drops out at random .p=0.2.: call denoiser.eval',
+        ),
+        (lambda: jacobian(Dice(), X + 1, 1.0), 'must be deterministic'),
+        (lambda: jacobian(Mute(), X, 1.0), 'passes no gradient'),
+        (lambda: jacobian(VEDenoiser(network().net), X, 0.001), 'sigma must be in 0.02..100, got 0.001'),
+        (
+            lambda: jacobian(VEDenoiser(network().net), X, torch.tensor([1.0, 101.0])),
+            'sigma must be in 0.02..100, got 101',
+        ),
+        (lambda: jacobian(network(), X, -1.0), 'sigma must be in .0, inf.'),
+        (lambda: jacobian(network(), X[:0], 1.0), 'at least one image, got 0'),
+        (lambda: jacobian(network(), X[:, :, :3], 1.0), 'x must have the shape'),
+        (lambda: jacobian(network(), X, 1.0, chunk=0), 'chunk must be an integer >= 1, got 0'),
+        (lambda: jacobian_spectrum(network(), X, 1.0, k=17), 'k must be an integer in 1..16, got 17'),
+        (lambda: jacobian_spectrum(network(), X, 1.0, k=0), 'k must be an integer in 1..16, got 0'),
+        (lambda: jacobian_spectrum(network(), X, 1.0, k=2, probes=1), 'probes must be'),
+        (lambda: jacobian_spectrum(network(), X, 1.0, energy=1.0), 'energy must be in .0, 1., got 1.0'),
+        (lambda: numerical_rank(torch.ones(3), 0.0), 'energy must be in .0, 1., got 0.0'),
+        (lambda: trajectory(network(), steps=0), 'steps must be an integer >= 1, got 0'),
+        (lambda: trajectory(network(), at=[]), 'at must name at least one'),
+        (lambda: trajectory(network(), at=[math.nan]), 'sigma must be in .0, inf., got nan'),
+        (lambda: trajectory(VEDenoiser(network().net), at=[200.0]), 'sigma must be in 0.02..100, got 200'),
+        (lambda: trajectory_ranks(network(), energy=2.0), 'energy must be in .0, 1., got 2.0'),
+        (lambda: edit(network(), X, 1.0, X[0], [1.0]), r'x must be \(1, C, H, W\)'),
+        (lambda: edit(network(), X[:1], 1.0, X[0], []), 'strengths must be finite'),
+    ],
+)
 def test_bad_input_is_refused(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,4 +1,5 @@
 """Information and profiles beyond what the notebook shows: closed forms, bounds, how much is trained, bad input."""
+
 import math
 
 import numpy as np
@@ -6,21 +7,28 @@ import pytest
 import torch
 
 import difflow.representations.information as module
-from difflow.representations.information import (attention_profile, gaussian_information, jensen_shannon,
-                                                 ksg_information, mask_ablation, mine_information,
-                                                 mutual_information, profile_distances)
+from difflow.representations.information import (
+    attention_profile,
+    gaussian_information,
+    jensen_shannon,
+    ksg_information,
+    mask_ablation,
+    mine_information,
+    mutual_information,
+    profile_distances,
+)
 from difflow.representations.mixers import TransformerMixer
-
 
 def gaussians(n, d, rho, seed=0):
     a, b = np.random.default_rng(seed).normal(size=(2, n, d))
     return a, rho * a + math.sqrt(1 - rho**2) * b
 
 
-def known(d, rho): return -d / 2 * math.log(1 - rho**2)
+def known(d, rho):
+    return -d / 2 * math.log(1 - rho**2)
 
 
-@pytest.mark.parametrize('d, rho', [(1, 0.), (1, 0.6), (2, 0.9), (3, 0.5)])
+@pytest.mark.parametrize('d, rho', [(1, 0.0), (1, 0.6), (2, 0.9), (3, 0.5)])
 def test_estimators_hit_the_closed_form(d, rho):
     x, y = gaussians(1500, d, rho, seed=4)
     exact = gaussian_information(x, y)
@@ -29,13 +37,14 @@ def test_estimators_hit_the_closed_form(d, rho):
     assert abs(near.nats - known(d, rho)) < 4 * near.error
 
 
-@pytest.mark.parametrize('d, rho', [(1, 0.), (1, 0.8), (3, 0.9), (4, 0.8)])
+@pytest.mark.parametrize('d, rho', [(1, 0.0), (1, 0.8), (3, 0.9), (4, 0.8)])
 def test_the_error_of_nearest_neighbours_covers_what_they_miss(d, rho):
     "In three and four dimensions the estimate is short by 0.3 to 0.5 nats, ten times what the parts differ by"
     found = [ksg_information(*gaussians(600, d, rho, seed)) for seed in range(10)]
     off = np.array([(e.nats - known(d, rho)) / e.error for e in found])
     assert (np.abs(off) < 2).mean() >= 0.8 and np.abs(off).max() < 4
-    if d == 1: assert np.mean([e.error for e in found]) < 0.1
+    if d == 1:
+        assert np.mean([e.error for e in found]) < 0.1
 
 
 def test_the_error_of_mine_covers_the_choice_of_examples():
@@ -45,12 +54,12 @@ def test_the_error_of_mine_covers_the_choice_of_examples():
     off = np.array([(e.nats - known(1, rho)) / e.error for e in found])
     spread, stated = np.std([e.nats for e in found], ddof=1), np.mean([e.error for e in found])
     assert (np.abs(off) < 2).mean() >= 0.7 and np.abs(off).max() < 4
-    assert 0.5 < stated / spread < 2 # the batches alone would say a third of it
+    assert 0.5 < stated / spread < 2  # the batches alone would say a third of it
 
 
 def test_information_is_symmetric_and_keeps_under_invertible_maps():
     x, y = gaussians(800, 2, 0.7)
-    turn = np.array([[2., 1.], [0., 3.]])
+    turn = np.array([[2.0, 1.0], [0.0, 3.0]])
     assert gaussian_information(x, y).nats == pytest.approx(gaussian_information(y, x).nats)
     assert gaussian_information(x @ turn, y).nats == pytest.approx(gaussian_information(x, y).nats, abs=1e-9)
     assert ksg_information(x, y).nats == pytest.approx(ksg_information(y, x).nats, abs=1e-4)
@@ -65,7 +74,9 @@ def test_ksg_sees_what_the_covariance_does_not():
 def test_mine_stays_below_and_is_zero_for_independent():
     x, y = gaussians(1000, 1, 0.8)
     free = np.random.default_rng(9).normal(size=x.shape)
-    found = mine_information(np.stack([x, x]), np.stack([y, free]), steps=300, hidden=24, lr=4e-3, batch_size=200)
+    found = mine_information(
+        np.stack([x, x]), np.stack([y, free]), steps=300, hidden=24, lr=4e-3, batch_size=200
+    )
     assert 0.5 * known(1, 0.8) < found[0].nats < known(1, 0.8) + 4 * found[0].error
     assert abs(found[1].nats) < 4 * found[1].error + 0.03
 
@@ -73,9 +84,11 @@ def test_mine_stays_below_and_is_zero_for_independent():
 def test_half_of_the_pairs_and_one_batch(monkeypatch):
     "363 published trainings of 11 x 11 are 66 here, all in one call"
     calls = []
+
     def counting(x, y, **options):
         calls.append(x.shape)
-        return [module.Estimate(float(i), 0.) for i in range(len(x))]
+        return [module.Estimate(float(i), 0.0) for i in range(len(x))]
+
     monkeypatch.setattr(module, 'mine_information', counting)
     found = mutual_information(torch.randn(40, 11, 2), 'mine')
     assert calls == [torch.Size([66, 40, 2])] and 363 / 66 >= 5
@@ -96,8 +109,10 @@ def test_divergence_of_profiles():
     distances = profile_distances(profiles)
     assert (np.abs(np.diag(distances)) < 1e-12).all() and np.allclose(distances, distances.T)
     assert distances.min() > -1e-12 and distances.max() <= 1
-    root = np.sqrt(distances.clip(0)) # its root is a metric
-    assert all(root[i, j] <= root[i, k] + root[k, j] + 1e-9 for i in range(8) for j in range(8) for k in range(8))
+    root = np.sqrt(distances.clip(0))  # its root is a metric
+    assert all(
+        root[i, j] <= root[i, k] + root[k, j] + 1e-9 for i in range(8) for j in range(8) for k in range(8)
+    )
     assert jensen_shannon([1, 0, 0], [0, 0.5, 0.5]) == pytest.approx(1)
 
 
@@ -106,7 +121,8 @@ def test_profiles_leave_out_the_token():
     mixer = TransformerMixer(epochs=1, lrs=(1e-3,), seeds=1, hidden=8, batch_size=20).fit(codes, labels)
     profile = attention_profile(mixer, codes)
     assert profile.shape == (1, 4) and profile.sum() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(ValueError, match='not fitted'): attention_profile(TransformerMixer(), codes)
+    with pytest.raises(ValueError, match='not fitted'):
+        attention_profile(TransformerMixer(), codes)
 
 
 X, Y = gaussians(64, 2, 0.5)
@@ -114,16 +130,28 @@ BROKEN = X.copy()
 BROKEN[3, 1] = np.nan
 
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: gaussian_information(X, Y[:-1]), 'got 64 and 63'), (lambda: ksg_information(X[:9], Y[:9]), 'at least 16 pairs'),
-    (lambda: ksg_information(BROKEN, Y), 'must be finite'), (lambda: ksg_information(X, Y, k=8), r'k must be in 1..7, got 8'),
-    (lambda: gaussian_information(np.ones((20, 6)), np.ones((20, 6))), '12 numbers need more than 20 pairs'),
-    (lambda: mine_information(X, Y[:-1]), 'equal P and N'), (lambda: mine_information(X, Y, batch_size=65), 'batch_size must be in 2..64'),
-    (lambda: mine_information(X, Y, steps=5, batch_size=32), 'steps must be >= window'),
-    (lambda: mutual_information(X[:, None], 'club'), "got 'club'"), (lambda: mutual_information(BROKEN[:, None]), 'the first is 3'),
-    (lambda: mutual_information(X), r'shape \(N, T, D\)'),
-    (lambda: jensen_shannon([0.5, 0.5], [1.]), 'q must be 2 numbers'), (lambda: jensen_shannon([1.5, -0.5], [1, 0]), 'p must be'),
-    (lambda: mask_ablation((X, Y), (X, Y), masks=(0, 7)), 'masks must be in 0..4, got 7'),
-])
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (lambda: gaussian_information(X, Y[:-1]), 'got 64 and 63'),
+        (lambda: ksg_information(X[:9], Y[:9]), 'at least 16 pairs'),
+        (lambda: ksg_information(BROKEN, Y), 'must be finite'),
+        (lambda: ksg_information(X, Y, k=8), r'k must be in 1..7, got 8'),
+        (
+            lambda: gaussian_information(np.ones((20, 6)), np.ones((20, 6))),
+            '12 numbers need more than 20 pairs',
+        ),
+        (lambda: mine_information(X, Y[:-1]), 'equal P and N'),
+        (lambda: mine_information(X, Y, batch_size=65), 'batch_size must be in 2..64'),
+        (lambda: mine_information(X, Y, steps=5, batch_size=32), 'steps must be >= window'),
+        (lambda: mutual_information(X[:, None], 'club'), "got 'club'"),
+        (lambda: mutual_information(BROKEN[:, None]), 'the first is 3'),
+        (lambda: mutual_information(X), r'shape \(N, T, D\)'),
+        (lambda: jensen_shannon([0.5, 0.5], [1.0]), 'q must be 2 numbers'),
+        (lambda: jensen_shannon([1.5, -0.5], [1, 0]), 'p must be'),
+        (lambda: mask_ablation((X, Y), (X, Y), masks=(0, 7)), 'masks must be in 0..4, got 7'),
+    ],
+)
 def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()

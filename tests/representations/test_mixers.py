@@ -1,4 +1,5 @@
 """Read-outs beyond what the notebook shows: batched against one by one, masks, factors, bad input."""
+
 import math
 
 import numpy as np
@@ -6,9 +7,17 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from difflow.representations.mixer_networks import MLP
-from difflow.representations.mixers import (MIXERS, ConcatMixer, GRUMixer, MeanMixer, SingleTime,
-                                            TransformerMixer, _permutation, _split)
+from difflow.representations.mixer_networks import _MLP
+from difflow.representations.mixers import (
+    MIXERS,
+    ConcatMixer,
+    GRUMixer,
+    MeanMixer,
+    SingleTime,
+    TransformerMixer,
+    _permutation,
+    _split,
+)
 
 QUICK = dict(epochs=3, lrs=(1e-2, 1e-3), seeds=2, hidden=16, batch_size=20)
 
@@ -26,23 +35,25 @@ def alone(codes, labels, lr, seed, time, epochs, batch_size, hidden, decay=1e-5)
     "One SingleTime read-out trained by torch's own Adam; the best accuracy on the examples set aside"
     fit, held = (part[seed] for part in _split(len(codes), 0.1, seed + 1))
     torch.manual_seed(seed)
-    net = MLP(codes.shape[2], int(labels.max()) + 1, hidden, 0.)
-    adam, best = torch.optim.Adam(net.parameters(), lr, weight_decay=decay), 0.
+    net = _MLP(codes.shape[2], int(labels.max()) + 1, hidden, 0.0)
+    adam, best = torch.optim.Adam(net.parameters(), lr, weight_decay=decay), 0.0
     for epoch in range(epochs):
         order = fit[_permutation(len(fit), seed, epoch)]
         for rows in order.split(batch_size):
-            if len(rows) < batch_size: continue
+            if len(rows) < batch_size:
+                continue
             adam.zero_grad()
             cross_entropy(net(codes[rows, time]), labels[rows]).backward()
             adam.step()
-        with torch.no_grad(): right = (net(codes[held, time]).argmax(1) == labels[held]).float().mean()
+        with torch.no_grad():
+            right = (net(codes[held, time]).argmax(1) == labels[held]).float().mean()
         best = max(best, right.item())
     return best
 
 
 def test_a_batched_grid_is_the_grid_one_by_one():
     codes, labels = blobs()
-    together = SingleTime(**QUICK, dropout=0.).fit(codes, labels).valid # (lrs, seeds, 1, times)
+    together = SingleTime(**QUICK, dropout=0.0).fit(codes, labels).valid  # (lrs, seeds, 1, times)
     for i, lr in enumerate(QUICK['lrs']):
         for seed in range(2):
             for time in range(3):
@@ -52,8 +63,8 @@ def test_a_batched_grid_is_the_grid_one_by_one():
 
 def test_a_run_does_not_depend_on_the_others_beside_it():
     codes, labels = blobs()
-    both = ConcatMixer(**QUICK, dropout=0.).fit(codes, labels).valid
-    slow = ConcatMixer(**QUICK | dict(lrs=(1e-3,)), dropout=0.).fit(codes, labels).valid
+    both = ConcatMixer(**QUICK, dropout=0.0).fit(codes, labels).valid
+    slow = ConcatMixer(**QUICK | dict(lrs=(1e-3,)), dropout=0.0).fit(codes, labels).valid
     assert torch.equal(both[1], slow[0])
 
 
@@ -64,13 +75,16 @@ def test_each_reader_finds_the_class(name):
     mixer = MIXERS[name](**QUICK | dict(epochs=12, lrs=(1e-2,), hidden=32)).fit(codes, labels)
     assert mixer.score(*more) > 0.9 and mixer.predict(more[0]).shape == (100,)
     assert mixer.scores(*more).shape == (2,)
-    if name == 'single': assert mixer.time_index.tolist() == [1]
+    if name == 'single':
+        assert mixer.time_index.tolist() == [1]
 
 
 @pytest.mark.parametrize('mask', range(5))
 def test_masks_hide_what_they_say(mask):
     codes, labels = blobs(60)
-    reader = TransformerMixer(**QUICK | dict(epochs=1, seeds=1, lrs=(1e-3,)), mask=mask, hidden_time=0).fit(codes, labels)
+    reader = TransformerMixer(**QUICK | dict(epochs=1, seeds=1, lrs=(1e-3,)), mask=mask, hidden_time=0).fit(
+        codes, labels
+    )
     attention = reader.attention(codes)[0]
     hidden = {0: [], 1: [0], 2: [3], 3: [0, 3], 4: [1, 2, 3]}[mask]
     seen = [i for i in range(4) if i not in hidden]
@@ -82,7 +96,7 @@ def test_a_hidden_time_cannot_matter():
     codes, labels = blobs(60)
     reader = TransformerMixer(**QUICK | dict(epochs=1), mask=1, hidden_time=2).fit(codes, labels)
     other = codes.clone()
-    other[:, 2] = 100.
+    other[:, 2] = 100.0
     assert torch.allclose(reader._probabilities(codes), reader._probabilities(other), atol=1e-6)
 
 
@@ -107,43 +121,77 @@ SPOILT[7, 1, 2] = math.nan
 
 
 @pytest.mark.parametrize('name', MIXERS)
-@pytest.mark.parametrize('codes, labels, message', [
-    (Z, Y[:-1], r'labels must be \(20,\)'), (SPOILT, Y, 'the first is 7'), (Z * math.inf, Y, 'codes must be finite'),
-    (Z[0], Y, r'shape \(N, T, D\)'), (Z[:0], Y[:0], 'none of them 0'), (Z, Y * 0, 'factor 0 has a single class, 0'),
-    (Z, torch.stack([Y, Y * 0 + 3], 1), 'factor 1 has a single class, 3'), (Z, Y.float(), 'labels must be integers'),
-    (Z, Y - 1, 'labels must be integers >= 0'), (Z, Y[:, None, None], 'labels must be'),
-])
+@pytest.mark.parametrize(
+    'codes, labels, message',
+    [
+        (Z, Y[:-1], r'labels must be \(20,\)'),
+        (SPOILT, Y, 'the first is 7'),
+        (Z * math.inf, Y, 'codes must be finite'),
+        (Z[0], Y, r'shape \(N, T, D\)'),
+        (Z[:0], Y[:0], 'none of them 0'),
+        (Z, Y * 0, 'factor 0 has a single class, 0'),
+        (Z, torch.stack([Y, Y * 0 + 3], 1), 'factor 1 has a single class, 3'),
+        (Z, Y.float(), 'labels must be integers'),
+        (Z, Y - 1, 'labels must be integers >= 0'),
+        (Z, Y[:, None, None], 'labels must be'),
+    ],
+)
 def test_bad_codes_and_labels(name, codes, labels, message):
-    with pytest.raises(ValueError, match=message): MIXERS[name]().fit(codes, labels)
+    with pytest.raises(ValueError, match=message):
+        MIXERS[name]().fit(codes, labels)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(epochs=0), 'epochs must be >= 1'), (dict(batch_size=0), 'batch_size'), (dict(seeds=0), 'seeds'), (dict(lrs=()), 'lrs'),
-    (dict(lrs=(1e-3, -1.)), 'lrs must be > 0'), (dict(lrs=(math.nan,)), 'lrs must be > 0'), (dict(weight_decay=-1.), 'weight_decay must be >= 0'), (dict(dropout=1.), 'dropout must be in'), (dict(validation=1.), 'validation must be'), (dict(validation=0.01), 'leave none'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(epochs=0), 'epochs must be >= 1'),
+        (dict(batch_size=0), 'batch_size'),
+        (dict(seeds=0), 'seeds'),
+        (dict(lrs=()), 'lrs'),
+        (dict(lrs=(1e-3, -1.0)), 'lrs must be > 0'),
+        (dict(lrs=(math.nan,)), 'lrs must be > 0'),
+        (dict(weight_decay=-1.0), 'weight_decay must be >= 0'),
+        (dict(dropout=1.0), 'dropout must be in'),
+        (dict(validation=1.0), 'validation must be'),
+        (dict(validation=0.01), 'leave none'),
+    ],
+)
 @pytest.mark.parametrize('name', MIXERS)
 def test_bad_settings_of_all(options, message, name):
-    with pytest.raises(ValueError, match=message): MIXERS[name](**options).fit(Z, Y)
+    with pytest.raises(ValueError, match=message):
+        MIXERS[name](**options).fit(Z, Y)
 
 
-@pytest.mark.parametrize('mixer, message', [
-    (GRUMixer(hidden=0), 'hidden of a GRU must be >= 1, got 0'), (TransformerMixer(hidden=0), 'multiple of heads = 4, got 0'),
-    (TransformerMixer(hidden=30), 'multiple of heads = 4, got 30'), (TransformerMixer(heads=5), 'multiple of heads = 5, got 256'),
-    (TransformerMixer(hidden=5, heads=1), 'must be even'), (TransformerMixer(iterations=0), 'iterations must be >= 1'), (SingleTime(hidden=-1), 'hidden must be >= 0'),
-])
+@pytest.mark.parametrize(
+    'mixer, message',
+    [
+        (GRUMixer(hidden=0), 'hidden of a GRU must be >= 1, got 0'),
+        (TransformerMixer(hidden=0), 'multiple of heads = 4, got 0'),
+        (TransformerMixer(hidden=30), 'multiple of heads = 4, got 30'),
+        (TransformerMixer(heads=5), 'multiple of heads = 5, got 256'),
+        (TransformerMixer(hidden=5, heads=1), 'must be even'),
+        (TransformerMixer(iterations=0), 'iterations must be >= 1'),
+        (SingleTime(hidden=-1), 'hidden must be >= 0'),
+    ],
+)
 def test_widths_that_cannot_be(mixer, message):
-    with pytest.raises(ValueError, match=message): mixer.fit(Z, Y)
+    with pytest.raises(ValueError, match=message):
+        mixer.fit(Z, Y)
 
 
 def test_published_seeds():
-    assert {name: kind().seeds for name, kind in MIXERS.items()} == dict(single=3, mean=3, concat=3, gru=5, transformer=5)
+    assert {name: kind().seeds for name, kind in MIXERS.items()} == dict(
+        single=3, mean=3, concat=3, gru=5, transformer=5
+    )
 
 
 def test_random_numbers_of_the_caller_stay():
     def after(seed, fit):
         torch.manual_seed(seed)
-        if fit: SingleTime(**QUICK | dict(epochs=1, batch_size=9)).fit(Z, Y)
+        if fit:
+            SingleTime(**QUICK | dict(epochs=1, batch_size=9)).fit(Z, Y)
         return torch.rand(1).item()
+
     assert after(1, True) == after(1, False) and after(2, True) != after(1, True)
 
 
@@ -151,15 +199,24 @@ def test_answers_are_what_scores_count():
     codes, labels = blobs()
     reader = SingleTime(**QUICK).fit(codes, labels)
     answers = reader.answers(codes)
-    assert answers.shape == (1, 2, 120) and ((answers == labels).float().mean(-1)[0].numpy() == reader.scores(codes, labels)).all()
+    assert (
+        answers.shape == (1, 2, 120)
+        and ((answers == labels).float().mean(-1)[0].numpy() == reader.scores(codes, labels)).all()
+    )
 
 
 def test_bad_questions_to_a_fitted_reader():
     reader = SingleTime(**QUICK | dict(epochs=1, batch_size=9)).fit(Z, Y)
-    with pytest.raises(ValueError, match=r'codes must be \(N, 3, 4\)'): reader.predict(Z[:, :2])
+    with pytest.raises(ValueError, match=r'codes must be \(N, 3, 4\)'):
+        reader.predict(Z[:, :2])
     for score in (reader.score, reader.scores, reader.scores_by_time):
-        with pytest.raises(ValueError, match='labels must have 1 factors, got 2'): score(Z, torch.stack([Y, Y], 1))
-        with pytest.raises(ValueError, match='labels must be'): score(Z, Y[:-1])
-    with pytest.raises(ValueError, match='not fitted'): SingleTime().predict(Z)
-    with pytest.raises(ValueError, match='hidden_time must be in 0..2, got 5'): TransformerMixer(mask=1).fit(Z, Y)
-    with pytest.raises(ValueError, match='mask must be in 0..4, got 5'): TransformerMixer(mask=5).fit(Z, Y)
+        with pytest.raises(ValueError, match='labels must have 1 factors, got 2'):
+            score(Z, torch.stack([Y, Y], 1))
+        with pytest.raises(ValueError, match='labels must be'):
+            score(Z, Y[:-1])
+    with pytest.raises(ValueError, match='not fitted'):
+        SingleTime().predict(Z)
+    with pytest.raises(ValueError, match='hidden_time must be in 0..2, got 5'):
+        TransformerMixer(mask=1).fit(Z, Y)
+    with pytest.raises(ValueError, match='mask must be in 0..4, got 5'):
+        TransformerMixer(mask=5).fit(Z, Y)

@@ -1,4 +1,5 @@
 """Scores against enumeration, their intervals, and sets that do not belong together."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,19 +10,19 @@ from difflow.reproducibility import scores as reproducibility
 from difflow.reproducibility.scores import Score, gl_score, m_score, nearest, rp_matrix, rp_score
 from difflow.statistics.intervals import bootstrap_interval
 
-
 def features(count, dims=16, seed=0):
     return F.normalize(torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def all_similarities(a, b): return (a.double()[:, None] * b.double()[None]).sum(-1)
+def all_similarities(a, b):
+    return (a.double()[:, None] * b.double()[None]).sum(-1)
 
 
 @pytest.mark.parametrize('rows, columns', [(2048, 4096), (7, 13), (1, 1), (50, 5)])
 @pytest.mark.parametrize('k', [1, 4])
 def test_nearest_is_that_of_enumeration_whatever_the_blocks(k, rows, columns, monkeypatch):
-    monkeypatch.setattr(reproducibility, 'QUERIES', rows)
-    monkeypatch.setattr(reproducibility, 'REFERENCES', columns)
+    monkeypatch.setattr(reproducibility, '_QUERIES', rows)
+    monkeypatch.setattr(reproducibility, '_REFERENCES', columns)
     a, b = features(60, seed=1), features(91, seed=2)
     similarities, indices = nearest(a, b, k)
     expected = all_similarities(a, b).topk(k)
@@ -29,7 +30,7 @@ def test_nearest_is_that_of_enumeration_whatever_the_blocks(k, rows, columns, mo
     torch.testing.assert_close(similarities, expected.values.float(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize('threshold', [-1., 0., 0.3, 0.6, 0.95, 1.])
+@pytest.mark.parametrize('threshold', [-1.0, 0.0, 0.3, 0.6, 0.95, 1.0])
 def test_scores_are_those_of_enumeration(threshold):
     a, b = features(200, seed=1), features(200, seed=2)
     b[:40] = F.normalize(a[:40] + 0.1 * b[:40], dim=1)
@@ -38,14 +39,17 @@ def test_scores_are_those_of_enumeration(threshold):
     memorised, new = m_score(a, b, threshold), gl_score(a, b, threshold)
     assert memorised.value == (pairs.amax(1) > threshold).double().mean()
     assert new.value == pytest.approx(1 - memorised.value) and torch.equal(new.indices, memorised.indices)
-    assert torch.equal(memorised.indices, pairs.argmax(1)) and memorised.copies.double().mean() == memorised.value
+    assert (
+        torch.equal(memorised.indices, pairs.argmax(1))
+        and memorised.copies.double().mean() == memorised.value
+    )
     assert (memorised.name, new.name) == ('M score', 'GL score')
 
 
 def test_published_names_are_not_confused():
     "Copies of training images: memorised, so M is 1 and GL is 0"
     train = features(50)
-    assert (m_score(train[:20], train).value, gl_score(train[:20], train).value) == (1., 0.)
+    assert (m_score(train[:20], train).value, gl_score(train[:20], train).value) == (1.0, 0.0)
     assert torch.equal(m_score(train[:20], train).indices, torch.arange(20))
     assert rp_score(train, train).value == 1
 
@@ -78,6 +82,7 @@ def test_other_thresholds_need_no_new_search():
 
 # Intervals
 
+
 @pytest.mark.parametrize('count, share', [(50, 0.5), (400, 0.05), (1000, 0.9)])
 def test_interval_is_that_of_resampled_samples(count, share):
     "Draw samples with replacement, one by one, and look at the spread of the shares"
@@ -86,14 +91,17 @@ def test_interval_is_that_of_resampled_samples(count, share):
     rng = np.random.default_rng(1)
     shares = np.array([hits[rng.integers(0, count, count)].mean() for _ in range(4000)])
     low, high = bootstrap_interval(successes, count)
-    assert abs(low - np.quantile(shares, 0.025)) < 1.5 / count + 0.004 and abs(high - np.quantile(shares, 0.975)) < 1.5 / count + 0.004
+    assert (
+        abs(low - np.quantile(shares, 0.025)) < 1.5 / count + 0.004
+        and abs(high - np.quantile(shares, 0.975)) < 1.5 / count + 0.004
+    )
     assert low < share < high
 
 
 def test_interval_where_all_samples_agree():
     "The limit is the share at which such a sample has a probability of 2.5 %"
     low, high = bootstrap_interval(0, 20)
-    assert low == 0 and (1 - high)**20 == pytest.approx(0.025)
+    assert low == 0 and (1 - high) ** 20 == pytest.approx(0.025)
     low, high = bootstrap_interval(20, 20)
     assert high == 1 and low**20 == pytest.approx(0.025)
 
@@ -106,16 +114,25 @@ def test_interval_is_reproducible_and_wider_at_a_higher_level():
 
 def test_score_as_text_and_number():
     score = rp_score(features(10), features(10))
-    assert float(score) == 1 and str(score).startswith('RP score 1.0000 (0.6915..1.0000), 10 samples, threshold 0.6')
+    assert float(score) == 1 and str(score).startswith(
+        'RP score 1.0000 (0.6915..1.0000), 10 samples, threshold 0.6'
+    )
     assert isinstance(score, Score)
 
 
 # What goes in
 
+
 def test_arrays_files_and_images(tmp_path):
     f = features(12)
     np.savez(tmp_path / 'plain.npz', features=f.numpy())
-    np.savez(tmp_path / 'told.npz', features=f.numpy(), seeds=np.arange(12), names=np.array([f'{i}' for i in range(12)]), model='x')
+    np.savez(
+        tmp_path / 'told.npz',
+        features=f.numpy(),
+        seeds=np.arange(12),
+        names=np.array([f'{i}' for i in range(12)]),
+        model='x',
+    )
     for source in (f, f.numpy(), f.double(), Features(f), tmp_path / 'plain.npz', str(tmp_path / 'told.npz')):
         assert rp_score(source, f).value == 1 and m_score(source, f).value == 1
     images = torch.rand(12, 1, 4, 4)
@@ -127,20 +144,38 @@ def test_sets_that_do_not_belong_together(tmp_path):
     told = Features(f, seeds=torch.arange(10), model='a' * 64, preprocess={'resize': 'square-320'})
     np.savez(tmp_path / 'other.npz', features=f.numpy(), labels=np.arange(10))
     for make, words in (
-            (lambda: rp_score(f, f[:9]), '10 and 9 samples'), (lambda: rp_score(f, features(10, 8)), '16 and 8 dimensions'),
-            (lambda: m_score(f, features(10, 8)), '16 and 8 dimensions'),
-            (lambda: rp_score(told, told._replace(seeds=torch.arange(10).flip(0))), '10 of 10 seeds differ, first in row 0: 0 and 9'),
-            (lambda: m_score(told, told._replace(model='b' * 64)), 'different descriptors: model'),
-            (lambda: rp_score(told, told._replace(preprocess={'resize': 'short-288'})), 'different descriptors: preprocess'),
-            (lambda: rp_score(f, 1.01 * f), '10 of 10 rows are not of length 1'), (lambda: m_score(f[:0], f), 'none of them 0'),
-            (lambda: m_score(f, f[:0]), 'none of them 0'), (lambda: m_score(torch.rand(3, 1, 8, 8), f), 'pass extract='),
-            (lambda: rp_score(f, torch.full((10, 16), float('nan'))), 'not of length 1'),
-            (lambda: rp_score(f, f, 1.5), r'threshold must be in -1..1, got 1.5'), (lambda: nearest(f, f, 11), 'k must be in 1..10, got 11'),
-            (lambda: rp_score(f, str(tmp_path / 'other.npz')), "keys .'features', 'labels'."), (lambda: bootstrap_interval(1, 2, 1.), 'level')):
-        with pytest.raises(ValueError, match=words): make()
+        (lambda: rp_score(f, f[:9]), '10 and 9 samples'),
+        (lambda: rp_score(f, features(10, 8)), '16 and 8 dimensions'),
+        (lambda: m_score(f, features(10, 8)), '16 and 8 dimensions'),
+        (
+            lambda: rp_score(told, told._replace(seeds=torch.arange(10).flip(0))),
+            '10 of 10 seeds differ, first in row 0: 0 and 9',
+        ),
+        (lambda: m_score(told, told._replace(model='b' * 64)), 'different descriptors: model'),
+        (
+            lambda: rp_score(told, told._replace(preprocess={'resize': 'short-288'})),
+            'different descriptors: preprocess',
+        ),
+        (lambda: rp_score(f, 1.01 * f), '10 of 10 rows are not of length 1'),
+        (lambda: m_score(f[:0], f), 'none of them 0'),
+        (lambda: m_score(f, f[:0]), 'none of them 0'),
+        (lambda: m_score(torch.rand(3, 1, 8, 8), f), 'pass extract='),
+        (lambda: rp_score(f, torch.full((10, 16), float('nan'))), 'not of length 1'),
+        (lambda: rp_score(f, f, 1.5), r'threshold must be in -1..1, got 1.5'),
+        (lambda: nearest(f, f, 11), 'k must be in 1..10, got 11'),
+        (lambda: rp_score(f, str(tmp_path / 'other.npz')), "keys .'features', 'labels'."),
+        (lambda: bootstrap_interval(1, 2, 1.0), 'level'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()
 
 
 def test_what_nobody_tells_is_not_checked():
     f = features(10)
     told = Features(f, seeds=torch.arange(10), model='a' * 64)
-    assert rp_score(told, f).value == rp_score(f, told).value == rp_score(told, Features(f, seeds=torch.arange(10))).value == 1
+    assert (
+        rp_score(told, f).value
+        == rp_score(f, told).value
+        == rp_score(told, Features(f, seeds=torch.arange(10))).value
+        == 1
+    )

@@ -199,12 +199,12 @@ def test_strict_stops_and_keeps_what_was_made(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_can_be_gone_on_from(plain, tmp_path, monkeypatch):
-    write, room = runs.RunFolder.write, [9]
+    write, room = runs._RunFolder.write, [9]
     def full(self, name, data):
         room[0] -= 1
         if room[0] < 0: raise OSError(28, 'No space left on device')
         write(self, name, data)
-    monkeypatch.setattr(runs.RunFolder, 'write', full)
+    monkeypatch.setattr(runs._RunFolder, 'write', full)
     with pytest.raises(OSError, match='No space'): fill(tmp_path, SETTINGS, ITEMS, make, 3)
     monkeypatch.undo()
     fill(tmp_path, SETTINGS, ITEMS, make, 3)

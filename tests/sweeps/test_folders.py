@@ -1,4 +1,5 @@
 """Whole data sets forward and backward: killed, shared, damaged, mislabelled, misspelt."""
+
 import io
 import json
 import re
@@ -16,9 +17,15 @@ from difflow.data.canvas import save_images, to_uint8
 from difflow.data.sets import load_images
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.unet import UNet
-from difflow.noise import normal
-from difflow.sweeps.folders import (GROUND_TRUTH, choose, forward_backward_folder, imagenet_labels,
-                                    open_images, read_synsets, study_of)
+from difflow.sweeps.folders import (
+    _GROUND_TRUTH,
+    _study_of,
+    choose,
+    forward_backward_folder,
+    imagenet_labels,
+    open_images,
+    read_synsets,
+)
 from difflow.sweeps.levels import forward_backward, sweep
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
@@ -29,10 +36,13 @@ STEPS = 8
 def tiny(**options):
     "Return an untrained denoiser of 8x8 images whose output depends on its input"
     torch.manual_seed(0)
-    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2, **options)
+    net = UNet(
+        8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2, **options
+    )
     torch.nn.init.normal_(net.out[2].weight, std=0.05)
     for name, weight in net.named_parameters():
-        if name.endswith('out_layers.3.weight'): torch.nn.init.normal_(weight, std=0.05) # or noise level and label would not matter
+        if name.endswith('out_layers.3.weight'):
+            torch.nn.init.normal_(weight, std=0.05)  # or noise level and label would not matter
     return EDMDenoiser(net)
 
 
@@ -45,8 +55,14 @@ def home(tmp_path_factory):
     return folder
 
 
-def images_of(home): return open_images(home / 'images', 8, 1)
-def content(folder): return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()}
+def images_of(home):
+    return open_images(home / 'images', 8, 1)
+
+
+def content(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()}
+
+
 def run_all(home, out, levels=LEVELS, **options):
     return forward_backward_folder(tiny(), images_of(home), out, levels, STEPS, **{'batch_size': 4} | options)
 
@@ -59,57 +75,109 @@ def plain(home, tmp_path_factory):
     return content(report.folder)
 
 
-def pixels(data): return torch.from_numpy(np.array(Image.open(io.BytesIO(data))))[None]
+def pixels(data):
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(data))))[None]
 
 
 def walk(denoiser, images, parts, **options):
     "Return what came back (levels, images, C, H, W) before it is rounded, walked in these parts"
     size = max(map(len, parts))
-    arguments = dict(sampler='ddpm', seed=3, use_labels=None, batch_size=size, format='png', convention='matched', independent=False,
-                     guidance=1., clip=None, options={}) | options
-    study = study_of(denoiser, images, LEVELS, STEPS, **arguments)
+    arguments = (
+        dict(
+            sampler='ddpm',
+            seed=3,
+            use_labels=None,
+            batch_size=size,
+            format='png',
+            convention='matched',
+            independent=False,
+            guidance=1.0,
+            clip=None,
+            options={},
+        )
+        | options
+    )
+    study = _study_of(denoiser, images, LEVELS, STEPS, **arguments)
     return torch.cat([study.walk(images.tensor(part), part, LEVELS).images for part in parts], 1)
 
 
 # What is made
 
+
 def test_files_are_those_of_one_sweep(home, plain):
     images = images_of(home)
     expected = to_uint8(sweep(tiny(), images.tensor(), LEVELS, STEPS).images)
-    names = {f'{Path(name).stem}_t{r * 125:04d}.png': (s, i) for s, r in enumerate(LEVELS) for i, name in enumerate(images.names)}
+    names = {
+        f'{Path(name).stem}_t{r * 125:04d}.png': (s, i)
+        for s, r in enumerate(LEVELS)
+        for i, name in enumerate(images.names)
+    }
     assert set(plain) == {*names, 'manifest.jsonl', 'run.json'}
-    for name, (s, i) in names.items(): assert (pixels(plain[name]).int() - expected[s, i].int()).abs().max() <= 1, name
-    for i, name in enumerate(images.names): assert (pixels(plain[f'{Path(name).stem}_t0000.png']) == images.images[i]).all()
+    for name, (s, i) in names.items():
+        assert (pixels(plain[name]).int() - expected[s, i].int()).abs().max() <= 1, name
+    for i, name in enumerate(images.names):
+        assert (pixels(plain[f'{Path(name).stem}_t0000.png']) == images.images[i]).all()
 
 
 def test_manifest_says_where_each_file_comes_from(home, plain):
     rows = [json.loads(line) for line in plain['manifest.jsonl'].splitlines()]
-    images, sigmas = images_of(home), [0.] + tiny().grid(STEPS).sigmas.tolist()
-    timesteps = [None] + tiny().grid(STEPS).timesteps.tolist() # 999 for the last of eight, not 7
-    assert len({row['model'] for row in rows}) == 1 and [row['file'] for row in rows] == sorted(f for f in plain if f.endswith('png'))
+    images, sigmas = images_of(home), [0.0] + tiny().grid(STEPS).sigmas.tolist()
+    timesteps = [None] + tiny().grid(STEPS).timesteps.tolist()  # 999 for the last of eight, not 7
+    assert len({row['model'] for row in rows}) == 1 and [row['file'] for row in rows] == sorted(
+        f for f in plain if f.endswith('png')
+    )
     for row in rows:
-        assert row['file'] == f"{row['stem']}_t{row['step_reverse'] * 125:04d}.png" and row['seed'] == 0 and row['steps'] == STEPS
-        assert images.names[row['index']] == row['stem'] + '.png' and row['sigma'] == pytest.approx(sigmas[row['step_reverse']])
+        assert (
+            row['file'] == f'{row["stem"]}_t{row["step_reverse"] * 125:04d}.png'
+            and row['seed'] == 0
+            and row['steps'] == STEPS
+        )
+        assert images.names[row['index']] == row['stem'] + '.png' and row['sigma'] == pytest.approx(
+            sigmas[row['step_reverse']]
+        )
         assert row['timestep'] == timesteps[row['step_reverse']]
     settings = json.loads(plain['run.json'])
-    assert settings['sampler'] == 'ddpm' and settings['convention'] == 'matched' and settings['model'] == rows[0]['model']
+    assert (
+        settings['sampler'] == 'ddpm'
+        and settings['convention'] == 'matched'
+        and settings['model'] == rows[0]['model']
+    )
 
 
-@pytest.mark.parametrize('convention, expected', [
-    ('matched', [None, 96, 197, 297, 397, 497, 598, 698, 798, 899, 999]),
-    ('repo', [None, 100, 201, 301, 401, 502, 602, 702, 802, 903, None])])
+@pytest.mark.parametrize(
+    'convention, expected',
+    [
+        ('matched', [None, 96, 197, 297, 397, 497, 598, 698, 798, 899, 999]),
+        ('repo', [None, 100, 201, 301, 401, 502, 602, 702, 802, 903, None]),
+    ],
+)
 def test_timestep_is_the_index_before_respacing(home, convention, expected):
-    options = dict(sampler='ddpm', seed=0, use_labels=None, batch_size=4, format='png', independent=False, guidance=1., clip=None, options={})
-    study = study_of(tiny(), images_of(home), [25], 250, convention=convention, **options)
+    options = dict(
+        sampler='ddpm',
+        seed=0,
+        use_labels=None,
+        batch_size=4,
+        format='png',
+        independent=False,
+        guidance=1.0,
+        clip=None,
+        options={},
+    )
+    study = _study_of(tiny(), images_of(home), [25], 250, convention=convention, **options)
     found = [study.timestep(r) for r in range(0, 251, 25)]
-    assert found == expected # at step_reverse 0 nothing is noised
+    assert found == expected  # at step_reverse 0 nothing is noised
 
 
 def test_manifest_of_the_published_convention_tells_what_was_done_to_the_image(home, tmp_path):
     forward_backward_folder(tiny(), images_of(home), tmp_path, [0, 3, 10], 10, convention='repo', chosen=[2])
-    rows = {row['step_reverse']: row for row in map(json.loads, open(tmp_path / 'manifest.jsonl', encoding='utf-8'))}
+    rows = {
+        row['step_reverse']: row
+        for row in map(json.loads, open(tmp_path / 'manifest.jsonl', encoding='utf-8'))
+    }
     grid = tiny().grid(10)
-    assert rows[3]['sigma'] == pytest.approx(grid.sigmas[3].item()) and rows[3]['timestep'] == grid.timesteps[3]
+    assert (
+        rows[3]['sigma'] == pytest.approx(grid.sigmas[3].item()) and rows[3]['timestep'] == grid.timesteps[3]
+    )
     assert rows[10]['sigma'] is None and rows[10]['timestep'] is None and rows[10]['index'] == 2
     assert rows[0]['sigma'] == 0 and rows[0]['timestep'] is None
 
@@ -118,13 +186,18 @@ def test_manifest_of_the_published_convention_tells_what_was_done_to_the_image(h
 def test_batch_size_and_order_do_not_matter(sampler, home):
     images, options = images_of(home), dict(sampler=sampler, independent=sampler == 'ddpm')
     everything = sweep(tiny(), images.tensor(), LEVELS, STEPS, seeds=3, **options).images
-    for parts in ([[i] for i in range(10)], [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]], [[9, 2, 4, 0, 7], [8, 1, 3, 6, 5]]):
+    for parts in (
+        [[i] for i in range(10)],
+        [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]],
+        [[9, 2, 4, 0, 7], [8, 1, 3, 6, 5]],
+    ):
         order = [i for part in parts for i in part]
         assert (walk(tiny(), images, parts, **options) - everything[:, order]).abs().max() < 1e-5
 
 
 def test_several_levels_in_one_run_are_what_separate_runs_give(home, plain, tmp_path):
-    for levels in ([8], [0, 5], [2]): run_all(home, tmp_path, levels)
+    for levels in ([8], [0, 5], [2]):
+        run_all(home, tmp_path, levels)
     assert content(tmp_path) == plain
     one = forward_backward(tiny(), images_of(home).tensor(), 5, STEPS)
     stem = images_of(home).names[7][:-4]
@@ -135,35 +208,61 @@ def test_an_image_is_the_same_whatever_is_chosen_with_it(home, plain, tmp_path):
     run_all(home, tmp_path, chosen=[9, 4], levels=[5])
     made = {name: data for name, data in content(tmp_path).items() if name.endswith('.png')}
     assert len(made) == 2
-    for name, data in made.items(): assert (pixels(data).int() - pixels(plain[name]).int()).abs().max() <= 1
+    for name, data in made.items():
+        assert (pixels(data).int() - pixels(plain[name]).int()).abs().max() <= 1
 
 
 def test_published_convention_respacing_and_format(home, tmp_path):
-    report = forward_backward_folder(tiny(), images_of(home), tmp_path, [5], 'ddim10', 'ddim', format='jpeg', convention='repo', seed=7)
+    report = forward_backward_folder(
+        tiny(), images_of(home), tmp_path, [5], 'ddim10', 'ddim', format='jpeg', convention='repo', seed=7
+    )
     scheduler = tiny().grid(1000).respace('ddim10')
-    expected = forward_backward(tiny(), images_of(home).tensor(), 5, 10, 'ddim', seeds=7, convention='repo', scheduler=scheduler)
+    expected = forward_backward(
+        tiny(), images_of(home).tensor(), 5, 10, 'ddim', seeds=7, convention='repo', scheduler=scheduler
+    )
     files = sorted(tmp_path.glob('*_t0500.JPEG'))
     assert report.made == len(files) == 10
     for file, image in zip(files, to_uint8(expected)):
         jpeg = io.BytesIO()
         Image.fromarray(image[0].numpy()).save(jpeg, 'JPEG')
-        assert file.read_bytes() == jpeg.getvalue() or np.abs(np.array(Image.open(file)).astype(int) - np.array(Image.open(jpeg))).max() < 16
+        assert (
+            file.read_bytes() == jpeg.getvalue()
+            or np.abs(np.array(Image.open(file)).astype(int) - np.array(Image.open(jpeg))).max() < 16
+        )
 
 
 # Shared, killed, damaged
 
+
 @pytest.fixture(scope='module')
 def torchrun(home, run, tmp_path_factory):
     "A function that fills a folder with so many processes of the command, and returns its content"
+
     def torchrun(world):
         out = tmp_path_factory.mktemp(f'world{world}')
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', world, '--no-python', DIFFLOW]
-        line = (f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors --timestep_respacing {STEPS} --device cpu '
-                f'--step_reverse 0 2 5 8 --batch_size 4 --out {out}/out')
+        command = [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc-per-node',
+            world,
+            '--no-python',
+            DIFFLOW,
+        ]
+        line = (
+            f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors --timestep_respacing {STEPS} --device cpu '
+            f'--step_reverse 0 2 5 8 --batch_size 4 --out {out}/out'
+        )
         done = run(*command, *shlex.split(line), env={'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count('10 images x 4 levels') == 1 and '/40 [' in done.stderr and 'image/s' in done.stderr
+        assert (
+            done.stdout.count('10 images x 4 levels') == 1
+            and '/40 [' in done.stderr
+            and 'image/s' in done.stderr
+        )
         return content(out / 'out')
+
     return torchrun
 
 
@@ -171,17 +270,20 @@ def test_torchrun_gives_the_same_bytes_with_one_two_and_three_processes(torchrun
     one = torchrun(1)
     assert one.keys() == plain.keys() and one['run.json'] == plain['run.json']
     for name in plain:
-        if name.endswith('.png'): assert (pixels(one[name]).int() - pixels(plain[name]).int()).abs().max() <= 1 # other threads
-    for world in (2, 3): assert torchrun(world) == one
+        if name.endswith('.png'):
+            assert (pixels(one[name]).int() - pixels(plain[name]).int()).abs().max() <= 1  # other threads
+    for world in (2, 3):
+        assert torchrun(world) == one
 
 
 def test_ranks_give_the_same_bytes(home, plain, tmp_path):
     for world in (1, 2, 3):
-        for rank in reversed(range(world)): run_all(home, tmp_path / str(world), rank=rank, world=world)
+        for rank in reversed(range(world)):
+            run_all(home, tmp_path / str(world), rank=rank, world=world)
         assert content(tmp_path / str(world)) == plain
 
 
-KILLS = '''if True:
+KILLS = """if True:
     import os, random, signal, sys, time
     from pathlib import Path
     sys.path.insert(0, sys.argv[3])
@@ -227,7 +329,7 @@ KILLS = '''if True:
             if not killed: break
         assert set(wait(launch(folder, draw.randint(1, 3)))) == {0}
         assert content(folder) == whole
-    print(kills, partly, len(whole))'''
+    print(kills, partly, len(whole))"""
 
 
 def test_killed_at_twenty_random_moments(home, python, tmp_path):
@@ -248,26 +350,39 @@ def test_damaged_file_is_made_again(home, plain, tmp_path):
 
 def test_corrupt_images_are_named_counted_and_left_out(home, plain, tmp_path, monkeypatch, capsys):
     from difflow.cli import root as cli
+
     bad = tmp_path / 'bad'
     bad.mkdir()
     names = images_of(home).names
-    for name in names: (bad / name).write_bytes((home / 'images' / name).read_bytes())
+    for name in names:
+        (bad / name).write_bytes((home / 'images' / name).read_bytes())
     (bad / names[2]).write_bytes((bad / names[2]).read_bytes()[:-30])
     (bad / names[5]).write_text('no picture')
     line = f'forward-backward --data-dir {bad} --model {home}/tiny.safetensors --timestep-respacing {STEPS} --step-reverse 5 --batch-size 4'
+
     def difflow(words):
-        with pytest.raises(SystemExit) as stop: cli.main(shlex.split(f'{line} {words}'))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(shlex.split(f'{line} {words}'))
         return stop.value.code or 0, *capsys.readouterr()
+
     code, out, error = difflow(f'--out {tmp_path}/out')
     assert code == 0 and '2 files skipped' in out and '8 made' in out
     assert re.findall(r'skipped .*/(\S+): unreadable', error) == [names[2], names[5]]
     assert [json.loads(row)['broken'] for row in open(tmp_path / 'out/broken.jsonl')] == [names[2], names[5]]
     made = content(tmp_path / 'out')
     for name in made:
-        if name.endswith('.png'): assert (pixels(made[name]).int() - pixels(plain[name]).int()).abs().max() <= 1
+        if name.endswith('.png'):
+            assert (pixels(made[name]).int() - pixels(plain[name]).int()).abs().max() <= 1
     code, out, error = difflow(f'--out {tmp_path}/strict --strict')
-    assert code == 2 and out == '' and error.count('\n') == 1 and names[2] in error and not list((tmp_path / 'strict').glob('*5.png'))
-    for i in (2, 5): (bad / names[i]).write_bytes((home / 'images' / names[i]).read_bytes())
+    assert (
+        code == 2
+        and out == ''
+        and error.count('\n') == 1
+        and names[2] in error
+        and not list((tmp_path / 'strict').glob('*5.png'))
+    )
+    for i in (2, 5):
+        (bad / names[i]).write_bytes((home / 'images' / names[i]).read_bytes())
     assert '2 made' in difflow(f'--out {tmp_path}/out')[1]
     run_all(home, tmp_path / 'good', [5])
     assert content(tmp_path / 'good').keys() == content(tmp_path / 'out').keys()
@@ -275,31 +390,59 @@ def test_corrupt_images_are_named_counted_and_left_out(home, plain, tmp_path, mo
 
 def test_other_settings_are_refused(home, plain, tmp_path):
     run_all(home, tmp_path)
-    for options, words in ((dict(seed=1), 'seed 0 -> 1'), (dict(sampler='ddim'), 'sampler ddpm -> ddim'), (dict(format='jpeg'), 'format'),
-                           (dict(convention='repo'), 'convention matched -> repo'), (dict(independent=True), 'independent')):
-        with pytest.raises(ValueError, match=words): run_all(home, tmp_path, **options)
+    for options, words in (
+        (dict(seed=1), 'seed 0 -> 1'),
+        (dict(sampler='ddim'), 'sampler ddpm -> ddim'),
+        (dict(format='jpeg'), 'format'),
+        (dict(convention='repo'), 'convention matched -> repo'),
+        (dict(independent=True), 'independent'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_all(home, tmp_path, **options)
     other = tiny()
-    with torch.no_grad(): other.net.out[2].bias += 0.1
-    for denoiser, images, steps, words in ((other, images_of(home), STEPS, 'model'), (tiny(), images_of(home), 9, 'schedule'),
-                                           (tiny(), images_of(home)[1:], STEPS, 'data')):
-        with pytest.raises(ValueError, match=f'other settings: {words} '): forward_backward_folder(denoiser, images, tmp_path, [5], steps)
+    with torch.no_grad():
+        other.net.out[2].bias += 0.1
+    for denoiser, images, steps, words in (
+        (other, images_of(home), STEPS, 'model'),
+        (tiny(), images_of(home), 9, 'schedule'),
+        (tiny(), images_of(home)[1:], STEPS, 'data'),
+    ):
+        with pytest.raises(ValueError, match=f'other settings: {words} '):
+            forward_backward_folder(denoiser, images, tmp_path, [5], steps)
     assert content(tmp_path) == plain
 
 
 def test_bad_input_is_refused_before_any_work(home, tmp_path):
     out, conditional = tmp_path / 'out', tiny(num_classes=10)
-    for options, words in ((dict(levels=[9]), '0..8, got 9'), (dict(levels=[]), 'at least one'), (dict(sampler='euclid'), 'euclid'),
-                           (dict(format='gif'), 'png, jpeg'), (dict(use_labels=True), 'no classes'), (dict(seed=-1), 'seeds'),
-                           (dict(batch_size=0), 'batch_size'), (dict(convention='both'), 'convention'), (dict(guidance=2.), 'guidance'),
-                           (dict(rank=3, world=3), '0..2 of 3'), (dict(eta=0.5), 'eta')):
-        with pytest.raises(ValueError, match=words): run_all(home, out, **options)
-    with pytest.raises(ValueError, match='one label an image, 0..9'): forward_backward_folder(conditional, images_of(home), out, [5], STEPS)
+    for options, words in (
+        (dict(levels=[9]), '0..8, got 9'),
+        (dict(levels=[]), 'at least one'),
+        (dict(sampler='euclid'), 'euclid'),
+        (dict(format='gif'), 'png, jpeg'),
+        (dict(use_labels=True), 'no classes'),
+        (dict(seed=-1), 'seeds'),
+        (dict(batch_size=0), 'batch_size'),
+        (dict(convention='both'), 'convention'),
+        (dict(guidance=2.0), 'guidance'),
+        (dict(rank=3, world=3), '0..2 of 3'),
+        (dict(eta=0.5), 'eta'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_all(home, out, **options)
+    with pytest.raises(ValueError, match='one label an image, 0..9'):
+        forward_backward_folder(conditional, images_of(home), out, [5], STEPS)
     assert not out.exists()
 
 
 # ImageNet in its usual forms
 
-WNIDS = ['n02119789', 'n02100735', 'n02110185', 'n15075141', 'n01440764']  # class indices 278, 212, 250, 999, 0
+WNIDS = [
+    'n02119789',
+    'n02100735',
+    'n02110185',
+    'n15075141',
+    'n01440764',
+]  # class indices 278, 212, 250, 999, 0
 CLASSES = [278, 212, 250, 999, 0]
 
 
@@ -310,24 +453,28 @@ def picture(path, i):
 
 def by_folder(root):
     for k, wnid in enumerate(WNIDS):
-        for j in range(3): picture(root / wnid / f'{wnid}_{90 + j}.JPEG', k)
+        for j in range(3):
+            picture(root / wnid / f'{wnid}_{90 + j}.JPEG', k)
 
 
 def by_name(root):
     for k, wnid in enumerate(WNIDS):
-        for j in range(3): picture(root / f'{wnid}_{90 + j}.JPEG', k)
+        for j in range(3):
+            picture(root / f'{wnid}_{90 + j}.JPEG', k)
 
 
 def stock_in_folders(root):
-    for i in range(15): picture(root / WNIDS[i % 5] / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
+    for i in range(15):
+        picture(root / WNIDS[i % 5] / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
 
 
 def stock(root):
-    for i in range(15): picture(root / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
+    for i in range(15):
+        picture(root / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
     kit = read_synsets()
     data = root.parent / 'ILSVRC2012_devkit_t12/data'
     data.mkdir(parents=True)
-    (data / GROUND_TRUTH).write_text(''.join(f'{kit.index(WNIDS[i % 5]) + 1}\n' for i in range(15)))
+    (data / _GROUND_TRUTH).write_text(''.join(f'{kit.index(WNIDS[i % 5]) + 1}\n' for i in range(15)))
 
 
 @pytest.mark.parametrize('layout', [by_folder, by_name, stock_in_folders, stock])
@@ -342,50 +489,67 @@ def test_labels_are_true_class_indices(layout, tmp_path):
     first = [[i for i in range(15) if images.labels[i] == c][:2] for c in CLASSES[:3]]
     assert chosen == sorted(sum(first, []))
     assert choose(images) == list(range(15)) and len(choose(images, num_per_class=3)) == 15
-    with pytest.raises(ValueError, match=r'1\.\.3, the smallest class, got 4'): choose(images, num_per_class=4)
+    with pytest.raises(ValueError, match=r'1\.\.3, the smallest class, got 4'):
+        choose(images, num_per_class=4)
 
 
 def test_meta_mat_and_synset_files(tmp_path):
     "The kit's own list: inner nodes among the classes, rows in no order, numbers from 1"
     from scipy.io import savemat
+
     stock(tmp_path / 'val')
     data = tmp_path / 'ILSVRC2012_devkit_t12/data'
     rows = [(i + 1, wnid, 0) for i, wnid in enumerate(WNIDS)] + [(6, 'n00001740', 5), (7, 'n00021265', 2)]
     kind = [('ILSVRC2012_ID', 'O'), ('WNID', 'O'), ('num_children', 'O')]
-    savemat(data / 'meta.mat', {'synsets': np.array([rows[i] for i in (6, 2, 0, 5, 4, 3, 1)], dtype=kind)[:, None]})
-    (data / GROUND_TRUTH).write_text(''.join(f'{i % 5 + 1}\n' for i in range(15)))
+    savemat(
+        data / 'meta.mat',
+        {'synsets': np.array([rows[i] for i in (6, 2, 0, 5, 4, 3, 1)], dtype=kind)[:, None]},
+    )
+    (data / _GROUND_TRUTH).write_text(''.join(f'{i % 5 + 1}\n' for i in range(15)))
     assert read_synsets(data / 'meta.mat') == WNIDS
     images = open_images(tmp_path / 'val', 8, 3)
     assert images.labels.tolist() == [sorted(WNIDS).index(WNIDS[i % 5]) for i in range(15)]
     (tmp_path / 'synsets.txt').write_text(''.join(f'{wnid} words\n' for wnid in WNIDS))
-    assert open_images(tmp_path / 'val', 8, 3, synsets=tmp_path / 'synsets.txt').labels.tolist() == images.labels.tolist()
+    assert (
+        open_images(tmp_path / 'val', 8, 3, synsets=tmp_path / 'synsets.txt').labels.tolist()
+        == images.labels.tolist()
+    )
     moved = data.rename(tmp_path / 'elsewhere')
     assert open_images(tmp_path / 'val', 8, 3).labels is None
     assert open_images(tmp_path / 'val', 8, 3, devkit=moved).labels.tolist() == images.labels.tolist()
-    with pytest.raises(ValueError, match='no ILSVRC2012_validation'): open_images(tmp_path / 'val', 8, 3, devkit=tmp_path)
+    with pytest.raises(ValueError, match='no ILSVRC2012_validation'):
+        open_images(tmp_path / 'val', 8, 3, devkit=tmp_path)
     (moved / 'meta.mat').write_bytes(b'no such thing')
-    with pytest.raises(ValueError, match='meta.mat: no meta.mat'): open_images(tmp_path / 'val', 8, 3, devkit=moved)
+    with pytest.raises(ValueError, match='meta.mat: no meta.mat'):
+        open_images(tmp_path / 'val', 8, 3, devkit=moved)
 
 
 def test_labels_that_cannot_be_known(tmp_path):
     stock(tmp_path / 'val')
-    truth = tmp_path / 'ILSVRC2012_devkit_t12/data' / GROUND_TRUTH
+    truth = tmp_path / 'ILSVRC2012_devkit_t12/data' / _GROUND_TRUTH
     truth.write_text('1\n2\n')
-    with pytest.raises(ValueError, match='13 of 15 files belong to none'): open_images(tmp_path / 'val', 8, 3)
+    with pytest.raises(ValueError, match='13 of 15 files belong to none'):
+        open_images(tmp_path / 'val', 8, 3)
     truth.unlink()
     images = open_images(tmp_path / 'val', 8, 3)
-    with pytest.raises(ValueError, match='no ILSVRC2012_validation_ground_truth.txt was found'): choose(images, num_per_class=1)
-    with pytest.raises(ValueError, match='n02119780_1.JPEG'): imagenet_labels(['n02119789_1.JPEG', 'n02119780_1.JPEG'], read_synsets())
+    with pytest.raises(ValueError, match='no ILSVRC2012_validation_ground_truth.txt was found'):
+        choose(images, num_per_class=1)
+    with pytest.raises(ValueError, match='n02119780_1.JPEG'):
+        imagenet_labels(['n02119789_1.JPEG', 'n02119780_1.JPEG'], read_synsets())
     (tmp_path / 'few.txt').write_text('n02119789\nn02119789\n')
-    with pytest.raises(ValueError, match='2 WNIDs, 1 different'): read_synsets(tmp_path / 'few.txt')
+    with pytest.raises(ValueError, match='2 WNIDs, 1 different'):
+        read_synsets(tmp_path / 'few.txt')
 
 
 def test_model_is_told_the_true_class(tmp_path):
     by_folder(tmp_path / 'val')
-    for file in (tmp_path / 'val').rglob('*.JPEG'): Image.open(file).convert('L').save(file)
+    for file in (tmp_path / 'val').rglob('*.JPEG'):
+        Image.open(file).convert('L').save(file)
     images, denoiser = open_images(tmp_path / 'val', 8, 1), tiny(num_classes=1000, null_class=True)
     expected = sweep(denoiser, images.tensor(), LEVELS, STEPS, seeds=3, labels=images.labels).images
-    assert (walk(denoiser, images, [[0, 1, 2, 3], [14, 13, 12]]) - expected[:, [0, 1, 2, 3, 14, 13, 12]]).abs().max() < 1e-5
+    assert (
+        walk(denoiser, images, [[0, 1, 2, 3], [14, 13, 12]]) - expected[:, [0, 1, 2, 3, 14, 13, 12]]
+    ).abs().max() < 1e-5
     without = sweep(denoiser, images.tensor(), LEVELS, STEPS, seeds=3).images
     assert (walk(denoiser, images, [[0, 1]], use_labels=False) - without[:, :2]).abs().max() < 1e-5
     assert (expected - without).abs().max() > 1e-2
@@ -403,69 +567,123 @@ def test_folders_that_are_numbers_are_classes(home, tmp_path):
 
 # The command line
 
-@pytest.mark.parametrize('words, expected', [
-    ('--step_reverse 25 50 --out a', '--step_reverse 25 --step_reverse 50 --out a'), ('--step-reverse 25,50', '--step_reverse 25,50'),
-    ('--step_reverse 25 --step_reverse 50', '--step_reverse 25 --step_reverse 50'), ('--use_ddim True --seed 1', '--use_ddim --seed 1'),
-    ('--class_cond False', '--no-class_cond'), ('--class-cond 0 --step_reverse 5 6', '--no-class_cond --step_reverse 5 --step_reverse 6'),
-    ('--use-ddim --out True', '--use-ddim --out True'), ('--step_reverse', ''), ('--data_dir 5 --seed 3', '--data_dir 5 --seed 3')])
+
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        ('--step_reverse 25 50 --out a', '--step_reverse 25 --step_reverse 50 --out a'),
+        ('--step-reverse 25,50', '--step_reverse 25,50'),
+        ('--step_reverse 25 --step_reverse 50', '--step_reverse 25 --step_reverse 50'),
+        ('--use_ddim True --seed 1', '--use_ddim --seed 1'),
+        ('--class_cond False', '--no-class_cond'),
+        ('--class-cond 0 --step_reverse 5 6', '--no-class_cond --step_reverse 5 --step_reverse 6'),
+        ('--use-ddim --out True', '--use-ddim --out True'),
+        ('--step_reverse', ''),
+        ('--data_dir 5 --seed 3', '--data_dir 5 --seed 3'),
+    ],
+)
 def test_spelling(words, expected):
-    from difflow.cli.sweeps import spread
-    assert spread(words.split()) == expected.split()
+    from difflow.cli.sweeps import _spread
+
+    assert _spread(words.split()) == expected.split()
 
 
 def test_published_spelling(home, tmp_path, capsys):
     from difflow.cli import root as cli
+
     def difflow(line):
-        with pytest.raises(SystemExit) as stop: cli.main(shlex.split(f'forward-backward {line}'))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(shlex.split(f'forward-backward {line}'))
         return stop.value.code or 0, *capsys.readouterr()
-    line = (f'--data_dir digits --split test --num_classes 2 --num_per_class 3 --step_reverse 2 5 --timestep_respacing {STEPS} --model_path '
-            f'{home}/tiny.safetensors --batch_size 3 --use_ddim True --class_cond False --seed 4 --out {tmp_path}/out --format png')
+
+    line = (
+        f'--data_dir digits --split test --num_classes 2 --num_per_class 3 --step_reverse 2 5 --timestep_respacing {STEPS} --model_path '
+        f'{home}/tiny.safetensors --batch_size 3 --use_ddim True --class_cond False --seed 4 --out {tmp_path}/out --format png'
+    )
     code, out, error = difflow(line)
     assert code == 0 and '6 images x 2 levels, 12 made' in out and error == ''
     images = load_images('digits', split='test')
     chosen = choose(images, 2, 3)
     forward_backward_folder(tiny(), images, tmp_path / 'library', [2, 5], STEPS, 'ddim', 4, chosen, 3)
-    assert content(tmp_path / 'out') == content(tmp_path / 'library') and sorted(set(images.labels[chosen].tolist())) == [0, 1]
+    assert content(tmp_path / 'out') == content(tmp_path / 'library') and sorted(
+        set(images.labels[chosen].tolist())
+    ) == [0, 1]
     dashed = re.sub(r'--\w+', lambda name: name[0].replace('_', '-'), line).replace('2 5', '2,5')
     dashed = dashed.replace('--use-ddim True', '--use-ddim').replace('--class-cond False', '--no-class-cond')
     assert '0 made' in difflow(dashed)[1]
-    for words, said in (('--step_reverse 9', '0..8, got 9'), ('--step_reverse 2 x', 'allowed are integers'), ('--num_classes 0', 'num_classes'),
-                        ('--seed 5', 'seed 4 -> 5'), ('--sampler heun', '--use_ddim'), ('--model nowhere', 'nowhere')):
+    for words, said in (
+        ('--step_reverse 9', '0..8, got 9'),
+        ('--step_reverse 2 x', 'allowed are integers'),
+        ('--num_classes 0', 'num_classes'),
+        ('--seed 5', 'seed 4 -> 5'),
+        ('--sampler heun', '--use_ddim'),
+        ('--model nowhere', 'nowhere'),
+    ):
         code, out, error = difflow(f'{line} {words}')
         assert code == 2 and out == '' and error.count('\n') == 1 and said in error, error
     assert difflow('--step_reverse 5')[0] == 2
     half = f'{line} --use_fp16 True'.replace(f'{tmp_path}/out', f'{tmp_path}/half')
-    assert '12 made' in difflow(half)[1] and '0 made' in difflow(half.replace('--use_fp16 True', '--dtype float16'))[1]
+    assert (
+        '12 made' in difflow(half)[1]
+        and '0 made' in difflow(half.replace('--use_fp16 True', '--dtype float16'))[1]
+    )
     assert 'model' in difflow(line.replace(f'{tmp_path}/out', f'{tmp_path}/half'))[2]
 
 
 def test_what_a_foreign_file_cannot_tell_is_said_on_the_line(home, tmp_path, capsys):
     from difflow.cli import root as cli
+
     def difflow(line):
-        with pytest.raises(SystemExit) as stop: cli.main(shlex.split(line))
+        with pytest.raises(SystemExit) as stop:
+            cli.main(shlex.split(line))
         return stop.value.code or 0, *capsys.readouterr()
+
     torch.manual_seed(0)
-    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(8,), channel_mult=(1,), num_head_channels=16)
+    net = UNet(
+        8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(8,), channel_mult=(1,), num_head_channels=16
+    )
     torch.nn.init.normal_(net.out[2].weight, std=0.05)
-    torch.nn.init.normal_(net.middle_block[1].proj_out.weight, std=0.5) # or heads and their layout would not matter
+    torch.nn.init.normal_(
+        net.middle_block[1].proj_out.weight, std=0.5
+    )  # or heads and their layout would not matter
     torch.save(net.state_dict(), tmp_path / 'theirs.pt')
-    line = (f'forward-backward --data_dir {home}/images --model_path {tmp_path}/theirs.pt --timestep_respacing 5 --step_reverse 3 '
-            f'--batch_size 10')
+    line = (
+        f'forward-backward --data_dir {home}/images --model_path {tmp_path}/theirs.pt --timestep_respacing 5 --step_reverse 3 '
+        f'--batch_size 10'
+    )
     said = '--image_size 8 --num_head_channels 16 --use_new_attention_order False --noise_schedule cosine --diffusion_steps 500'
     code, _, error = difflow(f'{line} --out {tmp_path}/out')
     assert code == 2 and 'give image_size=' in error and not (tmp_path / 'out').exists()
     assert difflow(f'{line} --out {tmp_path}/out {said}')[0] == 0
-    given = dict(image_size=8, num_head_channels=16, use_new_attention_order=False, schedule='cosine', diffusion_steps=500)
+    given = dict(
+        image_size=8,
+        num_head_channels=16,
+        use_new_attention_order=False,
+        schedule='cosine',
+        diffusion_steps=500,
+    )
     denoiser = load_denoiser(tmp_path / 'theirs.pt', **given)
     forward_backward_folder(denoiser, images_of(home), tmp_path / 'library', [3], 5, batch_size=10)
     assert content(tmp_path / 'out') == content(tmp_path / 'library')
-    pngs = lambda name: {file: data for file, data in content(tmp_path / name).items() if file.endswith('png')}
-    for change in (('False', 'True'), ('cosine', 'linear'), ('channels 16', 'channels 32')): # none is passed over
+    pngs = lambda name: {
+        file: data for file, data in content(tmp_path / name).items() if file.endswith('png')
+    }
+    for change in (
+        ('False', 'True'),
+        ('cosine', 'linear'),
+        ('channels 16', 'channels 32'),
+    ):  # none is passed over
         name = change[1].replace(' ', '')
         assert difflow(f'{line} --out {tmp_path}/{name} {said.replace(*change)}')[0] == 0
         assert pngs(name).keys() == pngs('out').keys() and pngs(name) != pngs('out')
     spelt = said.replace('--use_new_attention_order False', '--no-use-new-attention-order')
     missing = difflow(f'info {tmp_path}/theirs.pt')[1]
     code, out, _ = difflow(f'info {tmp_path}/theirs.pt {spelt}')
-    assert code == 0 and 'missing' in missing and 'missing' not in out and re.search(r'num_head_channels +16', out) and 'cosine' in out
+    assert (
+        code == 0
+        and 'missing' in missing
+        and 'missing' not in out
+        and re.search(r'num_head_channels +16', out)
+        and 'cosine' in out
+    )
     assert difflow(f'info {tmp_path}/theirs.pt --schedule bent')[0] == 2

@@ -1,4 +1,5 @@
 """The main job in a real browser: JupyterLab opens index.ipynb, runs it, and the slider moves the pictures."""
+
 import ast
 import contextlib
 import json
@@ -18,13 +19,24 @@ import pytest
 INDEX = Path(__file__).parents[2] / 'index.ipynb'
 PATIENCE = 180  # s, for each thing that is waited for
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-         '--disable-component-update', '--disable-sync']
-CELLS = ["from difflow.checkpoints.load.load import load_denoiser\nfrom difflow.data.sets import load_images\n"
-         "from difflow.widgets.sweeps.sweeps import SweepExplorer\n\ndenoiser = load_denoiser('mnist')",
-         "explorer = SweepExplorer(denoiser, load_images('mnist5k', split='test', max_images=24, seed=0))\nexplorer"]
-EXPLORER = ("next(w for w in __import__('ipywidgets').widgets.widget._instances.values()"
-            " if type(w).__name__ == 'SweepExplorer')")
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
+CELLS = [
+    'from difflow.checkpoints.load import load_denoiser\nfrom difflow.data.sets import load_images\n'
+    "from difflow.widgets.sweeps import SweepExplorer\n\ndenoiser = load_denoiser('mnist')",
+    "explorer = SweepExplorer(denoiser, load_images('mnist5k', split='test', max_images=24, seed=0))\nexplorer",
+]
+EXPLORER = (
+    "next(w for w in __import__('ipywidgets').widgets.widget._instances.values()"
+    " if type(w).__name__ == 'SweepExplorer')"
+)
 PIXELS = """c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data
                    .filter((_, i) => i % 4 === 0))"""  # the red of every pixel
 
@@ -32,7 +44,9 @@ PIXELS = """c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.hei
 def write_notebook(path, cells=None):
     "Write index.ipynb to `path`, or a notebook of `cells`."
     import nbformat
-    if cells is None and INDEX.exists(): return shutil.copy(INDEX, path)
+
+    if cells is None and INDEX.exists():
+        return shutil.copy(INDEX, path)
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells or CELLS])
     nb.metadata['kernelspec'] = {'name': 'python3', 'display_name': 'python3', 'language': 'python'}
     nbformat.write(nb, path)
@@ -65,12 +79,30 @@ def jupyterlab(folder, theme='JupyterLab Light'):
     for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTER_DATA_DIR', 'IPYTHONDIR', 'settings'):
         env[name] = str(folder / name.lower())
         (folder / name.lower()).mkdir()
-    (folder / 'settings' / 'overrides.json').write_text(json.dumps({
-        '@jupyterlab/apputils-extension:notification': {'fetchNews': 'false', 'checkForUpdates': False},
-        '@jupyterlab/apputils-extension:themes': {'theme': theme}}))
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
-               '--ServerApp.port_retries=0', '--IdentityProvider.token=', f'--ServerApp.root_dir={folder / "root"}',
-               f'--LabApp.app_settings_dir={folder / "settings"}']
+    (folder / 'settings' / 'overrides.json').write_text(
+        json.dumps(
+            {
+                '@jupyterlab/apputils-extension:notification': {
+                    'fetchNews': 'false',
+                    'checkForUpdates': False,
+                },
+                '@jupyterlab/apputils-extension:themes': {'theme': theme},
+            }
+        )
+    )
+    command = [
+        sys.executable,
+        '-m',
+        'jupyterlab',
+        '--no-browser',
+        '--allow-root',
+        '--ip=127.0.0.1',
+        f'--port={port}',
+        '--ServerApp.port_retries=0',
+        '--IdentityProvider.token=',
+        f'--ServerApp.root_dir={folder / "root"}',
+        f'--LabApp.app_settings_dir={folder / "settings"}',
+    ]
     with open(folder / 'server.log', 'w') as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -87,6 +119,7 @@ def jupyterlab(folder, theme='JupyterLab Light'):
 def chromium():
     "Yield a headless Chromium."
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -95,9 +128,11 @@ def chromium():
 
 class Kernel:
     "Talk to the one kernel that JupyterLab started, beside the browser."
+
     def __init__(self, runtime):
         from jupyter_client import BlockingKernelClient
-        file, = runtime.glob('kernel-*.json')
+
+        (file,) = runtime.glob('kernel-*.json')
         self.client = BlockingKernelClient(connection_file=str(file))
         self.client.load_connection_file()
         self.client.start_channels()
@@ -105,7 +140,9 @@ class Kernel:
 
     def ask(self, expression):
         "Return the value of a Python literal that `expression` yields in the kernel."
-        reply = self.client.execute('', silent=True, user_expressions={'v': expression}, reply=True, timeout=PATIENCE)
+        reply = self.client.execute(
+            '', silent=True, user_expressions={'v': expression}, reply=True, timeout=PATIENCE
+        )
         value = reply['content']['user_expressions']['v']
         assert value['status'] == 'ok', value
         return ast.literal_eval(value['data']['text/plain'])
@@ -160,7 +197,9 @@ def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
         def agree(i):  # the canvas shows what Python holds for level i, and Python knows the level
             frame = f'{EXPLORER}.images[{i}, 0]'
             frame = kernel.ask(f"__import__('difflow').data.to_uint8({frame}).flatten().tolist()")
-            assert returned.evaluate(PIXELS) == frame, f'the canvas is not the frame of step_reverse {levels[i]}'
+            assert returned.evaluate(PIXELS) == frame, (
+                f'the canvas is not the frame of step_reverse {levels[i]}'
+            )
             assert float(slider.input_value()) == i
             kernel.until(f'{EXPLORER}.step_reverse', levels[i])
 

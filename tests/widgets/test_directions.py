@@ -13,13 +13,14 @@ from difflow.denoisers.base import Denoiser
 from difflow.denoisers.preconditioned import VEDenoiser
 from difflow.exact.molrg import MoLRG
 from difflow.widgets import directions as direction_explorer
-from difflow.widgets.directions import DirectionExplorer, direction_states
+from difflow.widgets.directions import DirectionExplorer, _direction_states
 
 MIXTURE = MoLRG(2, 48, 3, seed=0)
-SMALL = dict(sigmas=(2., 1.), sigma=1., directions=2, strengths=(-2, 0, 2), steps=4)
+SMALL = dict(sigmas=(2.0, 1.0), sigma=1.0, directions=2, strengths=(-2, 0, 2), steps=4)
 
 
-def explore(denoiser=MIXTURE.denoiser, **options): return DirectionExplorer(denoiser, **SMALL | options)
+def explore(denoiser=MIXTURE.denoiser, **options):
+    return DirectionExplorer(denoiser, **SMALL | options)
 
 
 @pytest.mark.parametrize('background', [False, True])
@@ -41,70 +42,92 @@ def test_a_choice_starts_anew():
     explorer.seed = 0
     assert torch.equal(before, explorer.images)
     explorer.label = 1
-    kept = MIXTURE.bases[1] @ MIXTURE.bases[1].T # every edited image lies in the subspace of its class
+    kept = MIXTURE.bases[1] @ MIXTURE.bases[1].T  # every edited image lies in the subspace of its class
     rows = explorer.images.flatten(2).double()
     assert (rows - rows @ kept).abs().max() < 1e-4
 
 
 def test_states_come_one_direction_at_a_time():
-    states = list(direction_states(MIXTURE.denoiser, 1., 0, None, 3, [0., 1.], 3))
+    states = list(_direction_states(MIXTURE.denoiser, 1.0, 0, None, 3, [0.0, 1.0], 3))
     assert [len(state.images) for state in states] == [0, 1, 2, 3]
     assert all(torch.equal(a.vectors, states[0].vectors) for a in states)
 
 
 def test_label_goes_where_the_model_is(monkeypatch):
     "Labels are made where the numbers of the model are, here on a device that only has shapes"
+
     class Elsewhere(Denoiser):
         def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1, device='meta'))
-        def denoise(self, x, sigma, labels): return x
+
+        def denoise(self, x, sigma, labels):
+            return x
+
     seen = []
+
     def walk(denoiser, **options):
         seen.append(options['labels'])
-        return iter([(1., torch.zeros(1, 1, 2, 2))])
+        return iter([(1.0, torch.zeros(1, 1, 2, 2))])
+
     found = SimpleNamespace(values=torch.ones(1, 1), right=torch.ones(1, 1, 1, 2, 2))
     monkeypatch.setattr(direction_explorer, 'trajectory', walk)
-    monkeypatch.setattr(direction_explorer, 'singular_directions', lambda *args: (seen.append(args[4]), found)[1])
-    next(direction_states(Elsewhere(), 1., 0, 1, 1, [0.], 2))
+    monkeypatch.setattr(
+        direction_explorer, 'singular_directions', lambda *args: (seen.append(args[4]), found)[1]
+    )
+    next(_direction_states(Elsewhere(), 1.0, 0, 1, 1, [0.0], 2))
     assert [labels.device.type for labels in seen] == ['meta', 'meta']
 
 
 class Broken(Denoiser):
     image_shape = (1, 2, 2)
-    def denoise(self, x, sigma, labels): raise RuntimeError('broken inside')
+
+    def denoise(self, x, sigma, labels):
+        raise RuntimeError('broken inside')
 
 
 @pytest.mark.parametrize('background', [False, True])
 def test_a_failure_is_shown_and_raised(background):
     explorer = DirectionExplorer(Broken(), background=background)
-    with pytest.raises(RuntimeError, match='broken inside'): explorer.wait(60)
+    with pytest.raises(RuntimeError, match='broken inside'):
+        explorer.wait(60)
     assert explorer.error == 'RuntimeError: broken inside'
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(strengths=(1, 2)), 'must ascend and contain 0'), (dict(strengths=(2, 0)), 'must ascend and contain 0'),
-    (dict(sigma=3.), 'sigma must be one of'), (dict(sigmas=()), 'at least one level'), (dict(sigmas=(-1., 1.)), 'got -1'),
-    (dict(directions=17), 'directions must be an int in 1..16'), (dict(seed=-1), 'seed must be'), (dict(label=2 + 1), 'labels must be in 0..1'),
-    (dict(steps=0), 'steps must be an int in 1..1000'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(strengths=(1, 2)), 'must ascend and contain 0'),
+        (dict(strengths=(2, 0)), 'must ascend and contain 0'),
+        (dict(sigma=3.0), 'sigma must be one of'),
+        (dict(sigmas=()), 'at least one level'),
+        (dict(sigmas=(-1.0, 1.0)), 'got -1'),
+        (dict(directions=17), 'directions must be an int in 1..16'),
+        (dict(seed=-1), 'seed must be'),
+        (dict(label=2 + 1), 'labels must be in 0..1'),
+        (dict(steps=0), 'steps must be an int in 1..1000'),
+    ],
+)
 def test_bad_input_is_refused(options, message):
-    with pytest.raises(ValueError, match=message): explore(**options)
+    with pytest.raises(ValueError, match=message):
+        explore(**options)
 
 
 def test_levels_outside_the_denoiser():
     denoiser = VEDenoiser(nn.Identity())
     denoiser.image_shape = (1, 2, 2)
-    with pytest.raises(ValueError, match='sigma must be in 0.02..100, got 200'): DirectionExplorer(denoiser, sigmas=(200., 1.), sigma=1.)
+    with pytest.raises(ValueError, match='sigma must be in 0.02..100, got 200'):
+        DirectionExplorer(denoiser, sigmas=(200.0, 1.0), sigma=1.0)
 
 
 def test_refused_assignments_leave_everything():
     explorer = explore()
-    for name, value in (('strength', 1.), ('direction', 2), ('sigma', 1.5), ('label', 9), ('seed', 2**40)):
+    for name, value in (('strength', 1.0), ('direction', 2), ('sigma', 1.5), ('label', 9), ('seed', 2**40)):
         before = getattr(explorer, name)
-        with pytest.raises((ValueError, TraitError)): setattr(explorer, name, value)
+        with pytest.raises((ValueError, TraitError)):
+            setattr(explorer, name, value)
         assert getattr(explorer, name) == before
-    explorer.set_state({'strength': 1.})
+    explorer.set_state({'strength': 1.0})
     assert 'strength must be one of' in explorer.error
 
 

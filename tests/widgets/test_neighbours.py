@@ -1,4 +1,5 @@
 """The neighbour explorer: brute force for every N, what is refused, and its script in a browser."""
+
 from functools import cache
 
 import numpy as np
@@ -9,10 +10,12 @@ from traitlets import TraitError
 from difflow.data.canvas import to_uint8
 from difflow.data.sets import load_images
 from difflow.features.sscd import load_descriptor, sscd_features
-from difflow.widgets.neighbours import NeighbourExplorer, entrants, set_sizes
+from difflow.widgets.neighbours import NeighbourExplorer, _entrants, _set_sizes
 
 TRAIN = load_images('mnist5k', split='train', max_images=60, seed=0)
-SAMPLES = torch.cat([TRAIN.tensor([7, 40]), load_images('mnist5k', split='test', max_images=3, seed=1).tensor()])
+SAMPLES = torch.cat(
+    [TRAIN.tensor([7, 40]), load_images('mnist5k', split='test', max_images=3, seed=1).tensor()]
+)
 DESCRIPTOR = load_descriptor('mnist5k')
 
 
@@ -21,7 +24,8 @@ def explore(samples=SAMPLES, train=TRAIN, **options):
 
 
 @cache
-def features(): return sscd_features(SAMPLES, DESCRIPTOR), sscd_features(TRAIN, DESCRIPTOR)
+def features():
+    return sscd_features(SAMPLES, DESCRIPTOR), sscd_features(TRAIN, DESCRIPTOR)
 
 
 def brute(sample, n, k=4):
@@ -48,13 +52,13 @@ def test_a_training_image_is_a_copy_once_n_passes_it():
         assert (40 in explorer.neighbours) == copy
     explorer.n = 60
     assert explorer.similarity[0] > 0.9999 and explorer.m_score >= 0.4
-    assert explore(threshold=-1.).m_score == 1 and explore(threshold=1.).m_score == 0
+    assert explore(threshold=-1.0).m_score == 1 and explore(threshold=1.0).m_score == 0
 
 
 @pytest.mark.parametrize('k', [1, 3, 10])
 def test_entrants_hold_the_answer_for_every_n(k):
-    s = torch.randint(0, 20, (3, 60), generator=torch.Generator().manual_seed(k)).float() # with ties
-    for row, kept in zip(s, entrants(s, k)):
+    s = torch.randint(0, 20, (3, 60), generator=torch.Generator().manual_seed(k)).float()  # with ties
+    for row, kept in zip(s, _entrants(s, k)):
         assert kept == sorted(kept) and kept[:k] == list(range(k))
         for n in range(1, 61):
             wanted = sorted(range(n), key=lambda i: (-row[i], i))[:k]
@@ -63,7 +67,7 @@ def test_entrants_hold_the_answer_for_every_n(k):
 
 @pytest.mark.parametrize('count', [1, 2, 60, 4000])
 def test_sizes_of_the_slider(count):
-    sizes = set_sizes(count)
+    sizes = _set_sizes(count)
     assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == count and len(sizes) <= 120
 
 
@@ -77,35 +81,50 @@ def test_the_browser_gets_each_picture_once():
             assert (pictures[picture] == TRAIN.images[index, 0].numpy()).all() and abs(similarity) <= 1
             assert seen.setdefault(index, picture) == picture
     assert len(pictures) == len(seen)
-    assert (np.frombuffer(explorer._samples, np.uint8).reshape(-1, 28, 28) == to_uint8(SAMPLES)[:, 0].numpy()).all()
+    assert (
+        np.frombuffer(explorer._samples, np.uint8).reshape(-1, 28, 28) == to_uint8(SAMPLES)[:, 0].numpy()
+    ).all()
     assert '_esm' in type(explorer).__dict__
 
 
 def test_static_picture():
     explorer, scale = explore(sample=1), 3
     wide = np.asarray(explorer.static([60], scale=scale))
-    first = wide[2:2 + 28 * scale:scale]
+    first = wide[2 : 2 + 28 * scale : scale]
     tile = to_uint8(SAMPLES[1, 0]).numpy()
-    columns = [i for i in range(wide.shape[1] - 28 * scale) if (first[:, i:i + 28 * scale:scale] == tile).all()]
-    assert len(columns) >= 2 # the sample, and the training image that it is
+    columns = [
+        i for i in range(wide.shape[1] - 28 * scale) if (first[:, i : i + 28 * scale : scale] == tile).all()
+    ]
+    assert len(columns) >= 2  # the sample, and the training image that it is
     assert explorer.static([2, 60], scale=2).height > explorer.static([60], scale=2).height
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(n=0), 'n must be an int in 1..60, got 0'), (dict(n=61), 'n must be an int in 1..60'), (dict(n=2.5), 'n must be an int'),
-    (dict(sample=5), 'sample must be an int in 0..4'), (dict(k=17), 'k must be an int in 1..16'), (dict(threshold=1.5), 'threshold must be in -1..1'),
-    (dict(samples=SAMPLES[:0]), 'at least one image'), (dict(samples=SAMPLES.expand(-1, 2, -1, -1)), 'must have one shape'),
-    (dict(samples=SAMPLES[..., :14], train=TRAIN.tensor()[..., :14]), 'sides of 28..32'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(n=0), 'n must be an int in 1..60, got 0'),
+        (dict(n=61), 'n must be an int in 1..60'),
+        (dict(n=2.5), 'n must be an int'),
+        (dict(sample=5), 'sample must be an int in 0..4'),
+        (dict(k=17), 'k must be an int in 1..16'),
+        (dict(threshold=1.5), 'threshold must be in -1..1'),
+        (dict(samples=SAMPLES[:0]), 'at least one image'),
+        (dict(samples=SAMPLES.expand(-1, 2, -1, -1)), 'must have one shape'),
+        (dict(samples=SAMPLES[..., :14], train=TRAIN.tensor()[..., :14]), 'sides of 28..32'),
+    ],
+)
 def test_bad_input_is_refused(options, message):
-    with pytest.raises(ValueError, match=message): explore(**options)
-    with pytest.raises(ValueError, match='k must be >= 1'): entrants(torch.zeros(1, 2), 0)
+    with pytest.raises(ValueError, match=message):
+        explore(**options)
+    with pytest.raises(ValueError, match='k must be >= 1'):
+        _entrants(torch.zeros(1, 2), 0)
 
 
 def test_refused_assignments_leave_everything():
     explorer = explore(sample=2, n=30)
     for name, value in (('sample', 5), ('n', 0), ('n', 61)):
-        with pytest.raises((ValueError, TraitError)): setattr(explorer, name, value)
+        with pytest.raises((ValueError, TraitError)):
+            setattr(explorer, name, value)
     assert (explorer.sample, explorer.n) == (2, 30)
     explorer.set_state({'n': 0})
     assert 'n must be an int in 1..60, got 0' in explorer.error and explorer.n == 30
@@ -122,7 +141,7 @@ def drag(page, slider, places):
     before = page.evaluate('state.n')
     for place in places:
         move(place)
-        assert page.evaluate('state.n') < before # it follows while the button is held
+        assert page.evaluate('state.n') < before  # it follows while the button is held
         before = page.evaluate('state.n')
     page.mouse.up()
 
@@ -147,10 +166,10 @@ def test_the_browser_finds_the_neighbours_of_every_n_by_itself(on_a_page, pixels
         check(page, 2, 60)
         slider = page.locator('input[type=range]')
         slider.press('ArrowLeft')
-        check(page, 2, set_sizes(60)[-2])
+        check(page, 2, _set_sizes(60)[-2])
         drag(page, slider, [0.8, 0.5, 0.3])
         dragged = page.evaluate('state.n')
-        assert 1 < dragged < 30 and dragged in set_sizes(60)
+        assert 1 < dragged < 30 and dragged in _set_sizes(60)
         check(page, 2, dragged)
         slider.press('Home')
         check(page, 2, 1)

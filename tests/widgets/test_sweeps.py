@@ -1,4 +1,5 @@
 """The explorers without a browser: what they hold, what cancels what, and what is shown when something fails."""
+
 import base64
 import io
 import threading
@@ -18,7 +19,7 @@ from difflow.features.sscd import SSCD, load_descriptor, sscd_features
 from difflow.samplers.steps import ddim
 from difflow.schedulers import Scheduler
 from difflow.widgets.strips import film_strip
-from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, verdict, verdicts
+from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, _verdict, verdicts
 
 DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
 X0 = DIGITS.tensor()
@@ -26,6 +27,7 @@ X0 = DIGITS.tensor()
 
 class Counting(Denoiser):
     "Shrink to grey; count the calls, wait for `gate`, and fail on request."
+
     def __init__(self, num_classes=None, null_class=False, image_shape=(1, 28, 28)):
         super().__init__()
         self.num_classes, self.null_class, self.image_shape = num_classes, null_class, image_shape
@@ -37,7 +39,8 @@ class Counting(Denoiser):
         self.calls, self.labels = self.calls + 1, labels
         self.inside.set()
         assert self.gate.wait(30)
-        if self.error is not None: raise self.error
+        if self.error is not None:
+            raise self.error
         return x / (1 + sigma**2).to(x.dtype).reshape(-1, 1, 1, 1)
 
 
@@ -63,7 +66,12 @@ def test_the_browser_gets_the_images_of_the_sweep(background):
     assert (pixels(explorer._noised)[0] == pixels(explorer._original)[0]).all()
     assert len(pixels(explorer._noised)) == 5 and len(np.unique(pixels(explorer._noised)[-1])) > 100
     assert len(pixels(explorer._thumbnails)) == len(DIGITS)
-    assert explorer._levels['step_reverse'] == explorer.steps_reverse == explorer.sweep.steps_reverse == [0, 2, 4, 6, 8]
+    assert (
+        explorer._levels['step_reverse']
+        == explorer.steps_reverse
+        == explorer.sweep.steps_reverse
+        == [0, 2, 4, 6, 8]
+    )
     assert explorer._levels['snr'][0] is None and explorer._levels['snr'][1] > explorer._levels['snr'][-1]
     assert (explorer.progress, explorer.error) == (1, '')
 
@@ -81,7 +89,9 @@ def test_a_level_at_which_no_image_is_left(on_a_page):
 
 
 def test_foreground_and_background_agree():
-    assert torch.equal(explore(background=True, seed=3).wait(30).images, explore(background=False, seed=3).images)
+    assert torch.equal(
+        explore(background=True, seed=3).wait(30).images, explore(background=False, seed=3).images
+    )
 
 
 def test_tensors_and_colour():
@@ -116,7 +126,10 @@ def test_choices_start_a_new_sweep():
         after = explorer.images
         assert after.shape != before.shape or not torch.equal(after, before), name
         before = after
-    assert explorer.steps_reverse == [0, 2, 3, 4, 6] and explorer._levels['step_reverse'] == explorer.steps_reverse
+    assert (
+        explorer.steps_reverse == [0, 2, 3, 4, 6]
+        and explorer._levels['step_reverse'] == explorer.steps_reverse
+    )
     calls = explorer._ask.denoisers['returned'].calls
     explorer.seed = 1
     assert explorer._ask.denoisers['returned'].calls == calls
@@ -136,7 +149,8 @@ def test_a_newer_request_cancels_the_older_one():
     denoiser.gate.clear()
     explorer = explore(denoiser, background=True)
     assert denoiser.inside.wait(30)
-    for seed in range(1, 20): explorer.seed = seed
+    for seed in range(1, 20):
+        explorer.seed = seed
     denoiser.gate.set()
     explorer.wait(30)
     assert denoiser.calls == 1 + 8  # one step of the first sweep, none of the eighteen between
@@ -148,7 +162,8 @@ def test_wait_gives_up_after_a_while():
     denoiser.gate.clear()
     explorer = explore(denoiser, background=True)
     assert denoiser.inside.wait(30)
-    with pytest.raises(TimeoutError, match='0.05 s'): explorer.wait(0.05)
+    with pytest.raises(TimeoutError, match='0.05 s'):
+        explorer.wait(0.05)
     assert explorer.progress < 1
     denoiser.gate.set()
     assert explorer.wait(30).progress == 1
@@ -178,7 +193,8 @@ def test_errors_are_shown_in_one_line_and_raised_by_wait(background):
     denoiser = Counting()
     denoiser.error = RuntimeError('out of memory\nand a long story')
     explorer = explore(denoiser, background=background)
-    with pytest.raises(RuntimeError, match='out of memory'): explorer.wait(30)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        explorer.wait(30)
     assert explorer.error == 'RuntimeError: out of memory' and explorer.progress < 1
     denoiser.error = None
     explorer.seed = 1
@@ -230,7 +246,8 @@ def test_compare_shares_image_noise_and_levels():
     assert list(images) == list(explorer.sweeps) == ['a', 'b', 'gauss']
     assert torch.equal(images['a'], images['b']) and not torch.equal(images['a'], images['gauss'])
     frames = pixels(explorer._frames).reshape(3, 5, 28, 28, 1)
-    for row, name in zip(frames, images): assert (row == expected(images[name])).all()
+    for row, name in zip(frames, images):
+        assert (row == expected(images[name])).all()
     noised = [sweep.noised for sweep in explorer.sweeps.values()]
     assert torch.equal(noised[0], noised[2])
     distances = np.array(explorer._distances)  # rows, levels, (to the first, to the original)
@@ -247,7 +264,8 @@ def test_compare_asks_only_models_with_classes_for_a_class():
     assert plain.labels is None and classy.labels.unique().tolist() == [int(DIGITS.labels[0])]
 
 
-def last_lines(explorer): return [[note.splitlines()[-1] for note in row] for row in explorer.wait()._notes]
+def last_lines(explorer):
+    return [[note.splitlines()[-1] for note in row] for row in explorer.wait()._notes]
 
 
 def test_verdicts_of_exact_denoisers():
@@ -257,26 +275,47 @@ def test_verdicts_of_exact_denoisers():
     explorer = CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=notes)
     first, second = last_lines(explorer)
     assert all(words.endswith('memorised') for words in first)
-    assert first[0] == second[0] == 'reproduced, memorised' and second[-1] == 'new' and first[-1] == 'memorised'
+    assert (
+        first[0] == second[0] == 'reproduced, memorised' and second[-1] == 'new' and first[-1] == 'memorised'
+    )
     descriptor = load_descriptor('mnist5k')
-    z, train = ({name: sscd_features(x, descriptor) for name, x in explorer.images.items()}, sscd_features(DIGITS[:3], descriptor))
+    z, train = (
+        {name: sscd_features(x, descriptor) for name, x in explorer.images.items()},
+        sscd_features(DIGITS[:3], descriptor),
+    )
     for i in range(5):
         other, near = z['three'][i] @ z['others'][i], (z['others'][i] @ train.T).max()
-        assert explorer._notes[1][i].splitlines()[:2] == [f'similarity {other:.2f} to three', f'similarity {near:.2f} to train']
+        assert explorer._notes[1][i].splitlines()[:2] == [
+            f'similarity {other:.2f} to three',
+            f'similarity {near:.2f} to train',
+        ]
 
 
 def test_one_model_beside_itself_is_reproduced():
-    explorer = CompareExplorer({'a': Counting(), 'b': Counting(), 'c': Counting()}, DIGITS, steps=4, levels=2, notes=verdicts('mnist5k'))
+    explorer = CompareExplorer(
+        {'a': Counting(), 'b': Counting(), 'c': Counting()},
+        DIGITS,
+        steps=4,
+        levels=2,
+        notes=verdicts('mnist5k'),
+    )
     assert {words for row in last_lines(explorer) for words in row} == {'reproduced'}
-    assert explorer._notes[0][0] == 'similarity 1.00 to the others\nreproduced' and 'to a' in explorer._notes[2][0]
+    assert (
+        explorer._notes[0][0] == 'similarity 1.00 to the others\nreproduced'
+        and 'to a' in explorer._notes[2][0]
+    )
     alone = SweepExplorer(Counting(), DIGITS, steps=4, levels=2, notes=verdicts('mnist5k', DIGITS[1:]))
-    assert alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0] # DIGITS[0] was left out
+    assert (
+        alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0]
+    )  # DIGITS[0] was left out
 
 
 def spoken():
     "Two optimal denoisers of three digits each, of which one set counts as known"
     rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
-    return CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=verdicts('mnist5k', DIGITS[:3])).wait()
+    return CompareExplorer(
+        rows, DIGITS, steps=12, levels=4, sampler='heun', notes=verdicts('mnist5k', DIGITS[:3])
+    ).wait()
 
 
 def test_the_static_picture_has_the_words_under_its_frames():
@@ -285,35 +324,56 @@ def test_the_static_picture_has_the_words_under_its_frames():
     explorer._notes = []
     silent = np.asarray(explorer.static())
     lines = [max(len(note.splitlines()) for note in row) for row in written]
-    assert len(shown) - len(silent) >= 11 * sum(lines) # at least a line for both similarities and the verdict, in two rows
-    tall, places = (len(silent) - 18) // 3, [] # of a row without words: noised, three, others
+    assert len(shown) - len(silent) >= 11 * sum(
+        lines
+    )  # at least a line for both similarities and the verdict, in two rows
+    tall, places = (len(silent) - 18) // 3, []  # of a row without words: noised, three, others
     for k in range(2):
-        explorer._notes = [[note.replace('m', 'n') if row == k else note for note in notes] for row, notes in enumerate(written)]
+        explorer._notes = [
+            [note.replace('m', 'n') if row == k else note for note in notes]
+            for row, notes in enumerate(written)
+        ]
         changed = (np.asarray(explorer.static()) != shown).any(axis=(1, 2)).nonzero()[0]
         places.append((changed.min(), changed.max()))
-    (first, last), (again, end) = places # the words of a row are below its frames and above the next
+    (first, last), (again, end) = places  # the words of a row are below its frames and above the next
     assert 18 + 2 * tall - 4 <= first < last < again - tall + 6 and end < len(shown)
 
 
 def test_the_browser_writes_the_words_under_each_picture(on_a_page):
     explorer = spoken()
     with on_a_page(explorer) as page:
-        def said(name): return page.locator('figure', has=page.locator(f'[data-panel="{name}"]')).locator('small').text_content()
+
+        def said(name):
+            return (
+                page.locator('figure', has=page.locator(f'[data-panel="{name}"]'))
+                .locator('small')
+                .text_content()
+            )
+
         slider = page.locator('input[type=range]').first
         for key in ('Home', 'ArrowRight', 'End'):
             slider.press(key)
             i = int(slider.input_value())
-            for k, name in enumerate(('three', 'others')): assert said(name).endswith('\n' + explorer._notes[k][i])
+            for k, name in enumerate(('three', 'others')):
+                assert said(name).endswith('\n' + explorer._notes[k][i])
         assert said('noised') == '' and explorer._notes[0][0] != explorer._notes[0][-1]
         assert said('three').splitlines()[-1] == 'memorised' and said('others').splitlines()[-1] == 'new'
 
 
 def test_verdicts_are_words_of_thresholds():
-    assert [verdict(0.6, 0.6, 0.5), verdict(0.6, 0.4, 0.5), verdict(0.5, 0.6, 0.5), verdict(0.5, 0.5, 0.5), verdict(None, 0.6, 0.5)] == [
-        'reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']
-    with pytest.raises(ValueError, match='threshold must be in -1..1, got -2'): verdicts('mnist5k', threshold=-2)
-    with pytest.raises(ValueError, match='threshold must be in -1..1, got None'): verdicts(SSCD('small', 8))
-    with pytest.raises(ValueError, match='sides of 28..32'): verdicts('mnist5k', X0[..., :14])
+    assert [
+        _verdict(0.6, 0.6, 0.5),
+        _verdict(0.6, 0.4, 0.5),
+        _verdict(0.5, 0.6, 0.5),
+        _verdict(0.5, 0.5, 0.5),
+        _verdict(None, 0.6, 0.5),
+    ] == ['reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got -2'):
+        verdicts('mnist5k', threshold=-2)
+    with pytest.raises(ValueError, match='threshold must be in -1..1, got None'):
+        verdicts(SSCD('small', 8))
+    with pytest.raises(ValueError, match='sides of 28..32'):
+        verdicts('mnist5k', X0[..., :14])
 
 
 def test_static_picture():
@@ -334,7 +394,8 @@ def test_film_leaves_out_frames_that_do_not_fit():
 
 
 class Handle:
-    def update(self, data, raw): self.data = data
+    def update(self, data, raw):
+        self.data = data
 
 
 def test_wait_completes_the_saved_picture_where_no_browser_shows_the_widget():
@@ -377,7 +438,10 @@ BAD = [
     (dict(images=X0[0]), r'images must have shape \(B,C,H,W\), .*, not \(1, 28, 28\)'),
     (dict(images=X0.expand(-1, 2, -1, -1)), 'images must have 1 or 3 channels, got 2'),
     (dict(images='mnist5k'), 'images must be an ImageSet or a tensor .*, got str'),
-    (dict(images=X0[..., :14]), r"denoiser 'returned' takes images of shape \(1, 28, 28\), got \(1, 28, 14\)"),
+    (
+        dict(images=X0[..., :14]),
+        r"denoiser 'returned' takes images of shape \(1, 28, 28\), got \(1, 28, 14\)",
+    ),
     (dict(denoiser='mnist'), "denoiser 'returned' must be a Denoiser .see load_denoiser., got str"),
 ]
 
@@ -385,12 +449,14 @@ BAD = [
 @pytest.mark.parametrize('options, message', BAD, ids=[message[:40] for _, message in BAD])
 def test_bad_input_is_named_before_any_work(options, message):
     denoiser = options.get('denoiser', Counting())
-    with pytest.raises(ValueError, match=message): explore(**{'denoiser': denoiser} | options)
+    with pytest.raises(ValueError, match=message):
+        explore(**{'denoiser': denoiser} | options)
     assert getattr(denoiser, 'calls', 0) == 0
 
 
 def test_bad_denoisers():
-    with pytest.raises(ValueError, match='at least 1 denoiser'): CompareExplorer({}, DIGITS)
+    with pytest.raises(ValueError, match='at least 1 denoiser'):
+        CompareExplorer({}, DIGITS)
     with pytest.raises(ValueError, match=r'number of classes, got \[4, 10\]'):
         CompareExplorer({'a': Counting(4), 'b': Counting(10)}, DIGITS)
 
@@ -402,6 +468,8 @@ WRONG = dict(image=6, steps=0, seed=-1, sampler='magic', label=1, step_reverse=9
 def test_bad_assignments_leave_the_value(name, value):
     explorer = explore()
     before, calls = getattr(explorer, name), explorer._ask.denoisers['returned'].calls
-    with pytest.raises(ValueError, match=name): setattr(explorer, name, value)
-    with pytest.raises(TraitError): setattr(explorer, name, value)
+    with pytest.raises(ValueError, match=name):
+        setattr(explorer, name, value)
+    with pytest.raises(TraitError):
+        setattr(explorer, name, value)
     assert getattr(explorer, name) == before and explorer._ask.denoisers['returned'].calls == calls

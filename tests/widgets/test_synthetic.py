@@ -10,25 +10,31 @@ from difflow.data.canvas import to_uint8
 from difflow.data.sets import ImageSet
 from difflow.denoisers.base import Denoiser
 from difflow.synthetic_data.samples import labelled_samples
-from difflow.widgets.synthetic import SyntheticExplorer, class_states, opinions
-
+from difflow.widgets.synthetic import SyntheticExplorer, _class_states, _opinions
 
 class Told(Denoiser):
     "Know that images of a class are Gaussian around its grey level; without a class, around grey"
+
     image_shape, num_classes, null_class = (1, 4, 4), 3, True
+
     def denoise(self, x, sigma, labels):
-        mean = 0. if labels is None else (labels / 2 - 0.5)[:, None, None, None]
+        mean = 0.0 if labels is None else (labels / 2 - 0.5)[:, None, None, None]
         return mean + 0.2**2 / (0.2**2 + sigma**2) * (x - mean)
 
 
 class Grey(nn.Module):
     "Name the class with the nearest grey level"
-    def forward(self, images): return -20 * (images.mean((1, 2, 3))[:, None] - torch.tensor([-0.5, 0., 0.5])).abs()
+
+    def forward(self, images):
+        return -20 * (images.mean((1, 2, 3))[:, None] - torch.tensor([-0.5, 0.0, 0.5])).abs()
 
 
-REAL = ImageSet((torch.arange(20) % 3 * 64 + 64)[:, None, None, None].expand(-1, 1, 4, 4).to(torch.uint8).contiguous(), torch.arange(20) % 3,
-                classes=['dark', 'grey', 'light'])
-SMALL = dict(steps=3, guidances=(0., 1., 2.), steps_offered=(1, 3, 6), count=5)
+REAL = ImageSet(
+    (torch.arange(20) % 3 * 64 + 64)[:, None, None, None].expand(-1, 1, 4, 4).to(torch.uint8).contiguous(),
+    torch.arange(20) % 3,
+    classes=['dark', 'grey', 'light'],
+)
+SMALL = dict(steps=3, guidances=(0.0, 1.0, 2.0), steps_offered=(1, 3, 6), count=5)
 
 
 def explore(denoiser=None, images=REAL, classifier=None, **options):
@@ -42,29 +48,33 @@ def test_the_browser_gets_the_samples(background):
     assert explorer.progress == 1 and explorer.error == '' and explorer.images.shape == (5, 1, 4, 4)
     made = np.frombuffer(explorer._made, np.uint8).reshape(5, 4, 4)
     assert (made == expected.images[:, 0].numpy()).all()
-    assert (np.frombuffer(explorer._real, np.uint8) == 192).all() and explorer._counts == {'real': 5, 'made': 5}
+    assert (np.frombuffer(explorer._real, np.uint8) == 192).all() and explorer._counts == {
+        'real': 5,
+        'made': 5,
+    }
     assert [answer for answer, _ in explorer.answers['real']] == [2] * 5 and explorer.static().mode == 'L'
 
 
 def test_opinions_are_the_likeliest_class():
-    answers = opinions(Grey(), torch.tensor([-0.5, 0.45])[:, None, None, None].expand(2, 1, 4, 4))
+    answers = _opinions(Grey(), torch.tensor([-0.5, 0.45])[:, None, None, None].expand(2, 1, 4, 4))
     assert [answer for answer, _ in answers] == [0, 2] and all(share > 0.9 for _, share in answers)
 
 
 def test_guidance_moves_away_from_no_class():
     explorer = explore(label=2)
     mean = {}
-    for w in (0., 1., 2.):
+    for w in (0.0, 1.0, 2.0):
         explorer.guidance = w
         mean[w] = explorer.images.mean().item()
-    assert mean[0.] < 0.2 < mean[1.] < mean[2.]
+    assert mean[0.0] < 0.2 < mean[1.0] < mean[2.0]
 
 
 def test_choices_start_anew_and_are_remembered(monkeypatch):
     import difflow.widgets.synthetic as module
+
     explorer = explore()
     first, calls = explorer.images, []
-    monkeypatch.setattr(module, 'class_states', lambda *args: calls.append(args) or class_states(*args))
+    monkeypatch.setattr(module, '_class_states', lambda *args: calls.append(args) or _class_states(*args))
     explorer.seed = 7
     assert not torch.equal(first, explorer.images) and len(calls) == 1
     explorer.seed = 0
@@ -74,52 +84,66 @@ def test_choices_start_anew_and_are_remembered(monkeypatch):
 
 
 def test_a_step_at_a_time():
-    states = list(class_states(Told(), 1, 4, steps=6))
+    states = list(_class_states(Told(), 1, 4, steps=6))
     assert len(states) == 6 and all(state.shape == (4, 1, 4, 4) for state in states)
 
 
 def test_few_real_images_leave_room():
-    explorer = explore(images=REAL[:4], label=1) # one image of class 1
+    explorer = explore(images=REAL[:4], label=1)  # one image of class 1
     assert explorer._counts == {'real': 1, 'made': 5} and len(explorer.answers['real']) == 1
     assert explorer.static().size[0] > 5 * 64
 
 
 class Broken(Told):
-    def denoise(self, x, sigma, labels): raise RuntimeError('broken inside')
+    def denoise(self, x, sigma, labels):
+        raise RuntimeError('broken inside')
 
 
 @pytest.mark.parametrize('background', [False, True])
 def test_a_failure_is_shown_and_raised(background):
     explorer = explore(Broken(), background=background)
-    with pytest.raises(RuntimeError, match='broken inside'): explorer.wait(60)
+    with pytest.raises(RuntimeError, match='broken inside'):
+        explorer.wait(60)
     assert explorer.error == 'RuntimeError: broken inside'
 
 
-class Plain(Told): num_classes = None
+class Plain(Told):
+    num_classes = None
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(denoiser=Plain()), 'needs a denoiser with classes'), (dict(images=ImageSet(REAL.images)), 'one label each'),
-    (dict(images=ImageSet(REAL.images[:, :, :3], REAL.labels)), 'the denoiser makes'), (dict(images=ImageSet(REAL.images, REAL.labels + 1)), 'labels up to 3'),
-    (dict(label=3), 'label must be an int in 0..2'), (dict(steps=2), 'steps must be one of'), (dict(guidance=9.), 'guidance must be one of'),
-    (dict(seed=-1), 'seed must be'), (dict(count=17), 'count must be an int in 1..16'), (dict(guidances=(1., float('nan'))), 'must be finite'),
-    (dict(steps_offered=(0, 3)), 'steps >= 1'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(denoiser=Plain()), 'needs a denoiser with classes'),
+        (dict(images=ImageSet(REAL.images)), 'one label each'),
+        (dict(images=ImageSet(REAL.images[:, :, :3], REAL.labels)), 'the denoiser makes'),
+        (dict(images=ImageSet(REAL.images, REAL.labels + 1)), 'labels up to 3'),
+        (dict(label=3), 'label must be an int in 0..2'),
+        (dict(steps=2), 'steps must be one of'),
+        (dict(guidance=9.0), 'guidance must be one of'),
+        (dict(seed=-1), 'seed must be'),
+        (dict(count=17), 'count must be an int in 1..16'),
+        (dict(guidances=(1.0, float('nan'))), 'must be finite'),
+        (dict(steps_offered=(0, 3)), 'steps >= 1'),
+    ],
+)
 def test_bad_input_is_refused(options, message):
-    with pytest.raises(ValueError, match=message): explore(**options)
+    with pytest.raises(ValueError, match=message):
+        explore(**options)
 
 
 def test_without_a_null_class_there_is_no_guidance():
     denoiser = Told()
     denoiser.null_class = False
-    assert explore(denoiser)._choices['guidances'] == [1.]
+    assert explore(denoiser)._choices['guidances'] == [1.0]
 
 
 def test_refused_assignments_leave_everything():
     explorer = explore()
     for name, value in (('steps', 2), ('guidance', 0.3), ('label', 3), ('seed', 2**40)):
         before = getattr(explorer, name)
-        with pytest.raises((ValueError, TraitError)): setattr(explorer, name, value)
+        with pytest.raises((ValueError, TraitError)):
+            setattr(explorer, name, value)
         assert getattr(explorer, name) == before
     explorer.set_state({'steps': 2})
     assert 'steps must be one of' in explorer.error
@@ -131,7 +155,10 @@ def test_rows_and_sliders_in_a_browser(on_a_page, pixels_of):
     explorer._opinions = dict(explorer._opinions, made=[[0, 0.75], *[[2, 0.9]] * 4])
     with on_a_page(explorer) as page:
         row = page.locator('[data-row=synthetic]')
-        words, wrong = row.locator('figcaption').all_text_contents(), row.locator('.df-wrong').all_text_contents()
+        words, wrong = (
+            row.locator('figcaption').all_text_contents(),
+            row.locator('.df-wrong').all_text_contents(),
+        )
         total = row.locator('small').text_content()
         page.locator('input[aria-label=guidance]').press('ArrowRight')
         guidance = page.evaluate('state.guidance')

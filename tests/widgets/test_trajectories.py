@@ -9,9 +9,9 @@ from difflow.data.canvas import to_uint8
 from difflow.data.sets import ImageSet
 from difflow.representations.encoders import sigma_of
 from difflow.representations.mixers import ConcatMixer, SingleTime, TransformerMixer
-from difflow.widgets.trajectories import TrajectoryExplorer, noised
+from difflow.widgets.trajectories import TrajectoryExplorer, _noised
 
-TIMES = [0., 0.5, 1.]
+TIMES = [0.0, 0.5, 1.0]
 QUICK = dict(epochs=3, lrs=(1e-2,), seeds=2, hidden=8, batch_size=20)
 
 
@@ -25,22 +25,30 @@ def parts():
     codes[np.arange(60), 2, labels[:, 1]] += 2
     images = ImageSet(torch.randint(0, 256, (60, 3, 4, 4), dtype=torch.uint8), labels)
     codes = torch.from_numpy(codes)
-    readers = {'concat': ConcatMixer(**QUICK).fit(codes, labels),
-               'transformer': TransformerMixer(**QUICK).fit(codes, labels)}
+    readers = {
+        'concat': ConcatMixer(**QUICK).fit(codes, labels),
+        'transformer': TransformerMixer(**QUICK).fit(codes, labels),
+    }
     return images, codes, TIMES, SingleTime(**QUICK | dict(epochs=15)).fit(codes, labels), readers
 
 
 @pytest.fixture
-def explorer(parts): return TrajectoryExplorer(*parts, factors=('letter', 'side'), classes=('abc', ('left', 'right')))
+def explorer(parts):
+    return TrajectoryExplorer(*parts, factors=('letter', 'side'), classes=('abc', ('left', 'right')))
 
 
 def test_the_browser_gets_images_and_answers(explorer, parts):
     images, codes, _, single, readers = parts
     explorer.image, explorer.factor = 7, 0
-    x = noised(images.tensor([7]), TIMES, 7)
+    x = _noised(images.tensor([7]), TIMES, 7)
     assert np.frombuffer(explorer._noised, np.uint8).tolist() == to_uint8(x).movedim(1, -1).flatten().tolist()
-    assert np.frombuffer(explorer._clean, np.uint8).tolist() == images.images[7].movedim(0, -1).flatten().tolist()
-    assert len(explorer._thumbnails) == 60 * 48 and explorer._levels['sigma'] == pytest.approx(sigma_of(torch.tensor(TIMES)).tolist())
+    assert (
+        np.frombuffer(explorer._clean, np.uint8).tolist()
+        == images.images[7].movedim(0, -1).flatten().tolist()
+    )
+    assert len(explorer._thumbnails) == 60 * 48 and explorer._levels['sigma'] == pytest.approx(
+        sigma_of(torch.tensor(TIMES)).tolist()
+    )
     by_time = single.probabilities_by_time(codes)[0, :, 7]
     assert [row[0] for row in explorer._single] == ['abc'[i] for i in by_time.argmax(-1).tolist()]
     assert dict(explorer._answers)['concat'].startswith('abc'[readers['concat'].predict(codes)[7, 0]])
@@ -51,7 +59,7 @@ def test_the_browser_gets_images_and_answers(explorer, parts):
 
 
 def test_starts_at_the_best_single_time(parts):
-    assert TrajectoryExplorer(*parts).t == 0. and TrajectoryExplorer(*parts, factor=1).t == 1.
+    assert TrajectoryExplorer(*parts).t == 0.0 and TrajectoryExplorer(*parts, factor=1).t == 1.0
 
 
 def test_python_and_browser_share_the_state(explorer):
@@ -59,44 +67,60 @@ def test_python_and_browser_share_the_state(explorer):
     explorer.set_state({'factor': 1, 'image': 3, 't': 0.5})
     assert (explorer.factor, explorer.image, explorer.t) == (1, 3, 0.5) and explorer._panels != before
     assert explorer._panels[0]['names'] == ['left', 'right'] and list(explorer.answers)[0] == 'time 0.5 alone'
-    assert explorer.static().mode == 'RGB' and repr(explorer) == 'TrajectoryExplorer(image=3, factor=1, t=0.5)'
+    assert (
+        explorer.static().mode == 'RGB' and repr(explorer) == 'TrajectoryExplorer(image=3, factor=1, t=0.5)'
+    )
     assert 'image/png' in explorer._repr_mimebundle_()[0]
 
 
 def test_noise_grows_with_the_time():
     x = torch.zeros(1, 1, 16, 16)
-    frames = noised(x, TIMES)
+    frames = _noised(x, TIMES)
     assert frames[0].std() == pytest.approx(0.01, rel=0.2) and (frames[2] == frames[2].clamp(-1, 1)).all()
-    assert torch.equal(frames, noised(x, TIMES)) and not torch.equal(frames, noised(x, TIMES, image=1))
-    sigma, inside = 0.5**0.5, frames[1].abs() < 1 # the same noise, grown
-    assert torch.allclose(frames[0][inside] / 0.01, frames[1][inside] * (1 + sigma**2)**0.5 / sigma, atol=1e-2)
+    assert torch.equal(frames, _noised(x, TIMES)) and not torch.equal(frames, _noised(x, TIMES, image=1))
+    sigma, inside = 0.5**0.5, frames[1].abs() < 1  # the same noise, grown
+    assert torch.allclose(
+        frames[0][inside] / 0.01, frames[1][inside] * (1 + sigma**2) ** 0.5 / sigma, atol=1e-2
+    )
 
 
 def test_refused_choices_leave_everything(explorer):
     for name, value in (('t', 0.3), ('image', 60), ('image', -1), ('factor', 2), ('factor', 'side')):
         before = getattr(explorer, name)
-        with pytest.raises((ValueError, TraitError)): setattr(explorer, name, value)
+        with pytest.raises((ValueError, TraitError)):
+            setattr(explorer, name, value)
         assert getattr(explorer, name) == before
     explorer.set_state({'t': 0.3})
     assert 't must be one of [0.0, 0.5, 1.0], got 0.3' in explorer.error
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(codes=torch.zeros(59, 3, 4)), r'codes must be \(60, 3, D\)'), (dict(times=[0., 1.]), r'codes must be \(60, 2, D\)'),
-    (dict(times=[0., 1., 0.5]), 'times must ascend'), (dict(codes=torch.full((60, 3, 4), torch.nan)), 'must be finite'),
-    (dict(codes=torch.zeros(60, 3, 5)), r'codes must be \(N, 3, 4\)'), (dict(factors=['letter']), 'named are 1'),
-    (dict(classes=['ab', 'cd']), r'of \[2, 2\]'), (dict(single=SingleTime()), 'not fitted'), (dict(image=60), 'image must be'),
-    (dict(t=0.1), 't must be one of'), (dict(factor=5), 'factor must be an int in 0..1'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(codes=torch.zeros(59, 3, 4)), r'codes must be \(60, 3, D\)'),
+        (dict(times=[0.0, 1.0]), r'codes must be \(60, 2, D\)'),
+        (dict(times=[0.0, 1.0, 0.5]), 'times must ascend'),
+        (dict(codes=torch.full((60, 3, 4), torch.nan)), 'must be finite'),
+        (dict(codes=torch.zeros(60, 3, 5)), r'codes must be \(N, 3, 4\)'),
+        (dict(factors=['letter']), 'named are 1'),
+        (dict(classes=['ab', 'cd']), r'of \[2, 2\]'),
+        (dict(single=SingleTime()), 'not fitted'),
+        (dict(image=60), 'image must be'),
+        (dict(t=0.1), 't must be one of'),
+        (dict(factor=5), 'factor must be an int in 0..1'),
+    ],
+)
 def test_bad_input_is_refused(change, message, parts):
     names = dict(zip(('images', 'codes', 'times', 'single', 'mixers'), parts))
-    with pytest.raises(ValueError, match=message): TrajectoryExplorer(**names | change)
+    with pytest.raises(ValueError, match=message):
+        TrajectoryExplorer(**names | change)
 
 
 def test_a_reader_of_other_factors_is_refused(parts):
     images, codes, times, single, _ = parts
     one = ConcatMixer(**QUICK).fit(codes, images.labels[:, 0])
-    with pytest.raises(ValueError, match='concat reads 1 factors, not 2'): TrajectoryExplorer(images, codes, times, single, {'concat': one})
+    with pytest.raises(ValueError, match='concat reads 1 factors, not 2'):
+        TrajectoryExplorer(images, codes, times, single, {'concat': one})
 
 
 def test_time_is_dragged_in_a_browser(explorer, on_a_page, pixels_of):

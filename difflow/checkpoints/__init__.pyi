@@ -1,0 +1,17 @@
+from .archives import Archive as Archive
+from .archives import read_archive as read_archive
+from .archives import read_tensors as read_tensors
+from .archives import write_tensors as write_tensors
+from .catalogue import published_config as published_config
+from .downloads import cached as cached
+from .downloads import download as download
+from .load import describe as describe
+from .load import embedded_models as embedded_models
+from .load import export as export
+from .load import find_checkpoint as find_checkpoint
+from .load import lighten as lighten
+from .load import load_denoiser as load_denoiser
+from .load import load_strictly as load_strictly
+from .load import save as save
+from .pickles import Refused as Refused
+from .pickles import unpickle as unpickle

@@ -1,0 +1,16 @@
+from .canvas import image_grid as image_grid
+from .canvas import save_images as save_images
+from .canvas import show_images as show_images
+from .canvas import to_float as to_float
+from .canvas import to_uint8 as to_uint8
+from .canvas import write_png as write_png
+from .resizing import Preprocess as Preprocess
+from .resizing import resize_bilinear as resize_bilinear
+from .sets import ImageSet as ImageSet
+from .sets import check_images as check_images
+from .sets import load_images as load_images
+from .sets import stratified_order as stratified_order
+from .studies import PUBLISHED_SETS as PUBLISHED_SETS
+from .studies import published_set as published_set
+from .studies import write_mnist_m as write_mnist_m
+from .transforms import published_images as published_images

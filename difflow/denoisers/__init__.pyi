@@ -1,0 +1,10 @@
+from .base import Denoiser as Denoiser
+from .base import Preconditioned as Preconditioned
+from .base import as_sigma as as_sigma
+from .base import expand_like as expand_like
+from .discrete_time import DDPMDenoiser as DDPMDenoiser
+from .discrete_time import p_mean_variance as p_mean_variance
+from .preconditioned import EDMDenoiser as EDMDenoiser
+from .preconditioned import IDDPMDenoiser as IDDPMDenoiser
+from .preconditioned import VEDenoiser as VEDenoiser
+from .preconditioned import VPDenoiser as VPDenoiser

@@ -1,0 +1,14 @@
+from .coded import CodedDiffusersUNet as CodedDiffusersUNet
+from .coded import CodedUNet as CodedUNet
+from .coded import code_size as code_size
+from .diffusers_unet import DiffusersUNet as DiffusersUNet
+from .layers import Conv2d as Conv2d
+from .layers import GroupNorm as GroupNorm
+from .layers import Linear as Linear
+from .layers import pad_to_even as pad_to_even
+from .song_unet import DhariwalUNet as DhariwalUNet
+from .song_unet import SongUNet as SongUNet
+from .song_unet import edm_network as edm_network
+from .unet import UNet as UNet
+from .unet import timestep_embedding as timestep_embedding
+from .registry import NETWORKS as NETWORKS

@@ -1,0 +1,17 @@
+from .ablation import AblationSampler as AblationSampler
+from .ablation import ablation_sample as ablation_sample
+from .ablation import ablation_sampler as ablation_sampler
+from .ablation import discretize as discretize
+from .steps import SAMPLERS as SAMPLERS
+from .steps import GuidedDenoiser as GuidedDenoiser
+from .steps import Sampler as Sampler
+from .steps import State as State
+from .steps import as_sampler as as_sampler
+from .steps import ddim as ddim
+from .steps import ddim_reverse as ddim_reverse
+from .steps import ddpm as ddpm
+from .steps import device_of as device_of
+from .steps import dpmpp_2m as dpmpp_2m
+from .steps import euler as euler
+from .steps import heun as heun
+from .steps import sample as sample

@@ -1,0 +1,15 @@
+from .folders import forward_backward_folder as forward_backward_folder
+from .folders import imagenet_labels as imagenet_labels
+from .folders import open_images as open_images
+from .folders import read_synsets as read_synsets
+from .layer_change import LayerChange as LayerChange
+from .layer_change import activation_change as activation_change
+from .layer_change import export_change as export_change
+from .layer_change import join_changes as join_changes
+from .layer_change import pair_images as pair_images
+from .layer_change import sweep_change as sweep_change
+from .levels import Sweep as Sweep
+from .levels import even_levels as even_levels
+from .levels import forward_backward as forward_backward
+from .levels import sweep as sweep
+from .levels import sweep_states as sweep_states
