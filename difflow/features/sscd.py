@@ -24,11 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.archives import read_archive, write_tensors
-from ..data.canvas import to_uint8
-from ..data.resizing import Preprocess
-from ..data.sets import ImageSet, load_images
-from ..files import package_file, tensors_sha256
 from difflow.features.sscd_published import (
                                              _ARCHITECTURES,
                                              _PUBLISHED_SSCD,
@@ -39,6 +34,12 @@ from difflow.features.sscd_published import (
                                              _resnet,
                                              _SmallNet,
 )
+
+from ..checkpoints.archives import read_archive, write_tensors
+from ..data.canvas import to_uint8
+from ..data.resizing import Preprocess
+from ..data.sets import ImageSet, load_images
+from ..files import package_file, tensors_sha256
 
 # %% ../../nbs/features/03_sscd.ipynb #e0fd68d9
 class SSCD(nn.Module):

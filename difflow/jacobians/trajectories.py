@@ -13,10 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..denoisers.base import Denoiser
-from ..noise import normal
-from ..samplers.steps import FORWARD, Sampler, as_sampler, device_of, heun
-from ..schedulers import Scheduler, karras_sigmas
 from difflow.jacobians.spectra import (
                                        Rank,
                                        Spectrum,
@@ -26,6 +22,11 @@ from difflow.jacobians.spectra import (
                                        jacobian_spectrum,
                                        numerical_rank,
 )
+
+from ..denoisers.base import Denoiser
+from ..noise import normal
+from ..samplers.steps import FORWARD, Sampler, as_sampler, device_of, heun
+from ..schedulers import Scheduler, karras_sigmas
 
 # %% ../../nbs/jacobians/02_trajectories.ipynb #9a321b06
 def check_levels(denoiser:Denoiser, scheduler:Scheduler|None, steps:int,

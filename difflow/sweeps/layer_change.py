@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.sets import ImageSet
 from difflow.features.activations import (
                                           ActivationStatistics,
                                           Watch,
@@ -27,6 +26,8 @@ from difflow.features.activations import (
                                           load_npz,
                                           save_npz,
 )
+
+from ..data.sets import ImageSet
 from ..statistics.intervals import mean_error, snr_axis
 from .levels import Sweep
 

@@ -128,7 +128,7 @@ def test_granularity_chooses_times(difflow, codes):
 
 def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
     assert difflow(f'mix --data made --mixers mean {BRIEF}')[0] == 0
-    import difflow.cli.representations as module
+    import difflow.cli.mixers as module
 
     done, real = [], module._mixer_scores
     monkeypatch.setattr(

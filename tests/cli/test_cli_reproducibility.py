@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from difflow.checkpoints.load import save
-from difflow.cli.reproducibility import _file_of, _seeds_in, _size_of, _transformed
+from difflow.cli.edm_datasets import _size_of, _transformed
+from difflow.cli.generation import _file_of, _seeds_in
 from difflow.data.canvas import save_images
 from difflow.data.sets import load_images
 from difflow.denoisers.preconditioned import EDMDenoiser

@@ -230,7 +230,7 @@ def test_sets_that_are_not_there_say_where_they_belong(line, message, difflow):
         ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
         ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
         ('--synthetic DIR/made.npz --classifier vgg', 'classifier must be auto, small'),
-        ('--synthetic DIR/made.npz --counts a', "--counts 'a': wanted is such as 100,1000"),
+        ('--synthetic DIR/made.npz --counts a', "--counts 'a': not integers"),
         ('--synthetic DIR/made.npz --counts 100', 'counts must be in 2..48, got 100'),
         ('--synthetic DIR/made.npz --lr 0', 'lr must be in'),
         ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),

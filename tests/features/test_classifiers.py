@@ -17,35 +17,14 @@ from torch import nn
 
 from difflow.data.canvas import save_images, to_float
 from difflow.data.sets import load_images
-from difflow.features.activations import (
-    ActivationStatistics,
-    Watch,
-    _balanced_choice,
-    _Moments,
-    activation_statistics,
-    export_statistics,
-    layer_names,
-)
-from difflow.features.classifiers import (
-    SmallClassifier,
-    _accuracy,
-    _Preprocess,
-    _save_classifier,
-    augment,
-    embedded_classifiers,
-    load_classifier,
-    train_classifier,
-)
+from difflow.features.activations import (ActivationStatistics, Watch, _Moments, _balanced_choice,
+                                          activation_statistics, export_statistics, layer_names)
+from difflow.features.classifiers import (SmallClassifier, _Preprocess, _accuracy, _save_classifier, augment,
+                                          embedded_classifiers, load_classifier, train_classifier)
 from difflow.files import package_file
 from difflow.sweeps import layer_change
-from difflow.sweeps.layer_change import (
-    LayerChange,
-    _chunks,
-    activation_change,
-    export_change,
-    join_changes,
-    pair_images,
-)
+from difflow.sweeps.layer_change import (LayerChange, _chunks, activation_change, export_change, join_changes,
+                                         pair_images)
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 
