@@ -1,0 +1,16 @@
+from .folder import Broken as Broken
+from .folder import Item as Item
+from .folder import Output as Output
+from .folder import Report as Report
+from .folder import encode_image as encode_image
+from .folder import fill as fill
+from .folder import model_hash as model_hash
+from .folder import rank_and_world as rank_and_world
+from .folder import read_lines as read_lines
+from .samples import SampleRequest as SampleRequest
+from .samples import legacy_ddim as legacy_ddim
+from .samples import minimal_walk as minimal_walk
+from .samples import read_images as read_images
+from .samples import sample_folder as sample_folder
+from .samples import wanted_images as wanted_images
+from .samples import write_npz as write_npz
