@@ -39,10 +39,13 @@ def settings():
 
 def copy_of_checkout(folder):
     "Copy what a checkout holds, links as links, without what git ignores; return the copy"
-    ignored = shutil.ignore_patterns(
-        '.*', '__pycache__', '*.egg-info', 'build', 'dist', 'runs', '_proc', '_docs'
-    )
-    return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=ignored))
+    ignored = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', '_proc', '_docs')
+    runs = {ROOT / 'runs', ROOT / 'nbs/tutorials/runs'}
+
+    def leave_out(here, names):
+        return ignored(here, names) | {name for name in names if Path(here) / name in runs}
+
+    return Path(shutil.copytree(ROOT, folder, symlinks=True, ignore=leave_out))
 
 
 # What settings.ini says and what is installed
