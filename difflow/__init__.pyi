@@ -15,8 +15,8 @@ from .exact.gaussian import GaussianDenoiser as GaussianDenoiser
 from .exact.hierarchy import RandomHierarchy as RandomHierarchy
 from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
+from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
-from .features.sscd import sscd_features as sscd_features
 from .jacobians.spectra import jacobian_spectrum as jacobian_spectrum
 from .jacobians.spectra import numerical_rank as numerical_rank
 from .networks.diffusers_unet import DiffusersUNet as DiffusersUNet

@@ -38,7 +38,7 @@ def _feature_command(
     "Describe every image by a unit vector; again: go on with a stopped run."
     start = time.perf_counter()
     _check_ending(features, '.npz')
-    from difflow.features.sscd import sscd_features
+    from difflow.features.descriptors import sscd_features
     from difflow.runs.folder import rank_and_world
     found = sscd_features(images, model, batch, features, _device_of(device), shard=rank_and_world(),
                           progress=sys.stderr.isatty())

@@ -21,7 +21,7 @@ from .root import _print_done, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
-    from difflow.synthetic_data.comparison import CAS
+    from difflow.synthetic_data.cas_scores import CAS
 
 # %% ../../nbs/cli/15_synthetic_data.ipynb #7f618153
 def _open_set(

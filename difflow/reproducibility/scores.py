@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.sscd import Features, check_features, load_features
+from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #6c14db75

@@ -17,17 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from difflow.features.activations import (
-                                          ActivationStatistics,
-                                          Watch,
-                                          bar_of,
-                                          batch_of,
-                                          layer_names,
-                                          load_npz,
-                                          save_npz,
-)
-
 from ..data.sets import ImageSet
+from ..features.activations import ActivationStatistics, load_npz, save_npz
+from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
 from ..statistics.intervals import mean_error, snr_axis
 from .levels import Sweep
 
@@ -178,8 +170,8 @@ class _Table:
 
 def _rows(start, returned, chunk:_Chunk) -> Tensor: # (n+1 + n*s, C, H, W)
     "Gather the starts of a chunk, the stranger, and all samples, those of one image together"
-    starts = batch_of(start, [*chunk.images, chunk.stranger])
-    samples = [batch_of(returned[level], chunk.images) for level in chunk.levels]
+    starts = image_batch(start, [*chunk.images, chunk.stranger])
+    samples = [image_batch(returned[level], chunk.images) for level in chunk.levels]
     return torch.cat([starts, torch.stack(samples, 1).flatten(0, 1)])
 
 def _check_change(start, returned, statistics:ActivationStatistics, names:list[str], levels:list[int], batch_size:int):
@@ -219,8 +211,8 @@ def activation_change(
         rows = (a.float() - shift).mul_(scale)
         if rows.ndim == 4 and not rows.is_contiguous(): rows = rows.permute(0, 2, 3, 1)  # channels_last
         found[name] = _compare(rows.flatten(1), len(chunk.images))
-    bar = bar_of(len(start) * len(levels) // world, progress, 'change')
-    with Watch(model, names, see) as watch:
+    bar = progress_bar(len(start) * len(levels) // world, progress, 'change')
+    with LayerHooks(model, names, see) as watch:
         scaling = statistics.scaling(watch.device)
         for chunk in _chunks(order, len(levels), batch_size, rank, world):
             table.put(chunk, found, watch(_rows(start, returned, chunk)))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
-from ..features.sscd import SSCD, as_set
+from ..features.descriptors import as_set
+from ..features.sscd import SSCD
 from .base import _BaseExplorer, _check_int, _script, _style
 from .strips import _pixels
 from .sweeps import _describer

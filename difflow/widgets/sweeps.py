@@ -24,7 +24,8 @@ from torch.nn.functional import interpolate
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser
 from ..features.activations import ActivationStatistics
-from ..features.sscd import SSCD, load_descriptor, sscd_features
+from ..features.descriptors import sscd_features
+from ..features.sscd import SSCD, load_descriptor
 from ..files import package_file
 from ..reproducibility.scores import nearest
 from ..samplers.steps import SAMPLERS, Sampler

@@ -10,7 +10,8 @@ import torch
 from difflow.data.canvas import save_images
 from difflow.data.resizing import _IMAGENET, Preprocess
 from difflow.data.sets import load_images
-from difflow.features.sscd import SSCD, _Job
+from difflow.features.descriptors import _Extraction
+from difflow.features.sscd import SSCD
 
 COUNT = 64  # images, the published batch
 CORES = len(os.sched_getaffinity(0))
@@ -90,7 +91,7 @@ def test_preprocessing_of_files(kind, tmp_path):
         place = shutil.make_archive(str(tmp_path / 'packed'), 'zip', place)
     route = T.Compose([T.Resize((320, 320)), T.ToTensor(), T.Normalize(*_IMAGENET.values())])
     model = SSCD('small', 8, widths=(8, 8, 8), channels=3, preprocess=Preprocess('square-320'))
-    job = _Job(model, load_images(place), COUNT)
+    job = _Extraction(model, load_images(place), COUNT)
 
     def by_pillow():
         for i in range(0, 2 * COUNT, COUNT):

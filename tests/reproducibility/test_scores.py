@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from difflow.features.sscd import Features
+from difflow.features.descriptors import Features
 from difflow.reproducibility import scores as reproducibility
 from difflow.reproducibility.scores import Score, gl_score, m_score, nearest, rp_matrix, rp_score
 from difflow.statistics.intervals import bootstrap_interval

@@ -9,7 +9,8 @@ from traitlets import TraitError
 
 from difflow.data.canvas import to_uint8
 from difflow.data.sets import load_images
-from difflow.features.sscd import load_descriptor, sscd_features
+from difflow.features.descriptors import sscd_features
+from difflow.features.sscd import load_descriptor
 from difflow.widgets.neighbours import NeighbourExplorer, _entrants, _set_sizes
 
 TRAIN = load_images('mnist5k', split='train', max_images=60, seed=0)

@@ -15,7 +15,8 @@ from difflow.data.sets import ImageSet, load_images
 from difflow.denoisers.base import Denoiser
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.optimal import OptimalDenoiser
-from difflow.features.sscd import SSCD, load_descriptor, sscd_features
+from difflow.features.descriptors import sscd_features
+from difflow.features.sscd import SSCD, load_descriptor
 from difflow.samplers.steps import ddim
 from difflow.schedulers import Scheduler
 from difflow.widgets.strips import film_strip
