@@ -42,7 +42,7 @@ from .samplers.steps import dpmpp_2m as dpmpp_2m
 from .samplers.steps import euler as euler
 from .samplers.steps import heun as heun
 from .samplers.steps import sample as sample
-from .schedulers import Scheduler as Scheduler
+from .schedulers.scheduler import Scheduler as Scheduler
 from .statistics.transition import fit_transition as fit_transition
 from .sweeps.levels import Sweep as Sweep
 from .sweeps.levels import even_levels as even_levels

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..networks.unet import UNet, as_numbers, unet_levels
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/checkpoints/04_catalogue.ipynb #0fc9d1f0
 def _unet_architecture(tensors:dict[str, Tensor]) -> dict:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/checkpoints/01_diffusers.ipynb #586d3412
 def _diffusers_betas(

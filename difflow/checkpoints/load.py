@@ -20,7 +20,7 @@ from ..files import file_hash, package_file, tensors_sha256
 from ..networks.diffusers_unet import DiffusersUNet
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..networks.unet import UNet
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from .archives import Archive, read_archive, write_tensors
 from .catalogue import _PUBLISHED, _few, _Plan, _plan_state_dict
 from .diffusers import _diffusers_options, _read_folder

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Item, Output
     from difflow.samplers.steps import Sampler
-    from difflow.schedulers import Scheduler
+    from difflow.schedulers.scheduler import Scheduler
 
 # %% ../../nbs/cli/10_generation.ipynb #168b627c
 def _seeds_in(text:str) -> list[int]:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from difflow.denoisers.base import Denoiser
     from difflow.jacobians.trajectories import RankCurve
-    from difflow.schedulers import Scheduler
+    from difflow.schedulers.scheduler import Scheduler
 
 # %% ../../nbs/cli/12_jacobians.ipynb #3ef36a39
 def _levels_of(denoiser:'Denoiser', steps:int, sigma_min:float, sigma_max:float, rho:float) -> 'Scheduler':
     "Return the noise levels inside the denoiser's range; ValueError where none is left"
-    from difflow.schedulers import Scheduler
+    from difflow.schedulers.scheduler import Scheduler
     low, high = max(sigma_min, denoiser.sigma_min), min(sigma_max, denoiser.sigma_max)
     if not 0 < low < high:
         asked, known = f'{sigma_min:g}..{sigma_max:g}', f'{denoiser.sigma_min:g}..{denoiser.sigma_max:g}'

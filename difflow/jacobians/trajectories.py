@@ -26,7 +26,8 @@ from difflow.jacobians.spectra import (
 from ..denoisers.base import Denoiser
 from ..noise import normal
 from ..samplers.steps import FORWARD, Sampler, as_sampler, device_of, heun
-from ..schedulers import Scheduler, karras_sigmas
+from ..schedulers.levels import karras_sigmas
+from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/jacobians/02_trajectories.ipynb #9a321b06
 def check_levels(denoiser:Denoiser, scheduler:Scheduler|None, steps:int,

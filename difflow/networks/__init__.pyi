@@ -6,9 +6,12 @@ from .layers import Conv2d as Conv2d
 from .layers import GroupNorm as GroupNorm
 from .layers import Linear as Linear
 from .layers import pad_to_even as pad_to_even
+from .protocol import Network as Network
+from .protocol import NetworkFacts as NetworkFacts
+from .protocol import network_facts as network_facts
+from .registry import NETWORKS as NETWORKS
 from .song_unet import DhariwalUNet as DhariwalUNet
 from .song_unet import SongUNet as SongUNet
 from .song_unet import edm_network as edm_network
 from .unet import UNet as UNet
-from .unet import timestep_embedding as timestep_embedding
-from .registry import NETWORKS as NETWORKS
+from .unet_blocks import timestep_embedding as timestep_embedding

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..samplers.steps import GuidedDenoiser, Memory, Noise, Sampler, as_sampler, plan, sample
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from .folder import Item, Output, Report, encode_image, fill, model_hash
 
 # %% ../../nbs/runs/01_samples.ipynb #2b1c7a55

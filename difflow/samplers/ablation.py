@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from .steps import GuidedDenoiser, Memory, Noise, Sampler, sample
 
 # %% ../../nbs/samplers/01_ablation.ipynb #7839f184

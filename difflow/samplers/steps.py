@@ -18,7 +18,7 @@ from torch import Tensor
 from ..denoisers.base import Denoiser
 from ..networks.layers import pad_to_even
 from ..noise import ImageStreams, normal
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/samplers/00_steps.ipynb #5b2c65e6
 class GuidedDenoiser:

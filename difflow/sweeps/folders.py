@@ -25,7 +25,7 @@ from ..files import package_file
 from ..noise import normal
 from ..runs.folder import ENDINGS, Broken, Item, Output, Report, encode_image, fill, model_hash
 from ..samplers.steps import Sampler, as_sampler, device_of
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from .levels import Sweep, _check_levels, _noised_index, _sweep_plan, sweep
 
 # %% ../../nbs/sweeps/01_folders.ipynb #c5b371f6

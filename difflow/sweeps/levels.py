@@ -19,7 +19,7 @@ from ..data.sets import check_images
 from ..denoisers.base import Denoiser
 from ..noise import normal
 from ..samplers.steps import BACKWARD, FORWARD, GuidedDenoiser, Sampler, as_sampler, ddpm, device_of
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/sweeps/00_levels.ipynb #dc0ab3b3
 _CONVENTIONS = 'matched', 'repo'

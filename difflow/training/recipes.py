@@ -16,7 +16,7 @@ from ..denoisers.discrete_time import DDPMDenoiser
 from ..denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from ..networks.song_unet import ARCHITECTURES, edm_network
 from ..networks.unet import UNet, as_numbers
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from .loop import Settings
 
 # %% ../../nbs/training/06_recipes.ipynb #3d2d8dde

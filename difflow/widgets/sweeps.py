@@ -29,7 +29,7 @@ from ..features.sscd import SSCD, load_descriptor
 from ..files import package_file
 from ..reproducibility.scores import nearest
 from ..samplers.steps import SAMPLERS, Sampler
-from ..schedulers import Scheduler
+from ..schedulers.scheduler import Scheduler
 from ..sweeps.layer_change import activation_change
 from ..sweeps.levels import Sweep, even_levels, grid_of, sweep_states
 from .base import _MAX_SEED, _BaseExplorer, _check_int, _in_kernel, _InvalidChoice, _one_core

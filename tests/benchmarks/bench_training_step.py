@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from difflow.checkpoints.catalogue import published_config
 from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet, _AttentionBlock
-from difflow.schedulers import Scheduler
+from difflow.networks.unet import UNet
+from difflow.networks.unet_blocks import _AttentionBlock
+from difflow.schedulers.scheduler import Scheduler
 from difflow.training.loop import _Run
 from difflow.training.recipes import recipe, settings_of
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet, _AttentionBlock
+from difflow.networks.unet import UNet
+from difflow.networks.unet_blocks import _AttentionBlock
 from difflow.noise import normal
 from difflow.samplers.steps import BACKWARD, ddpm
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 NARROW = dict(
     image_size=64,

@@ -16,29 +16,15 @@ import torch
 from golden import FIXTURES, fill, tiny_unet, wave
 
 from difflow.checkpoints.archives import _what_is, read_tensors
-from difflow.checkpoints.catalogue import (
-    _BY_SIZE,
-    _KNOWN,
-    _PUBLISHED,
-    FACTORIES,
-    _plan_state_dict,
-    _unet_architecture,
-    published_config,
-)
-from difflow.checkpoints.load import (
-    describe,
-    embedded_models,
-    export,
-    find_checkpoint,
-    lighten,
-    load_denoiser,
-    save,
-)
+from difflow.checkpoints.catalogue import (FACTORIES, _BY_SIZE, _KNOWN, _PUBLISHED, _plan_state_dict,
+                                           _unet_architecture, published_config)
+from difflow.checkpoints.load import (describe, embedded_models, export, find_checkpoint, lighten,
+                                      load_denoiser, save)
 from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.networks.unet import UNet
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 TELL = dict(image_size=32, num_head_channels=32, use_new_attention_order=False, schedule='linear')
 

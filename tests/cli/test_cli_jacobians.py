@@ -12,7 +12,7 @@ from difflow.checkpoints.load import load_denoiser, save
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.jacobians.trajectories import trajectory_ranks
 from difflow.networks.unet import UNet
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--steps 4 --samples 3 --batch-size 2'

@@ -20,7 +20,7 @@ from difflow.exact.optimal import OptimalDenoiser
 from difflow.features.sscd import SSCD
 from difflow.networks.unet import UNet
 from difflow.samplers.steps import sample
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 @pytest.fixture
 def difflow(difflow_here):

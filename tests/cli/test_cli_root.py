@@ -23,7 +23,7 @@ from difflow.networks.song_unet import edm_network
 from difflow.networks.unet import UNet
 from difflow.runs.samples import legacy_ddim
 from difflow.samplers.steps import sample
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 from difflow.sweeps.levels import sweep
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'

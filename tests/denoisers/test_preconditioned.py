@@ -8,9 +8,8 @@ import torch
 from edm_networks import TINY, ramp, table_network
 from golden import FIXTURES, fill, wave
 
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
-from difflow.networks.song_unet import SongUNet, edm_network
+from difflow import DDPMDenoiser, EDMDenoiser, IDDPMDenoiser, SongUNet, VEDenoiser, VPDenoiser
+from difflow.networks import edm_network
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 KINDS = EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser
@@ -74,7 +73,7 @@ def test_rounding_finds_the_nearest_level_by_brute_force():
     assert torch.equal(denoiser.round_sigma(levels).float(), by_hand)
     assert denoiser.round_sigma(levels[0].item()) == by_hand[0].item()
     labels = denoiser.coefficients(denoiser.u[:-1].double())[3]
-    assert torch.equal(labels, torch.arange(999, -1, -1).double())  # the noisiest level is told as M - 1
+    assert torch.equal(labels, torch.arange(999, -1, -1).double())  # the noisiest level has the label M - 1
 
 
 def test_chain_is_that_of_its_definition():
@@ -121,13 +120,13 @@ def test_any_network_in_any_denoiser(kind, arch):
         denoiser(x, 0.5, torch.tensor([0, 9, 1]))
 
 
-def test_what_is_told_reaches_the_network():
+def test_augment_labels_reach_the_network():
     class Listening(torch.nn.Module):
-        "Answer with the class and the augmentation."
+        "A network that answers with the sum of the augmentation labels."
 
         def forward(self, x, c_noise, labels=None, augment_labels=None):
-            told = torch.zeros(len(x)) if augment_labels is None else augment_labels.sum(1)
-            return torch.ones_like(x) * told[:, None, None, None]
+            total = torch.zeros(len(x)) if augment_labels is None else augment_labels.sum(1)
+            return torch.ones_like(x) * total[:, None, None, None]
 
     x, augment = torch.zeros(2, 1, 4, 4), torch.tensor([[1.0, 2.0], [3.0, 5.0]])
     denoiser = VEDenoiser(Listening())

@@ -11,7 +11,7 @@ from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.exact.hierarchy import _BAD, _UNKNOWN, EpsilonProcess, RandomHierarchy, show_derivation
 from difflow.noise import normal
 from difflow.samplers.steps import ddpm, sample
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 from difflow.sweeps.levels import forward_backward, sweep
 
 GRAMMARS = [

@@ -6,7 +6,8 @@ import torch
 from edm_networks import NETWORKS, TINY, ramp, table_network
 from golden import FIXTURES, fill, wave
 
-from difflow.networks.song_unet import SongUNet, edm_network
+from difflow import SongUNet
+from difflow.networks import edm_network
 
 NCSNPP = dict(
     embedding_type='fourier', encoder_type='residual', channel_mult_noise=2, resample_filter=[1, 3, 3, 1]
@@ -87,7 +88,6 @@ def test_table_of_seven_networks(row):
         out = net(ramp(2, 3, 16, 16).float(), torch.tensor([0.3, 0.7]), labels, augment_labels=ramp(2, 9))
     assert out.flatten()[:3].tolist() == pytest.approx(first, abs=1e-4)
     assert out.flatten()[-1].item() == pytest.approx(last, abs=1e-4)
-    assert out.sum().item() == pytest.approx(
-        total, abs=1e-5 * size
-    )  # 1536 numbers, each known to 1e-4 and better
+    # 1536 elements, each known to 1e-4 and better
+    assert out.sum().item() == pytest.approx(total, abs=1e-5 * size)
     assert out.abs().sum().item() == pytest.approx(size, rel=1e-5)

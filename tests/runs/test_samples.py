@@ -5,7 +5,7 @@ import torch
 
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.runs.samples import SampleRequest, read_images, sample_folder, wanted_images, write_npz
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 KEPT = [7, 10, 20, 50, 250, 1000]
 

@@ -12,15 +12,10 @@ from difflow.denoisers.base import Denoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser
 from difflow.networks.song_unet import SongUNet
 from difflow.noise import ImageStreams
-from difflow.samplers.ablation import (
-    AblationSampler,
-    _NoiseTrajectory,
-    ablation_sample,
-    ablation_sampler,
-    discretize,
-)
+from difflow.samplers.ablation import (AblationSampler, _NoiseTrajectory, ablation_sample, ablation_sampler,
+                                       discretize)
 from difflow.samplers.steps import euler, heun, sample
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 

@@ -9,7 +9,7 @@ from difflow.denoisers.base import Denoiser
 from difflow.denoisers.discrete_time import DDPMDenoiser, p_mean_variance
 from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from difflow.samplers.steps import FORWARD, ddim, ddim_reverse, ddpm, heun
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 from difflow.sweeps.levels import forward_backward, sweep
 
 GOLDEN = np.load(FIXTURES / 'guided_diffusion.npz')

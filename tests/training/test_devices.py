@@ -11,18 +11,9 @@ from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
 from difflow.networks.unet import UNet
 from difflow.noise import normal, uniform, whole_numbers
-from difflow.schedulers import Scheduler
-from difflow.training.loop import (
-    EMA,
-    Settings,
-    _accelerator_in,
-    _draw,
-    _load_state,
-    _Objective,
-    _Run,
-    _save_state,
-    train,
-)
+from difflow.schedulers.scheduler import Scheduler
+from difflow.training.loop import (EMA, Settings, _Objective, _Run, _accelerator_in, _draw, _load_state,
+                                   _save_state, train)
 
 def unet(outputs=1):
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.networks.unet import UNet
 from difflow.runs.samples import minimal_walk
 from difflow.samplers.steps import sample
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 from difflow.training.loop import train
 
 def network(classes=None):

@@ -18,7 +18,7 @@ from difflow.exact.optimal import OptimalDenoiser
 from difflow.features.descriptors import sscd_features
 from difflow.features.sscd import SSCD, load_descriptor
 from difflow.samplers.steps import ddim
-from difflow.schedulers import Scheduler
+from difflow.schedulers.scheduler import Scheduler
 from difflow.widgets.strips import film_strip
 from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, _verdict, verdicts
 

@@ -1,4 +1,4 @@
-"""Schedulers: respacing to the index, published numbers, EDM's discretisations, properties, bad input."""
+"""Schedulers: published numbers, EDM's discretisations, properties, bad input."""
 
 import json
 import math
@@ -10,9 +10,11 @@ from golden import FIXTURES, wave
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from difflow.schedulers import _KINDS, Scheduler, space_timesteps
+from difflow import Scheduler
+from difflow.schedulers import space_timesteps
+from difflow.schedulers.scheduler import _KINDS
 
-few = settings(deadline=None, max_examples=60)
+sixty_examples = settings(deadline=None, max_examples=60)
 KIND_NAMES = [kind for kind in _KINDS if kind != 'from_sigmas']
 EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
     Scheduler.karras(1),
@@ -25,99 +27,6 @@ EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
     Scheduler.linear().respace('1'),
     Scheduler.from_sigmas([0.1, 0.7, 3.0]),
 ]
-
-
-def kept_by_rule(total, sections):
-    "Write the respacing rule once more, from its description: float position, added stride, half to even."
-    base, extra, first, kept = *divmod(total, len(sections)), 0, set()
-    for number, count in enumerate(sections):
-        length = base + 1 if number < extra else base
-        position, stride = 0.0, 1.0 if count <= 1 else (length - 1) / (count - 1)
-        while count:
-            whole, rest = int(position), position - int(position)
-            kept.add(first + whole + (rest > 0.5 or (rest == 0.5 and whole % 2 == 1)))
-            position, count = position + stride, count - 1
-        first += length
-    return sorted(kept)
-
-
-def test_every_count_of_a_thousand():
-    for count in range(1, 1001):
-        kept = space_timesteps(1000, str(count))
-        assert kept == kept_by_rule(1000, [count]) == space_timesteps(1000, count) and len(kept) == count
-
-
-def test_every_stride_of_a_thousand():
-    strides = {len(range(0, 1000, k)): k for k in range(999, 0, -1)}  # smallest k wins
-    for count in range(1, 1001):
-        if count in strides:
-            assert space_timesteps(1000, f'ddim{count}') == list(range(0, 1000, strides[count]))
-        else:
-            with pytest.raises(ValueError, match=f"ddim{count}'"):
-                space_timesteps(1000, f'ddim{count}')
-
-
-@pytest.mark.parametrize(
-    'total, spec, some',
-    [
-        (1000, '250', {0: 0, 1: 4, 5: 20, 125: 502, 247: 991, 248: 995, 249: 999}),
-        (1000, 'ddim50', {0: 0, 1: 20, 49: 980}),
-        (1000, '1', {0: 0}),
-        (1000, '', {0: 0, 999: 999}),
-        (300, '10,15,20', {0: 0, 1: 11, 2: 22, 9: 99, 10: 100, 11: 107, 24: 199, 25: 200, 26: 205, 44: 299}),
-    ],
-)
-def test_published_respacings(total, spec, some):
-    kept = space_timesteps(total, spec)
-    assert {i: kept[i] for i in some} == some and len(kept) == max(some) + 1
-
-
-@few
-@given(st.data())
-def test_sections(data):
-    total = data.draw(st.integers(1, 400))
-    parts = data.draw(st.integers(1, min(total, 6)))
-    counts = [data.draw(st.integers(1, total // parts + (i < total % parts))) for i in range(parts)]
-    kept = space_timesteps(total, counts)
-    assert kept == kept_by_rule(total, counts) == space_timesteps(total, ','.join(map(str, counts)))
-    assert len(kept) == sum(counts) and kept == sorted(set(kept)) and 0 <= kept[0] <= kept[-1] < total
-
-
-@pytest.mark.parametrize(
-    'bad',
-    [
-        '1001',
-        '0',
-        '-1',
-        '501,500',
-        'ddim',
-        'ddim0',
-        'ddim51',
-        'ddim-5',
-        'ddim1001',
-        'ddim1',
-        'x',
-        '1.5',
-        ',',
-        '5,,5',
-        0,
-        -3,
-        1001,
-        2.5,
-        [2.5],
-        [],
-        [5, 0],
-    ],
-)
-def test_bad_respacing(bad):
-    with pytest.raises(ValueError) as error:
-        space_timesteps(1000, bad)
-    assert repr(bad) in str(error.value)
-
-
-def test_more_sections_than_levels():
-    with pytest.raises(ValueError, match='0 levels'):
-        space_timesteps(2, '1,1,1')
 
 
 def test_minimal_diffusion_numbers():
@@ -252,7 +161,7 @@ def test_round_trip(s):
         assert torch.equal(getattr(back, field), getattr(s, field))
 
 
-@few
+@sixty_examples
 @given(st.sampled_from(KIND_NAMES), st.floats(0, 1), st.floats(1e-3, 0.999))
 def test_timestep_is_linear_in_log_sigma(kind, where, part):
     s = getattr(Scheduler, kind)(24)
@@ -262,7 +171,7 @@ def test_timestep_is_linear_in_log_sigma(kind, where, part):
     assert s.sigma_at(s.timestep(sigma)) == pytest.approx(sigma, rel=1e-6)
 
 
-@few
+@sixty_examples
 @given(st.sampled_from(KIND_NAMES), st.integers(21, 300), st.data())
 def test_respacing_properties(kind, n, data):
     s = getattr(Scheduler, kind)(n)
@@ -277,7 +186,7 @@ def test_respacing_properties(kind, n, data):
     assert s.respace('').sigmas.equal(s.sigmas)
 
 
-@few
+@sixty_examples
 @given(st.integers(1, 200), st.floats(1e-3, 1), st.floats(1.1, 1e4), st.floats(0.5, 20))
 def test_karras_properties(n, low, ratio, rho):
     s = Scheduler.karras(n, low, low * ratio, rho)
