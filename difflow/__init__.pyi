@@ -51,9 +51,9 @@ from .sweeps.levels import sweep as sweep
 from .synthetic_data.samples import classification_accuracy_score as classification_accuracy_score
 from .synthetic_data.samples import labelled_samples as labelled_samples
 from .training.loop import train as train
+from .widgets.compare import CompareExplorer as CompareExplorer
 from .widgets.directions import DirectionExplorer as DirectionExplorer
 from .widgets.neighbours import NeighbourExplorer as NeighbourExplorer
-from .widgets.sweeps import CompareExplorer as CompareExplorer
 from .widgets.sweeps import SweepExplorer as SweepExplorer
 from .widgets.synthetic import SyntheticExplorer as SyntheticExplorer
 from .widgets.trajectories import TrajectoryExplorer as TrajectoryExplorer

@@ -1,10 +1,10 @@
+from .compare import CompareExplorer as CompareExplorer
 from .directions import DirectionExplorer as DirectionExplorer
 from .neighbours import NeighbourExplorer as NeighbourExplorer
+from .notes import verdicts as verdicts
+from .panels import classifier_panels as classifier_panels
 from .strips import Panel as Panel
 from .strips import film_strip as film_strip
-from .sweeps import CompareExplorer as CompareExplorer
 from .sweeps import SweepExplorer as SweepExplorer
-from .sweeps import classifier_panels as classifier_panels
-from .sweeps import verdicts as verdicts
 from .synthetic import SyntheticExplorer as SyntheticExplorer
 from .trajectories import TrajectoryExplorer as TrajectoryExplorer

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.canvas import to_uint8
+from ..sweeps.levels import even_levels
 
 # %% ../../nbs/widgets/01_strips.ipynb #3a8fea2e
 def _pixels(x:Tensor) -> np.ndarray: # (S, C, H, W) in [-1, 1] -> (S, H, W, C)
@@ -29,7 +30,7 @@ def _pixel_distance(a:Tensor, b:Tensor) -> list[float]: # a, b: (S, C, H, W) in 
 _KINDS = 'heat', 'lines'
 
 class Panel(NamedTuple):
-    "Numbers in 0..1 for every level of a sweep, to be drawn under its frames."
+    "Numbers in 0..1 for every level of a sweep, which are drawn under its frames."
     title:str
     rows:dict[str, list[float]] # name -> one number a level
     kind:str = 'heat' # or 'lines'
@@ -50,47 +51,50 @@ class Panel(NamedTuple):
         rgb = [colorsys.hls_to_rgb(hue, 0.45, 0.75) for hue in hues]
         return ['#' + bytes(round(255 * part) for part in color).hex() for color in rgb]
 
+    def describe(self, values:bool=True) -> dict: # json-able; `values` False: all but the numbers
+        "Return title, kind, names, colours and numbers, as the browser gets them."
+        return {'title': self.title, 'kind': self.kind, 'names': list(self.rows), 'colors': self.colors(),
+                'values': list(self.rows.values()) if values else []}
+
 # %% ../../nbs/widgets/01_strips.ipynb #ff3c4a98
 _LEFT, _TOP = 76, 18 # px: the names beside the frames, and the levels above them
-_NOTE_WIDE, _NOTE_LINE = 80, 11 # px: a frame with words below it, and a line of them
-_HEAT_ROW, _LINES_HIGH, _HEADING = 11, 72, 16 # px
+_NOTE_WIDTH, _NOTE_LINE = 80, 11 # px: a frame with text below it, and a line of the text
 
-def film_strip(
-    rows:Mapping[str, np.ndarray], # name -> (S, H, W, C) uint8 frames
-    steps_reverse:Sequence[int], # (S,) level of every frame
-    current:int=0, # index of the frame to mark
-    width:int=1100, # px, about; where the frames do not fit, some are left out
-    panels:Sequence[Panel]=(), # numbers of the same S levels
-    notes:Mapping[str, Sequence[str]]={}, # name of a row -> S texts, written under its frames
-) -> Image.Image:
-    "Draw rows of frames as a labelled film strip, each pixel a square of whole pixels, and `panels` below."
-    count, high, wide = next(iter(rows.values())).shape[:3]
-    most = min(count, width // _NOTE_WIDE) if notes else count
-    scale = max(1, min(width // (most * (wide + 2)), 96 // max(high, wide)))
-    cell, font, small = wide * scale + 4, ImageFont.load_default(11), ImageFont.load_default(9)
-    chosen = _thin(count, current, max(2, min(most, width // cell)))
-    said = {name: [_wrapped(texts[i], small, cell - 2) for i in chosen] for name, texts in notes.items()}
-    tops, below = {}, _TOP
+class _Layout(NamedTuple):
+    "Where the rows of a film strip are drawn; all lengths in px."
+    chosen:list[int] # index of every frame that is drawn
+    scale:int # of a pixel of a frame
+    cell:int # width of a column
+    tops:dict[str, int] # name -> upper edge of its row
+    notes:dict[str, list[list[str]]] # name -> lines of text under every frame that is drawn
+    bottom:int # lower edge of the last row
+
+    def left(self, column:int) -> int:
+        "Return the left edge of a column."
+        return _LEFT + self.cell * column
+
+    def center(self, column:int) -> int:
+        "Return the middle of a column."
+        return self.left(column) + self.cell // 2
+
+def _layout(
+    rows:Mapping[str, np.ndarray], # name -> (S, H, W, C)
+    current:int, # index of a frame that is drawn in any case
+    width:int, # px, about
+    notes:Mapping[str, Sequence[str]], # name -> S texts
+) -> _Layout:
+    "Choose frames and their size for a film strip of about `width` px."
+    count, frame_height, frame_width = next(iter(rows.values())).shape[:3]
+    most = min(count, width // _NOTE_WIDTH) if notes else count
+    scale = max(1, min(width // (most * (frame_width + 2)), 96 // max(frame_height, frame_width)))
+    cell, font = frame_width * scale + 4, ImageFont.load_default(9)
+    chosen = sorted({*even_levels(count - 1, max(2, min(most, width // cell))), current})
+    wrapped = {name: [_wrapped(texts[i], font, cell - 2) for i in chosen] for name, texts in notes.items()}
+    tops, bottom = {}, _TOP
     for name in rows:
-        tops[name], lines = below, max(map(len, said.get(name, [[]])))
-        below += high * scale + 4 + (_NOTE_LINE * lines + 4 if lines else 0)
-    canvas = Image.new('RGB', (_LEFT + cell * len(chosen), below + sum(map(_panel_height, panels))), 'white')
-    draw = ImageDraw.Draw(canvas)
-    for name, frames in rows.items():
-        draw.text((_LEFT - 8, tops[name] + high * scale // 2 + 2), name[:12], 'black', font, 'rm')
-        for j, i in enumerate(chosen):
-            frame = Image.fromarray(frames[i].squeeze(-1) if frames.shape[-1] == 1 else frames[i])
-            frame = frame.resize((wide * scale, high * scale), Image.NEAREST)
-            canvas.paste(frame, (_LEFT + cell * j + 2, tops[name] + 2))
-            for k, line in enumerate(said[name][j] if name in said else []):
-                y = tops[name] + high * scale + 4 + _NOTE_LINE * k
-                draw.text((_LEFT + cell * j + cell // 2, y), line, 'black', small, 'ma')
-    for j, i in enumerate(chosen):
-        draw.text((_LEFT + cell * j + cell // 2, _TOP // 2), str(steps_reverse[i]), 'black', font, 'mm')
-    for panel in panels: below = _draw_panel(draw, panel.check(count), chosen, below, cell)
-    x = _LEFT + cell * chosen.index(current)
-    draw.rectangle((x, _TOP, x + cell - 1, canvas.height - 1), outline='#1976d2', width=2)
-    return canvas
+        tops[name], lines = bottom, max(map(len, wrapped.get(name, [[]])))
+        bottom += frame_height * scale + 4 + (_NOTE_LINE * lines + 4 if lines else 0)
+    return _Layout(chosen, scale, cell, tops, wrapped, bottom)
 
 def _wrapped(text:str, font:ImageFont.ImageFont, width:float) -> list[str]:
     "Break a text into lines of `width` px, between words."
@@ -103,35 +107,69 @@ def _wrapped(text:str, font:ImageFont.ImageFont, width:float) -> list[str]:
             else: lines[-1] = longer
     return lines
 
-def _thin(count:int, keep:int, most:int) -> list[int]:
-    "Choose about `most` of 0..`count`-1, evenly, with the ends and `keep`."
-    if count <= most: return list(range(count))
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)} | {keep})
+# %% ../../nbs/widgets/01_strips.ipynb #8d466f0c
+_HEAT_ROW, _LINES_HEIGHT, _HEADING = 11, 72, 16 # px
 
 def _panel_height(panel:Panel) -> int: # px
     "Return the height of a panel with its title."
-    return _HEADING + (_HEAT_ROW * len(panel.rows) if panel.kind == 'heat' else _LINES_HIGH) + 4
+    return _HEADING + (_HEAT_ROW * len(panel.rows) if panel.kind == 'heat' else _LINES_HEIGHT) + 4
 
-def _draw_panel(draw:ImageDraw.ImageDraw, panel:Panel, chosen:list[int], top:int, cell:int) -> int:
-    "Draw one panel for the levels `chosen` and return where the next one begins."
-    font, wide, end = ImageFont.load_default(10), cell * len(chosen), top + _panel_height(panel)
+def _draw_panel(draw:ImageDraw.ImageDraw, panel:Panel, layout:_Layout, top:int) -> int:
+    "Draw one panel from `top` px on for the frames of a strip, and return where the next one begins."
+    font, end = ImageFont.load_default(10), top + _panel_height(panel)
     draw.text((_LEFT + 2, top + _HEADING // 2), panel.title, 'black', font, 'lm')
-    top, high = top + _HEADING, _panel_height(panel) - _HEADING - 4
-    step = _HEAT_ROW if panel.kind == 'heat' else min(_HEAT_ROW, high / max(1, len(panel.rows)))
+    top, height = top + _HEADING, _panel_height(panel) - _HEADING - 4
+    step = _HEAT_ROW if panel.kind == 'heat' else min(_HEAT_ROW, height / max(1, len(panel.rows)))
     for k, ((name, values), color) in enumerate(zip(panel.rows.items(), panel.colors())):
         ink = 'black' if panel.kind == 'heat' else color
         draw.text((_LEFT - 8, top + step * (k + 0.5)), name[:14], ink, font, 'rm')
-        shown = [values[i] for i in chosen]
-        if panel.kind == 'heat': _draw_heat(draw, shown, color, top + _HEAT_ROW * k, cell)
+        shown = [values[i] for i in layout.chosen]
+        if panel.kind == 'heat': _draw_heat(draw, shown, color, top + _HEAT_ROW * k, layout)
         else:
-            x = [_LEFT + cell * (j + 0.5) for j in range(len(shown))]
-            draw.line([(a, top + (1 - y) * high) for a, y in zip(x, shown)], color, 2)
-    draw.rectangle((_LEFT, top, _LEFT + wide - 1, top + high), outline='#cccccc')
+            x = [_LEFT + layout.cell * (j + 0.5) for j in range(len(shown))]
+            draw.line([(a, top + (1 - y) * height) for a, y in zip(x, shown)], color, 2)
+    draw.rectangle((_LEFT, top, layout.left(len(layout.chosen)) - 1, top + height), outline='#cccccc')
     return end
 
-def _draw_heat(draw:ImageDraw.ImageDraw, values:list[float], color:str, top:int, cell:int):
+def _draw_heat(draw:ImageDraw.ImageDraw, values:list[float], color:str, top:int, layout:_Layout):
     "Draw one row of a heat map: white for 0, `color` for 1."
     full = np.array([int(color[i:i + 2], 16) for i in (1, 3, 5)])
     for j, value in enumerate(values):
         ink = tuple(int(c) for c in np.rint(255 + value * (full - 255)))
-        draw.rectangle((_LEFT + cell * j, top, _LEFT + cell * (j + 1) - 2, top + _HEAT_ROW - 2), fill=ink)
+        draw.rectangle((layout.left(j), top, layout.left(j + 1) - 2, top + _HEAT_ROW - 2), fill=ink)
+
+# %% ../../nbs/widgets/01_strips.ipynb #4e383e3d
+def film_strip(
+    rows:Mapping[str, np.ndarray], # name -> (S, H, W, C) uint8 frames
+    steps_reverse:Sequence[int|str], # (S,) level of every frame
+    current:int=0, # index of the frame to mark
+    width:int=1100, # px, about; where the frames do not fit, some are left out
+    panels:Sequence[Panel]=(), # numbers of the same S levels
+    notes:Mapping[str, Sequence[str]]={}, # name of a row -> S texts, written under its frames
+) -> Image.Image:
+    "Draw rows of frames as a labelled film strip, each pixel a square of whole pixels, and `panels` below."
+    layout, font = _layout(rows, current, width, notes), ImageFont.load_default(11)
+    height, columns = layout.bottom + sum(map(_panel_height, panels)), range(len(layout.chosen))
+    canvas = Image.new('RGB', (layout.left(len(columns)), height), 'white')
+    draw = ImageDraw.Draw(canvas)
+    for name, frames in rows.items(): _draw_row(canvas, draw, name, frames, layout)
+    for j in columns:
+        draw.text((layout.center(j), _TOP // 2), str(steps_reverse[layout.chosen[j]]), 'black', font, 'mm')
+    below = layout.bottom
+    for panel in panels: below = _draw_panel(draw, panel.check(len(frames)), layout, below)
+    x = layout.left(layout.chosen.index(current))
+    draw.rectangle((x, _TOP, x + layout.cell - 1, height - 1), outline='#1976d2', width=2)
+    return canvas
+
+def _draw_row(canvas:Image.Image, draw:ImageDraw.ImageDraw, name:str, frames:np.ndarray, layout:_Layout):
+    "Draw the frames of a row, its name beside them, and its notes below."
+    top, scale = layout.tops[name], layout.scale
+    height, width = (side * scale for side in frames.shape[1:3])
+    font, small = ImageFont.load_default(11), ImageFont.load_default(9)
+    draw.text((_LEFT - 8, top + height // 2 + 2), name[:12], 'black', font, 'rm')
+    for j, i in enumerate(layout.chosen):
+        frame = Image.fromarray(frames[i].squeeze(-1) if frames.shape[-1] == 1 else frames[i])
+        canvas.paste(frame.resize((width, height), Image.NEAREST), (layout.left(j) + 2, top + 2))
+        for k, line in enumerate(layout.notes[name][j] if name in layout.notes else []):
+            y = top + height + 4 + _NOTE_LINE * k
+            draw.text((layout.center(j), y), line, 'black', small, 'ma')

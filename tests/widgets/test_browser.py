@@ -1,4 +1,4 @@
-"""The main job in a real browser: JupyterLab opens index.ipynb, runs it, and the slider moves the pictures."""
+"""The main job in a real browser: JupyterLab runs index.ipynb, and the slider moves the pictures."""
 
 import ast
 import contextlib
@@ -29,9 +29,9 @@ FLAGS = [
     '--disable-sync',
 ]
 CELLS = [
-    'from difflow.checkpoints.load import load_denoiser\nfrom difflow.data.sets import load_images\n'
-    "from difflow.widgets.sweeps import SweepExplorer\n\ndenoiser = load_denoiser('mnist')",
-    "explorer = SweepExplorer(denoiser, load_images('mnist5k', split='test', max_images=24, seed=0))\nexplorer",
+    "from difflow import SweepExplorer, load_denoiser, load_images\n\ndenoiser = load_denoiser('mnist')",
+    "digits = load_images('mnist5k', split='test', max_images=24, seed=0)\n"
+    'explorer = SweepExplorer(denoiser, digits)\nexplorer',
 ]
 EXPLORER = (
     "next(w for w in __import__('ipywidgets').widgets.widget._instances.values()"

@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
-from difflow.data.canvas import to_uint8
-from difflow.denoisers.base import Denoiser
-from difflow.denoisers.preconditioned import VEDenoiser
-from difflow.exact.molrg import MoLRG
-from difflow.widgets import directions as direction_explorer
-from difflow.widgets.directions import DirectionExplorer, _direction_states
+from difflow import Denoiser, DirectionExplorer, MoLRG, VEDenoiser
+from difflow.data import to_uint8
+from difflow.widgets import directions
+from difflow.widgets.directions import _direction_states
 
 MIXTURE = MoLRG(2, 48, 3, seed=0)
 SMALL = dict(sigmas=(2.0, 1.0), sigma=1.0, directions=2, strengths=(-2, 0, 2), steps=4)
@@ -70,11 +68,9 @@ def test_label_goes_where_the_model_is(monkeypatch):
         seen.append(options['labels'])
         return iter([(1.0, torch.zeros(1, 1, 2, 2))])
 
-    found = SimpleNamespace(values=torch.ones(1, 1), right=torch.ones(1, 1, 1, 2, 2))
-    monkeypatch.setattr(direction_explorer, 'trajectory', walk)
-    monkeypatch.setattr(
-        direction_explorer, 'singular_directions', lambda *args: (seen.append(args[4]), found)[1]
-    )
+    leading = SimpleNamespace(values=torch.ones(1, 1), right=torch.ones(1, 1, 1, 2, 2))
+    monkeypatch.setattr(directions, 'trajectory', walk)
+    monkeypatch.setattr(directions, 'singular_directions', lambda *args: (seen.append(args[4]), leading)[1])
     next(_direction_states(Elsewhere(), 1.0, 0, 1, 1, [0.0], 2))
     assert [labels.device.type for labels in seen] == ['meta', 'meta']
 
@@ -132,7 +128,7 @@ def test_refused_assignments_leave_everything():
 
 
 def test_frames_are_chosen_in_a_browser(on_a_page, pixels_of):
-    "The script on a page of its own: a click and an arrow key choose a frame, and the canvas shows its pixels"
+    "On a page of its own a click and an arrow key choose a frame, and the canvas shows its pixels"
     explorer = explore(directions=3, strengths=(-2, -1, 0, 1, 2))
     with on_a_page(explorer) as page:
         page.locator('.df-strip').nth(1).locator('[role=option]').nth(4).click()

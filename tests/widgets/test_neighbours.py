@@ -7,11 +7,10 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from difflow.data.canvas import to_uint8
-from difflow.data.sets import load_images
-from difflow.features.descriptors import sscd_features
-from difflow.features.sscd import load_descriptor
-from difflow.widgets.neighbours import NeighbourExplorer, _entrants, _set_sizes
+from difflow import NeighbourExplorer, load_images, sscd_features
+from difflow.data import to_uint8
+from difflow.features import load_descriptor
+from difflow.widgets.neighbours import _entrants, _set_sizes
 
 TRAIN = load_images('mnist5k', split='train', max_images=60, seed=0)
 SAMPLES = torch.cat(
@@ -76,7 +75,7 @@ def test_the_browser_gets_each_picture_once():
     explorer = explore()
     pictures = np.frombuffer(explorer._pictures, np.uint8).reshape(-1, 28, 28)
     seen = {}
-    for kept, rows in zip(explorer._entrants, explorer._found):
+    for kept, rows in zip(explorer._entrants, explorer._table):
         assert [row[0] for row in rows] == kept
         for index, similarity, picture in rows:
             assert (pictures[picture] == TRAIN.images[index, 0].numpy()).all() and abs(similarity) <= 1
@@ -148,7 +147,7 @@ def drag(page, slider, places):
 
 
 def test_the_browser_finds_the_neighbours_of_every_n_by_itself(on_a_page, pixels_of):
-    "The script on a page of its own: a click and an arrow key choose samples, N is dragged and typed, and the canvases show the right pixels"
+    "On a page of its own samples are chosen by click and key, N by dragging and typing; the pixels are right"
     explorer = explore(n=60)
 
     def check(page, sample, n):

@@ -1,60 +1,22 @@
-"""The explorers without a browser: what they hold, what cancels what, and what is shown when something fails."""
+"""The sweep explorer without a browser: what it has, what cancels what, what an error looks like."""
 
 import base64
 import io
-import threading
 
 import numpy as np
 import pytest
 import torch
+from counting import DIGITS, X0, Counting, expected, pixels
 from PIL import Image
 from traitlets import TraitError
 
-from difflow.data.canvas import to_uint8
-from difflow.data.sets import ImageSet, load_images
-from difflow.denoisers.base import Denoiser
-from difflow.exact.gaussian import GaussianDenoiser
-from difflow.exact.optimal import OptimalDenoiser
-from difflow.features.descriptors import sscd_features
-from difflow.features.sscd import SSCD, load_descriptor
-from difflow.samplers.steps import ddim
-from difflow.schedulers.scheduler import Scheduler
-from difflow.widgets.strips import film_strip
-from difflow.widgets.sweeps import CompareExplorer, SweepExplorer, _verdict, verdicts
+from difflow import GaussianDenoiser, ImageSet, Scheduler, SweepExplorer, ddim
 
-DIGITS = load_images('mnist5k', split='test', max_images=6, seed=0)
-X0 = DIGITS.tensor()
-
-
-class Counting(Denoiser):
-    "Shrink to grey; count the calls, wait for `gate`, and fail on request."
-
-    def __init__(self, num_classes=None, null_class=False, image_shape=(1, 28, 28)):
-        super().__init__()
-        self.num_classes, self.null_class, self.image_shape = num_classes, null_class, image_shape
-        self.calls, self.labels, self.error = 0, None, None
-        self.gate, self.inside = threading.Event(), threading.Event()
-        self.gate.set()
-
-    def denoise(self, x, sigma, labels):
-        self.calls, self.labels = self.calls + 1, labels
-        self.inside.set()
-        assert self.gate.wait(30)
-        if self.error is not None:
-            raise self.error
-        return x / (1 + sigma**2).to(x.dtype).reshape(-1, 1, 1, 1)
+SMALL = dict(steps=8, levels=4)
 
 
 def explore(denoiser=None, images=DIGITS, **options):
-    return SweepExplorer(denoiser or Counting(), images, **dict(steps=8, levels=4) | options)
-
-
-def pixels(buffer, shape=(1, 28, 28)):
-    return np.frombuffer(buffer, np.uint8).reshape(-1, *shape[1:], shape[0])
-
-
-def expected(images):
-    return to_uint8(images).movedim(1, -1).numpy()
+    return SweepExplorer(denoiser or Counting(), images, **SMALL | options)
 
 
 @pytest.mark.parametrize('background', [False, True])
@@ -82,10 +44,10 @@ def test_a_level_at_which_no_image_is_left(on_a_page):
     assert explorer._levels['sigma'][-1] is None and explorer._levels['snr'][-1] is None
     assert explorer._levels['sigma'][:-1] == explorer.sweep.noised_sigmas.tolist()[:-1]
     with on_a_page(explorer) as page:
-        words = page.locator('.df-readout').inner_text()
+        texts = page.locator('.df-readout').inner_text()
         page.locator('input[type=range]').press('Home')
         at_none = page.locator('.df-readout').inner_text()
-    assert words.split() == ['step_reverse', '8', '/', '8', 't/T', '1.00', 'σ', '∞', 'SNR', '−∞']
+    assert texts.split() == ['step_reverse', '8', '/', '8', 't/T', '1.00', 'σ', '∞', 'SNR', '−∞']
     assert at_none.split()[-4:] == ['σ', '0', 'SNR', '∞']
 
 
@@ -111,12 +73,12 @@ def test_large_images_get_small_thumbnails():
 def test_step_reverse_computes_nothing_and_takes_the_nearest_level():
     explorer, seen = explore(), []
     explorer.observe(lambda change: seen.append(change['new']), names='step_reverse')
-    calls, frames = explorer._ask.denoisers['returned'].calls, explorer._frames
-    for asked, level in [(0, 0), (3, 2), (7, 6), (8, 8)]:
-        explorer.step_reverse = asked
+    calls, frames = explorer._offered.denoisers['returned'].calls, explorer._frames
+    for chosen, level in [(0, 0), (3, 2), (7, 6), (8, 8)]:
+        explorer.step_reverse = chosen
         assert explorer.step_reverse == level
     assert seen == [0, 2, 6, 8]
-    assert explorer._ask.denoisers['returned'].calls == calls and explorer._frames == frames
+    assert explorer._offered.denoisers['returned'].calls == calls and explorer._frames == frames
 
 
 def test_choices_start_a_new_sweep():
@@ -131,9 +93,9 @@ def test_choices_start_a_new_sweep():
         explorer.steps_reverse == [0, 2, 3, 4, 6]
         and explorer._levels['step_reverse'] == explorer.steps_reverse
     )
-    calls = explorer._ask.denoisers['returned'].calls
+    calls = explorer._offered.denoisers['returned'].calls
     explorer.seed = 1
-    assert explorer._ask.denoisers['returned'].calls == calls
+    assert explorer._offered.denoisers['returned'].calls == calls
 
 
 def test_step_reverse_keeps_its_share_of_the_steps():
@@ -145,7 +107,7 @@ def test_step_reverse_keeps_its_share_of_the_steps():
     assert explorer.steps_reverse == [0, 1, 2] and explorer.step_reverse == 2
 
 
-def test_a_newer_request_cancels_the_older_one():
+def test_a_newer_query_cancels_the_older_one():
     denoiser = Counting()
     denoiser.gate.clear()
     explorer = explore(denoiser, background=True)
@@ -239,144 +201,6 @@ def test_the_class_follows_the_image_until_another_is_chosen():
     assert explore(Counting())._choices['classes'] == []
 
 
-def test_compare_shares_image_noise_and_levels():
-    grey = Counting()
-    rows = {'a': grey, 'b': grey, 'gauss': GaussianDenoiser(X0.mean(0), 0.3)}
-    explorer = CompareExplorer(rows, DIGITS, steps=8, levels=4)
-    images = explorer.images
-    assert list(images) == list(explorer.sweeps) == ['a', 'b', 'gauss']
-    assert torch.equal(images['a'], images['b']) and not torch.equal(images['a'], images['gauss'])
-    frames = pixels(explorer._frames).reshape(3, 5, 28, 28, 1)
-    for row, name in zip(frames, images):
-        assert (row == expected(images[name])).all()
-    noised = [sweep.noised for sweep in explorer.sweeps.values()]
-    assert torch.equal(noised[0], noised[2])
-    distances = np.array(explorer._distances)  # rows, levels, (to the first, to the original)
-    assert distances.shape == (3, 5, 2)
-    np.testing.assert_allclose(distances[:2, :, 0], 0)
-    np.testing.assert_allclose(distances[:, 0], 0)
-    rms = (images['gauss'][-1] - X0[0]).square().mean().sqrt()
-    np.testing.assert_allclose(distances[2, -1, 1], rms, rtol=1e-5)
-
-
-def test_compare_asks_only_models_with_classes_for_a_class():
-    plain, classy = Counting(), Counting(10)
-    CompareExplorer({'plain': plain, 'classy': classy}, DIGITS, steps=4, levels=2)
-    assert plain.labels is None and classy.labels.unique().tolist() == [int(DIGITS.labels[0])]
-
-
-def last_lines(explorer):
-    return [[note.splitlines()[-1] for note in row] for row in explorer.wait()._notes]
-
-
-def test_verdicts_of_exact_denoisers():
-    "An optimal denoiser returns training images; two of different images agree where nothing was noised"
-    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
-    notes = verdicts('mnist5k', DIGITS[:3])
-    explorer = CompareExplorer(rows, DIGITS, steps=12, levels=4, sampler='heun', notes=notes)
-    first, second = last_lines(explorer)
-    assert all(words.endswith('memorised') for words in first)
-    assert (
-        first[0] == second[0] == 'reproduced, memorised' and second[-1] == 'new' and first[-1] == 'memorised'
-    )
-    descriptor = load_descriptor('mnist5k')
-    z, train = (
-        {name: sscd_features(x, descriptor) for name, x in explorer.images.items()},
-        sscd_features(DIGITS[:3], descriptor),
-    )
-    for i in range(5):
-        other, near = z['three'][i] @ z['others'][i], (z['others'][i] @ train.T).max()
-        assert explorer._notes[1][i].splitlines()[:2] == [
-            f'similarity {other:.2f} to three',
-            f'similarity {near:.2f} to train',
-        ]
-
-
-def test_one_model_beside_itself_is_reproduced():
-    explorer = CompareExplorer(
-        {'a': Counting(), 'b': Counting(), 'c': Counting()},
-        DIGITS,
-        steps=4,
-        levels=2,
-        notes=verdicts('mnist5k'),
-    )
-    assert {words for row in last_lines(explorer) for words in row} == {'reproduced'}
-    assert (
-        explorer._notes[0][0] == 'similarity 1.00 to the others\nreproduced'
-        and 'to a' in explorer._notes[2][0]
-    )
-    alone = SweepExplorer(Counting(), DIGITS, steps=4, levels=2, notes=verdicts('mnist5k', DIGITS[1:]))
-    assert (
-        alone.wait()._notes[0][0].endswith('new') and 'to train' in alone._notes[0][0]
-    )  # DIGITS[0] was left out
-
-
-def spoken():
-    "Two optimal denoisers of three digits each, of which one set counts as known"
-    rows = {'three': OptimalDenoiser(X0[:3]), 'others': OptimalDenoiser(X0[3:])}
-    return CompareExplorer(
-        rows, DIGITS, steps=12, levels=4, sampler='heun', notes=verdicts('mnist5k', DIGITS[:3])
-    ).wait()
-
-
-def test_the_static_picture_has_the_words_under_its_frames():
-    explorer = spoken()
-    written, shown = explorer._notes, np.asarray(explorer.static())
-    explorer._notes = []
-    silent = np.asarray(explorer.static())
-    lines = [max(len(note.splitlines()) for note in row) for row in written]
-    assert len(shown) - len(silent) >= 11 * sum(
-        lines
-    )  # at least a line for both similarities and the verdict, in two rows
-    tall, places = (len(silent) - 18) // 3, []  # of a row without words: noised, three, others
-    for k in range(2):
-        explorer._notes = [
-            [note.replace('m', 'n') if row == k else note for note in notes]
-            for row, notes in enumerate(written)
-        ]
-        changed = (np.asarray(explorer.static()) != shown).any(axis=(1, 2)).nonzero()[0]
-        places.append((changed.min(), changed.max()))
-    (first, last), (again, end) = places  # the words of a row are below its frames and above the next
-    assert 18 + 2 * tall - 4 <= first < last < again - tall + 6 and end < len(shown)
-
-
-def test_the_browser_writes_the_words_under_each_picture(on_a_page):
-    explorer = spoken()
-    with on_a_page(explorer) as page:
-
-        def said(name):
-            return (
-                page.locator('figure', has=page.locator(f'[data-panel="{name}"]'))
-                .locator('small')
-                .text_content()
-            )
-
-        slider = page.locator('input[type=range]').first
-        for key in ('Home', 'ArrowRight', 'End'):
-            slider.press(key)
-            i = int(slider.input_value())
-            for k, name in enumerate(('three', 'others')):
-                assert said(name).endswith('\n' + explorer._notes[k][i])
-        assert said('noised') == '' and explorer._notes[0][0] != explorer._notes[0][-1]
-        assert said('three').splitlines()[-1] == 'memorised' and said('others').splitlines()[-1] == 'new'
-
-
-def test_verdicts_are_words_of_thresholds():
-    assert [
-        _verdict(0.6, 0.6, 0.5),
-        _verdict(0.6, 0.4, 0.5),
-        _verdict(0.5, 0.6, 0.5),
-        _verdict(0.5, 0.5, 0.5),
-        _verdict(None, 0.6, 0.5),
-    ] == ['reproduced, memorised', 'reproduced', 'memorised', 'new', 'memorised']
-    with pytest.raises(ValueError, match='threshold must be in -1..1, got -2'):
-        verdicts('mnist5k', threshold=-2)
-    with pytest.raises(ValueError, match='threshold must be in -1..1, got None'):
-        verdicts(SSCD('small', 8))
-    with pytest.raises(ValueError, match='sides of 28..32'):
-        verdicts('mnist5k', X0[..., :14])
-
-
 def test_static_picture():
     explorer = explore()
     picture = explorer.static()
@@ -387,11 +211,6 @@ def test_static_picture():
     assert data['application/vnd.jupyter.widget-view+json']['model_id'] == explorer.model_id
     assert Image.open(io.BytesIO(base64.b64decode(data['image/png']))).size == picture.size
     assert data['text/plain'].startswith("SweepExplorer(returned; image=0, sampler='ddpm', steps=8, seed=0")
-
-
-def test_film_leaves_out_frames_that_do_not_fit():
-    frames = np.zeros((101, 32, 32, 1), np.uint8)
-    assert film_strip({'a': frames}, range(101), 57, width=600).width < 800
 
 
 class Handle:
@@ -455,22 +274,15 @@ def test_bad_input_is_named_before_any_work(options, message):
     assert getattr(denoiser, 'calls', 0) == 0
 
 
-def test_bad_denoisers():
-    with pytest.raises(ValueError, match='at least 1 denoiser'):
-        CompareExplorer({}, DIGITS)
-    with pytest.raises(ValueError, match=r'number of classes, got \[4, 10\]'):
-        CompareExplorer({'a': Counting(4), 'b': Counting(10)}, DIGITS)
-
-
 WRONG = dict(image=6, steps=0, seed=-1, sampler='magic', label=1, step_reverse=9)
 
 
 @pytest.mark.parametrize('name, value', WRONG.items())
 def test_bad_assignments_leave_the_value(name, value):
     explorer = explore()
-    before, calls = getattr(explorer, name), explorer._ask.denoisers['returned'].calls
+    before, calls = getattr(explorer, name), explorer._offered.denoisers['returned'].calls
     with pytest.raises(ValueError, match=name):
         setattr(explorer, name, value)
     with pytest.raises(TraitError):
         setattr(explorer, name, value)
-    assert getattr(explorer, name) == before and explorer._ask.denoisers['returned'].calls == calls
+    assert getattr(explorer, name) == before and explorer._offered.denoisers['returned'].calls == calls

@@ -6,28 +6,9 @@ import torch
 from torch import nn
 from traitlets import TraitError
 
-from difflow.data.canvas import to_uint8
-from difflow.data.sets import ImageSet
-from difflow.denoisers.base import Denoiser
-from difflow.synthetic_data.samples import labelled_samples
-from difflow.widgets.synthetic import SyntheticExplorer, _class_states, _opinions
-
-class Told(Denoiser):
-    "Know that images of a class are Gaussian around its grey level; without a class, around grey"
-
-    image_shape, num_classes, null_class = (1, 4, 4), 3, True
-
-    def denoise(self, x, sigma, labels):
-        mean = 0.0 if labels is None else (labels / 2 - 0.5)[:, None, None, None]
-        return mean + 0.2**2 / (0.2**2 + sigma**2) * (x - mean)
-
-
-class Grey(nn.Module):
-    "Name the class with the nearest grey level"
-
-    def forward(self, images):
-        return -20 * (images.mean((1, 2, 3))[:, None] - torch.tensor([-0.5, 0.0, 0.5])).abs()
-
+from difflow import Denoiser, ImageSet, SyntheticExplorer, labelled_samples
+from difflow.data import to_uint8
+from difflow.widgets.synthetic import _class_states, _classify
 
 REAL = ImageSet(
     (torch.arange(20) % 3 * 64 + 64)[:, None, None, None].expand(-1, 1, 4, 4).to(torch.uint8).contiguous(),
@@ -37,14 +18,31 @@ REAL = ImageSet(
 SMALL = dict(steps=3, guidances=(0.0, 1.0, 2.0), steps_offered=(1, 3, 6), count=5)
 
 
+class ClassMeans(Denoiser):
+    "The denoiser of classes that are Gaussian around their grey levels; without a class, around grey"
+
+    image_shape, num_classes, null_class = (1, 4, 4), 3, True
+
+    def denoise(self, x, sigma, labels):
+        mean = 0.0 if labels is None else (labels / 2 - 0.5)[:, None, None, None]
+        return mean + 0.2**2 / (0.2**2 + sigma**2) * (x - mean)
+
+
+class Grey(nn.Module):
+    "The classifier that chooses the nearest grey level"
+
+    def forward(self, images):
+        return -20 * (images.mean((1, 2, 3))[:, None] - torch.tensor([-0.5, 0.0, 0.5])).abs()
+
+
 def explore(denoiser=None, images=REAL, classifier=None, **options):
-    return SyntheticExplorer(denoiser or Told(), images, classifier or Grey(), **SMALL | options)
+    return SyntheticExplorer(denoiser or ClassMeans(), images, classifier or Grey(), **SMALL | options)
 
 
 @pytest.mark.parametrize('background', [False, True])
 def test_the_browser_gets_the_samples(background):
     explorer = explore(background=background, label=2, seed=4).wait(60)
-    expected = labelled_samples(Told(), {2: 5}, seed=4, steps=3)
+    expected = labelled_samples(ClassMeans(), {2: 5}, seed=4, steps=3)
     assert explorer.progress == 1 and explorer.error == '' and explorer.images.shape == (5, 1, 4, 4)
     made = np.frombuffer(explorer._made, np.uint8).reshape(5, 4, 4)
     assert (made == expected.images[:, 0].numpy()).all()
@@ -55,8 +53,8 @@ def test_the_browser_gets_the_samples(background):
     assert [answer for answer, _ in explorer.answers['real']] == [2] * 5 and explorer.static().mode == 'L'
 
 
-def test_opinions_are_the_likeliest_class():
-    answers = _opinions(Grey(), torch.tensor([-0.5, 0.45])[:, None, None, None].expand(2, 1, 4, 4))
+def test_predictions_are_the_likeliest_class():
+    answers = _classify(Grey(), torch.tensor([-0.5, 0.45])[:, None, None, None].expand(2, 1, 4, 4))
     assert [answer for answer, _ in answers] == [0, 2] and all(share > 0.9 for _, share in answers)
 
 
@@ -84,7 +82,7 @@ def test_choices_start_anew_and_are_remembered(monkeypatch):
 
 
 def test_a_step_at_a_time():
-    states = list(_class_states(Told(), 1, 4, steps=6))
+    states = list(_class_states(ClassMeans(), 1, 4, steps=6))
     assert len(states) == 6 and all(state.shape == (4, 1, 4, 4) for state in states)
 
 
@@ -94,7 +92,7 @@ def test_few_real_images_leave_room():
     assert explorer.static().size[0] > 5 * 64
 
 
-class Broken(Told):
+class Broken(ClassMeans):
     def denoise(self, x, sigma, labels):
         raise RuntimeError('broken inside')
 
@@ -107,7 +105,7 @@ def test_a_failure_is_shown_and_raised(background):
     assert explorer.error == 'RuntimeError: broken inside'
 
 
-class Plain(Told):
+class Plain(ClassMeans):
     num_classes = None
 
 
@@ -133,7 +131,7 @@ def test_bad_input_is_refused(options, message):
 
 
 def test_without_a_null_class_there_is_no_guidance():
-    denoiser = Told()
+    denoiser = ClassMeans()
     denoiser.null_class = False
     assert explore(denoiser)._choices['guidances'] == [1.0]
 
@@ -150,12 +148,12 @@ def test_refused_assignments_leave_everything():
 
 
 def test_rows_and_sliders_in_a_browser(on_a_page, pixels_of):
-    "The script on a page of its own: pixels are those Python holds, a wrong answer is marked, a key moves a slider"
+    "On a page of its own pixels are those of Python, a wrong answer is marked, a key moves a slider"
     explorer = explore(label=2)
-    explorer._opinions = dict(explorer._opinions, made=[[0, 0.75], *[[2, 0.9]] * 4])
+    explorer._predictions = dict(explorer._predictions, made=[[0, 0.75], *[[2, 0.9]] * 4])
     with on_a_page(explorer) as page:
         row = page.locator('[data-row=synthetic]')
-        words, wrong = (
+        captions, wrong = (
             row.locator('figcaption').all_text_contents(),
             row.locator('.df-wrong').all_text_contents(),
         )
@@ -163,5 +161,5 @@ def test_rows_and_sliders_in_a_browser(on_a_page, pixels_of):
         page.locator('input[aria-label=guidance]').press('ArrowRight')
         guidance = page.evaluate('state.guidance')
         shown = pixels_of(row.locator('canvas').nth(1))
-    assert guidance == 2 and wrong == ['dark 75 %'] == words[:1] and total == '4 of 5 named right'
+    assert guidance == 2 and wrong == ['dark 75 %'] == captions[:1] and total == '4 of 5 named right'
     assert (shown[..., 0] == to_uint8(explorer.images[1, 0]).numpy()).all()

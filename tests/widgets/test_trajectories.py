@@ -5,11 +5,10 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from difflow.data.canvas import to_uint8
-from difflow.data.sets import ImageSet
-from difflow.representations.encoders import sigma_of
-from difflow.representations.mixers import ConcatMixer, SingleTime, TransformerMixer
-from difflow.widgets.trajectories import TrajectoryExplorer, _noised
+from difflow import ConcatMixer, ImageSet, SingleTime, TrajectoryExplorer, TransformerMixer
+from difflow.data import to_uint8
+from difflow.representations import sigma_of
+from difflow.widgets.trajectories import _noised
 
 TIMES = [0.0, 0.5, 1.0]
 QUICK = dict(epochs=3, lrs=(1e-2,), seeds=2, hidden=8, batch_size=20)
@@ -124,18 +123,18 @@ def test_a_reader_of_other_factors_is_refused(parts):
 
 
 def test_time_is_dragged_in_a_browser(explorer, on_a_page, pixels_of):
-    "The script on a page of its own: arrow keys and clicks move t, and the canvas and the words follow"
+    "On a page of its own arrow keys and clicks move t, and the canvas and the answers follow"
     with on_a_page(explorer) as page:
         page.locator('.df-film input[type=range]').press('ArrowRight')
         assert page.evaluate('state.t') == 0.5
         page.locator('.df-film input[type=range]').press('End')
         assert page.evaluate('state.t') == 1
         shown = pixels_of(page.locator('[data-panel=noised]'))
-        said = page.locator('.df-readout').inner_text()
+        texts = page.locator('.df-readout').inner_text()
         page.locator('select').select_option('1')
         assert page.evaluate('state.factor') == 1
         page.locator('.df-thumbnails button').nth(4).click()
         assert page.evaluate('state.image') == 4
     expected = np.frombuffer(explorer._noised, np.uint8).reshape(3, 4, 4, 3)[2]
     assert (shown == expected).all()
-    assert explorer._single[2] in said and all(text in said for _, text in explorer._answers)
+    assert explorer._single[2] in texts and all(text in texts for _, text in explorer._answers)

@@ -1,29 +1,17 @@
 // The view of the direction explorer: one strip a direction, one column a strength.
-// The helpers (make, paint, fit, clamp, arrows, dress, player, decimals) are those of explorer.js, which comes before this text.
+// The helpers (make, form, paint, fit, clamp, arrows, player, decimals) are those of explorer.js, which comes before this text.
 
 // The choices that start a new computation.
-function choices(model, { sigmas, classes, max_seed: most }) {
-  const node = make('div', { class: 'df-controls' });
-  const fields = {};
-  const send = (name, value) => { model.set(name, value); model.save_changes(); };
-  const mark = () => Object.entries(fields).forEach(([name, input]) => { input.value = model.get(name) ?? ''; });
-  const field = (name, title, input, read) => {
-    fields[name] = input;
-    node.append(make('label', {}, make('span', {}, title), input));
-    input.addEventListener('change', () => (input.checkValidity() ? send(name, read(input.value)) : mark()));
-  };
-  const select = (options) => make('select', {}, ...options.map(([value, text]) => make('option', { value }, text)));
-  field('sigma', 'σ', select(sigmas.map((s) => [s, decimals(s)])), Number);
-  field('seed', 'seed', make('input', { type: 'number', min: 0, max: most, step: 1, required: '' }), Number);
-  const dice = dress(make('button', { type: 'button', class: 'df-icon' }), 'dice', 'New random seed');
-  dice.addEventListener('click', () => send('seed', Math.floor(Math.random() * 10000)));
-  node.append(dice);
-  if (classes.length) field('label', 'class', select(classes), (value) => (value === '' ? null : Number(value)));
-  return { node, mark };
+function directionChoices(model, { sigmas, classes, max_seed: seed }) {
+  const fields = form(model);
+  fields.select('sigma', 'σ', sigmas.map((s) => [s, decimals(s)]));
+  fields.seed(seed);
+  if (classes.length) fields.select('label', 'class', classes, classOrNone);
+  return fields;
 }
 
 // Three big pictures: the noisy state, the direction, the clean image at this strength.
-function easel(model, { shape }) {
+function directionPictures(model, { shape }) {
   const panels = ['noisy state', 'direction', 'edited'].map((name) => {
     const canvas = make('canvas', { 'data-panel': name, role: 'img', 'aria-label': name });
     const note = make('small');
@@ -92,7 +80,7 @@ function renderDirections({ model, el }) {
   const show = () => {
     const [direction, j] = place();
     pictures.show(direction, strengths, j);
-    film.show(direction, j);
+    rows.show(direction, j);
   };
   const choose = (direction, j) => {
     model.set('direction', direction);
@@ -106,21 +94,21 @@ function renderDirections({ model, el }) {
     if (inside) choose(direction, j + move);
     return inside;
   };
-  const settings = choices(model, offered);
-  const pictures = easel(model, offered);
+  const settings = directionChoices(model, offered);
+  const pictures = directionPictures(model, offered);
   const bar = progress(model);
-  const film = strips(model, offered, (direction, j) => { play.stop(); choose(direction, j); });
+  const rows = strips(model, offered, (direction, j) => { play.stop(); choose(direction, j); });
   const play = player(step);
   const error = make('div', { class: 'df-error', role: 'alert' });
   settings.node.append(play.node);
-  const root = make('div', { class: 'df-explorer' }, settings.node, pictures.node, bar.node, film.node, error);
+  const root = make('div', { class: 'df-explorer' }, settings.node, pictures.node, bar.node, rows.node, error);
   el.append(root);
-  const layout = () => { pictures.layout(); film.layout(); };
+  const layout = () => { pictures.layout(); rows.layout(); };
   const update = () => {
     root.setAttribute('aria-busy', bar.show());
     error.title = error.textContent = model.get('error');
     settings.mark();
-    film.fill();
+    rows.fill();
     show();
   };
   const names = ['_frames', '_vectors', '_values', '_state', 'progress', 'error', 'sigma', 'seed', 'label',

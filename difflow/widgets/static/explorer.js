@@ -1,7 +1,7 @@
 // The view of every explorer: one row of frames a picture kind, one column a level of step_reverse.
 // Python computes and sends; this file paints and scrubs, and asks the kernel for nothing while it does.
 
-const FRAME_TIME = 90; // ms between frames of the film
+const FRAME_TIME = 90; // ms between frames that are played
 const GAP = 16; // px between the big pictures
 const KEYS = {
   ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
@@ -94,7 +94,8 @@ function thumbnails(model, { thumbnails: names, thumbnail_shape: shape }) {
   return { node, mark };
 }
 
-function controls(model, choices) {
+// Fields for choices, one beside the other; `mark` shows in each what is chosen now.
+function form(model) {
   const node = make('div', { class: 'df-controls' });
   const fields = {};
   const mark = () => {
@@ -109,20 +110,31 @@ function controls(model, choices) {
     node.append(make('label', {}, make('span', {}, title), input));
     input.addEventListener('change', () => (input.checkValidity() ? send(name, read(input.value)) : mark()));
   };
-  const option = ([value, text]) => make('option', { value }, text);
-  const select = (options) => make('select', {}, ...options.map(option));
-  const number = (min, max) => make('input', { type: 'number', min, max, step: 1, required: '' });
-  field('sampler', 'sampler', select(choices.samplers.map((name) => [name, name])), String);
-  field('steps', 'steps', number(1, choices.max_steps), Number);
-  field('seed', 'seed', number(0, choices.max_seed), Number);
-  const dice = dress(make('button', { type: 'button', class: 'df-icon' }), 'dice', 'New random seed');
-  dice.addEventListener('click', () => send('seed', Math.floor(Math.random() * 10000)));
-  node.append(dice);
-  if (choices.classes.length) {
-    const classes = select(choices.classes.map(([value, text]) => [value ?? '', text]));
-    field('label', 'class', classes, (value) => (value === '' ? null : Number(value)));
-  }
-  return { node, mark };
+  const select = (name, title, options, read = Number) => {
+    const nodes = options.map(([value, text]) => make('option', { value: value ?? '' }, text));
+    field(name, title, make('select', {}, ...nodes), read);
+  };
+  const number = (name, min, max) => {
+    field(name, name, make('input', { type: 'number', min, max, step: 1, required: '' }), Number);
+  };
+  const seed = (max) => {
+    number('seed', 0, max);
+    const button = dress(make('button', { type: 'button', class: 'df-icon' }), 'dice', 'New random seed');
+    button.addEventListener('click', () => send('seed', Math.floor(Math.random() * 10000)));
+    node.append(button);
+  };
+  return { node, mark, select, number, seed };
+}
+
+const classOrNone = (value) => (value === '' ? null : Number(value));
+
+function controls(model, { samplers, classes, max_steps: steps, max_seed: seed }) {
+  const fields = form(model);
+  fields.select('sampler', 'sampler', samplers.map((name) => [name, name]), String);
+  fields.number('steps', 1, steps);
+  fields.seed(seed);
+  if (classes.length) fields.select('label', 'class', classes, classOrNone);
+  return fields;
 }
 
 const decimals = (x) => { // null: no image is left
@@ -170,8 +182,8 @@ function stage(model, { names, shape }) {
       paint(canvas, model.get('_frames'), k * levels.length + i, shape);
       const [first, own] = model.get('_distances')[k]?.[i] ?? [];
       const more = k ? `\n${first?.toFixed(3)} to ${names[0]}` : '';
-      const said = model.get('_notes')[k]?.[i];
-      note.textContent = own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}${said ? `\n${said}` : ''}`;
+      const text = model.get('_notes')[k]?.[i];
+      note.textContent = own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}${text ? `\n${text}` : ''}`;
     });
     numbers.show(levels[i], levels[levels.length - 1], sigma[i], snr[i]);
   };
@@ -240,7 +252,7 @@ function panels(model) {
 }
 
 // The slider, and under it the film strip of all levels; `choose(i)` is called for a level chosen by hand.
-function reel(model, { names, shape }, choose) {
+function filmStrip(model, { names, shape }, choose) {
   const kinds = ['noised', ...names];
   const id = `df-${Math.random().toString(36).slice(2, 8)}`;
   const range = { type: 'range', min: 0, step: 1, 'aria-label': 'step_reverse' };
@@ -248,11 +260,11 @@ function reel(model, { names, shape }, choose) {
   const list = { class: 'df-strip', role: 'listbox', tabindex: 0, 'aria-label': 'Film strip' };
   const strip = make('div', { ...list, 'aria-orientation': 'horizontal', ...NO_SHORTCUTS });
   const numbers = panels(model);
-  const film = make('div', { class: 'df-film' }, slider, strip, numbers.node);
+  const scroller = make('div', { class: 'df-film' }, slider, strip, numbers.node);
   const titles = make('div', { class: 'df-titles', 'aria-hidden': 'true' },
     ...kinds.map((name) => make('span', { title: name }, name)));
   const side = make('div', { class: 'df-side' }, titles, numbers.side);
-  const node = make('div', { class: 'df-reel' }, side, film);
+  const node = make('div', { class: 'df-reel' }, side, scroller);
   const columns = () => [...strip.children];
 
   const build = (levels) => {
@@ -278,13 +290,13 @@ function reel(model, { names, shape }, choose) {
     strip.setAttribute('aria-activedescendant', `${id}-${i}`);
     numbers.show(i);
     const { offsetLeft, offsetWidth } = strip.children[i]; // kept in sight where the strip is too wide
-    const left = offsetLeft - film.offsetLeft;
-    film.scrollLeft = clamp(film.scrollLeft, left + offsetWidth - film.clientWidth, left);
+    const left = offsetLeft - scroller.offsetLeft;
+    scroller.scrollLeft = clamp(scroller.scrollLeft, left + offsetWidth - scroller.clientWidth, left);
   };
   const layout = () => {
     const count = strip.children.length;
-    if (!count || !film.clientWidth) return;
-    const cell = clamp(Math.floor((film.clientWidth - 4) / count), 20, 72);
+    if (!count || !scroller.clientWidth) return;
+    const cell = clamp(Math.floor((scroller.clientWidth - 4) / count), 20, 72);
     node.style.setProperty('--df-cell', `${cell}px`);
     strip.querySelectorAll('canvas').forEach((canvas) => fit(canvas, shape, cell - 2));
     node.style.setProperty('--df-row', strip.querySelector('canvas').style.height);
@@ -384,7 +396,7 @@ function render({ model, el }) {
   const settings = controls(model, choices);
   const pictures = stage(model, choices);
   const bar = progress(model);
-  const strip = reel(model, choices, by_hand);
+  const strip = filmStrip(model, choices, by_hand);
   const play = player(step);
   const error = make('div', { class: 'df-error', role: 'alert' });
   const root = make('div', { class: 'df-explorer' },

@@ -1,12 +1,13 @@
-// The view of the neighbour explorer: a wall of samples, a slider for N, the sample and its nearest training images.
+// The view of the neighbour explorer: the samples, a slider for N, the sample and its nearest training images.
 // The helpers (make, paint, fit, clamp, arrows) are those of explorer.js, which comes before this text.
 // Of every sample Python sends the training images that were ever among its k nearest, in the order of the set:
 // [index, similarity, picture]. Those with an index below N hold the k nearest of the first N, for every N.
 
-const nearestOf = (found, n, k) => found.filter(([index]) => index < n).sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, k);
+const nearestOf = (entrants, n, k) => entrants
+  .filter(([index]) => index < n).sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, k);
 
 // The samples; those that are copies at this N are marked.
-function wall(model, { samples: count, shape }, choose) {
+function samplePicker(model, { samples: count, shape }, choose) {
   const node = make('div', { class: 'df-wall', role: 'radiogroup', 'aria-label': 'Sample', ...NO_SHORTCUTS });
   for (let i = 0; i < count; i++) {
     const canvas = make('canvas');
@@ -48,7 +49,7 @@ function setSize(model, { stops, count }, choose) {
 }
 
 // The sample, large, and beside it its neighbours.
-function row(model, { k, shape, threshold }) {
+function neighbourRow(model, { k, shape, threshold }) {
   const names = ['sample', ...Array.from({ length: k }, (_, i) => `neighbour ${i}`)];
   const panels = names.map((name) => {
     const canvas = make('canvas', { 'data-panel': name, role: 'img', 'aria-label': name });
@@ -57,15 +58,15 @@ function row(model, { k, shape, threshold }) {
     return { canvas, title, note, node: make('figure', {}, canvas, make('figcaption', {}, title, note)) };
   });
   const node = make('div', { class: 'df-stage df-many' }, ...panels.map((panel) => panel.node));
-  const show = (sample, found) => {
+  const show = (sample, nearest) => {
     const [own, ...others] = panels;
     paint(own.canvas, model.get('_samples'), sample, shape);
     own.title.textContent = `sample ${sample}`;
-    own.note.textContent = found[0][1] > threshold ? 'a copy' : 'new';
+    own.note.textContent = nearest[0][1] > threshold ? 'a copy' : 'new';
     others.forEach(({ canvas, title, note, node: figure }, i) => {
-      figure.hidden = i >= found.length;
+      figure.hidden = i >= nearest.length;
       if (figure.hidden) return;
-      const [index, similarity, picture] = found[i];
+      const [index, similarity, picture] = nearest[i];
       paint(canvas, model.get('_pictures'), picture, shape);
       title.textContent = similarity.toFixed(3);
       note.textContent = `image ${index}${similarity > threshold ? '\nabove the threshold' : ''}`;
@@ -86,18 +87,18 @@ function renderNeighbours({ model, el }) {
     update();
     model.save_changes();
   };
-  const samples = wall(model, offered, (i) => choose('sample', i));
+  const samples = samplePicker(model, offered, (i) => choose('sample', i));
   const size = setSize(model, offered, (n) => choose('n', n));
-  const pictures = row(model, offered);
+  const pictures = neighbourRow(model, offered);
   const error = make('div', { class: 'df-error', role: 'alert' });
   const root = make('div', { class: 'df-explorer' }, samples.node, size.node, pictures.node, error);
   el.append(root);
   function update() {
-    const [n, sample, found] = [model.get('n'), model.get('sample'), model.get('_found')];
-    const copies = found.map((rows) => nearestOf(rows, n, 1)[0][1] > threshold);
+    const [n, sample, table] = [model.get('n'), model.get('sample'), model.get('_table')];
+    const copies = table.map((entrants) => nearestOf(entrants, n, 1)[0][1] > threshold);
     samples.show(sample, copies);
     size.show(`of ${count} training images; ${copies.filter(Boolean).length} of ${copies.length} samples are copies`);
-    pictures.show(sample, nearestOf(found[sample], n, k));
+    pictures.show(sample, nearestOf(table[sample], n, k));
     error.title = error.textContent = model.get('error');
   }
   const unfollow = follow(model, root, pictures.layout, [[['sample', 'n', 'error'], update]]);

@@ -1,15 +1,15 @@
-// The view of the trajectory explorer: one noised image a time, and under each what is read from its code.
-// The helpers (thumbnails, reel, player, paint, fit, make, ...) are those of explorer.js, which comes before this text.
+// The view of the trajectory explorer: one noised image a time, and under each the numbers that are read from its code.
+// The helpers (thumbnails, filmStrip, player, paint, fit, make, ...) are those of explorer.js, which comes before this text.
 
-// The clean and the noised image, and what each read-out answers.
-function easel(model, { shape, times }) {
+// The clean and the noised image, and the answer of each read-out.
+function trajectoryPictures(model, { shape, times }) {
   const panels = ['clean', 'noised'].map((name) => {
     const canvas = make('canvas', { 'data-panel': name, role: 'img', 'aria-label': name });
     const note = make('small');
     return { canvas, note, node: make('figure', {}, canvas, make('figcaption', {}, make('span', {}, name), note)) };
   });
-  const said = make('dl', { class: 'df-readout', style: 'display: grid; grid-template-columns: repeat(2, auto); width: auto; gap: 8px 28px' });
-  const node = make('div', { class: 'df-stage df-one' }, ...panels.map((panel) => panel.node), said);
+  const answers = make('dl', { class: 'df-readout', style: 'display: grid; grid-template-columns: repeat(2, auto); width: auto; gap: 8px 28px' });
+  const node = make('div', { class: 'df-stage df-one' }, ...panels.map((panel) => panel.node), answers);
   const show = (i) => {
     const [clean, noised] = panels;
     paint(clean.canvas, model.get('_clean'), 0, shape);
@@ -17,7 +17,7 @@ function easel(model, { shape, times }) {
     clean.note.textContent = model.get('_truth');
     noised.note.textContent = `t = ${decimals(times[i])}, σ = ${decimals(model.get('_levels').sigma[i])}`;
     const rows = [['this time alone', model.get('_single')[i] ?? ''], ...model.get('_answers')];
-    said.replaceChildren(...rows.map(([name, text]) => make('div', {}, make('dt', {}, name), make('dd', {}, text))));
+    answers.replaceChildren(...rows.map(([name, text]) => make('div', {}, make('dt', {}, name), make('dd', {}, text))));
   };
   const layout = () => {
     const room = clamp(Math.floor((node.clientWidth - 2 * GAP) / 4), 80, 224);
@@ -35,7 +35,7 @@ function renderTrajectory({ model, el }) {
   };
   const show = () => {
     pictures.show(current());
-    film.show(times, current());
+    strip.show(times, current());
   };
   const choose = (i) => {
     model.set('t', times[i]);
@@ -56,25 +56,25 @@ function renderTrajectory({ model, el }) {
   });
   const play = player(step);
   const settings = make('div', { class: 'df-controls' }, make('label', {}, make('span', {}, 'factor'), factor));
-  const pictures = easel(model, offered);
-  const film = reel(model, { names: [], shape: offered.shape }, (i) => { play.stop(); choose(i); });
-  film.node.querySelector('input').setAttribute('aria-label', 't');
-  film.side.prepend(play.node);
-  film.build(times);
+  const pictures = trajectoryPictures(model, offered);
+  const strip = filmStrip(model, { names: [], shape: offered.shape }, (i) => { play.stop(); choose(i); });
+  strip.node.querySelector('input').setAttribute('aria-label', 't');
+  strip.side.prepend(play.node);
+  strip.build(times);
   const error = make('div', { class: 'df-error', role: 'alert' });
-  const root = make('div', { class: 'df-explorer' }, picker.node, settings, pictures.node, film.node, error);
+  const root = make('div', { class: 'df-explorer' }, picker.node, settings, pictures.node, strip.node, error);
   el.append(root);
   const layout = () => {
     if (!root.clientWidth) return;
     pictures.layout();
-    film.layout();
+    strip.layout();
   };
   const update = () => {
     error.title = error.textContent = model.get('error');
     factor.value = model.get('factor');
     picker.mark();
-    film.fill(times);
-    film.layout();
+    strip.fill(times);
+    strip.layout();
     show();
   };
   const names = ['_noised', '_clean', '_panels', '_single', '_answers', '_truth', 'error', 'image', 'factor', 't'];
