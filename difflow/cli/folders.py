@@ -68,7 +68,7 @@ def _load(options:dict) -> 'Denoiser':
     "Load the model to the device of this process, at half precision if asked for"
     import torch
 
-    from difflow.checkpoints.load import lighten
+    from difflow.checkpoints.weights import lighten
     kinds = {'float32': None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
     dtype = 'float16' if options['use_fp16'] else options['dtype']
     if dtype not in kinds: raise ValueError(f'--dtype {dtype!r}: allowed are {", ".join(kinds)}')

@@ -102,7 +102,8 @@ def _new_denoiser(images:'ImageSet', options:dict) -> 'Denoiser':
 def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:list[str]|None) -> None:
     "Load the weights in `path` into the network, but for `delete_keys`; ValueError where they do not fit"
     from difflow.checkpoints.archives import read_archive
-    from difflow.checkpoints.load import find_checkpoint, load_strictly
+    from difflow.checkpoints.load import find_checkpoint
+    from difflow.checkpoints.weights import load_strictly
     deleted = [key.removeprefix('module.') for key in delete_keys or ()]
     if path is None:
         if deleted: raise ValueError('--delete-keys: there is no --pretrained-ckpt to delete them from')
@@ -154,7 +155,7 @@ def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: 
 def _kept(options:dict, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a state, a numbered state and a numbered snapshot"
     from difflow.checkpoints.load import save
-    from difflow.training.recipes import numbered_file, tick_steps
+    from difflow.training.ticks import numbered_file, tick_steps
     out, size, tick = options['out'], options['batch_size'], options['tick']
     snaps = set(tick_steps(options['snap'], steps, size, tick))
     dumps = set(tick_steps(options['dump'], steps, size, tick, first=False))
@@ -174,7 +175,8 @@ def _train(context:typer.Context) -> None:
 
     from difflow.checkpoints.load import save
     from difflow.training.loop import train
-    from difflow.training.recipes import ARCHS, settings_of, steps_of
+    from difflow.training.recipes import ARCHS, settings_of
+    from difflow.training.ticks import steps_of
     options = _resolve(context)
     settings_of({**options, 'steps': 1}, (1, 1, 1)) # whatever is out of range is said before data are opened
     images, first = _images(options), os.environ.get('RANK', '0') == '0'

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from ..data.sets import ImageSet
 from ..noise import Stream, normal, uniform
-from ..training.loop import EMA, Settings, batches
+from ..training.ema import EMA
+from ..training.order import batches
+from ..training.settings import Settings
 from .classifiers import SmallClassifier
 
 # %% ../../nbs/features/01_classifier_training.ipynb #129926e7

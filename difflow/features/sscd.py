@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difflow.features.sscd_published import (
-    _ARCHITECTURES,
-    _PUBLISHED_SSCD,
-    _THRESHOLDS,
-    _architecture_of,
-    _is_torchscript,
-    _read_torchscript,
-    _resnet,
-    _SmallNet,
+                                             _ARCHITECTURES,
+                                             _PUBLISHED_SSCD,
+                                             _THRESHOLDS,
+                                             _architecture_of,
+                                             _is_torchscript,
+                                             _read_torchscript,
+                                             _resnet,
+                                             _SmallNet,
 )
 
-from ..checkpoints.archives import read_archive, write_tensors
+from ..checkpoints.archives import read_archive
+from ..checkpoints.safetensors_files import write_tensors
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 
@@ -114,7 +115,7 @@ def load_descriptor(
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
 ) -> SSCD: # in eval mode, on the CPU
     "Load a descriptor; ValueError for another layout, ConnectionError when it cannot be fetched"
-    from difflow.checkpoints.load import load_strictly
+    from difflow.checkpoints.weights import load_strictly
     path = _descriptor_file(name, hash)
     tensors, header = (_read_torchscript(path), None) if _is_torchscript(path) else read_archive(path)[::2]
     try:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.pickles import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, Refused, check_instructions
+from ..checkpoints.unpickler import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
 class _GeM(nn.Module):
@@ -119,8 +119,8 @@ class _ScriptUnpickler(pickle.Unpickler):
         "Return the content of a file, of all of them no more than the archive has room for"
         info = self.archive.getinfo(f'{self.root}/{name}')
         self.bytes_left -= info.file_size
-        if info.compress_type != zipfile.ZIP_STORED: raise Refused(f'{name} is compressed')
-        if self.bytes_left < 0: raise Refused(f'{name} is larger than what is left of the archive')
+        if info.compress_type != zipfile.ZIP_STORED: raise UnsafePickleError(f'{name} is compressed')
+        if self.bytes_left < 0: raise UnsafePickleError(f'{name} is larger than what is left of the archive')
         return self.archive.read(info)
 
     def find_class(self, module:str, name:str) -> object:
@@ -130,7 +130,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         if (module, name) == ('torch._utils', '_rebuild_tensor_v2'): return self.tensor
         if (module, name) == ('collections', 'OrderedDict'): return dict
         if module == 'torch.jit._pickle' and name in _LISTS: return list
-        raise Refused(f'it asks for {module}.{name}, more than tensors; nothing in it was run')
+        raise UnsafePickleError(f'it asks for {module}.{name}, more than tensors; nothing in it was run')
 
     def persistent_load(self, key:tuple) -> Tensor:
         "Return the elements of a storage, which stand in a file of their own"
@@ -139,16 +139,16 @@ class _ScriptUnpickler(pickle.Unpickler):
             data = bytearray(self.entry(f'data/{int(number)}'))
             empty = torch.empty(0, dtype=dtype)
             self.storages[number] = torch.frombuffer(data, dtype=dtype) if data else empty
-        if len(self.storages[number]) != count: raise Refused(f'storage {number} is cut short')
+        if len(self.storages[number]) != count: raise UnsafePickleError(f'storage {number} is cut short')
         return self.storages[number]
 
     def tensor(self, storage:Tensor, offset:int, size:tuple, stride:tuple, *rest) -> Tensor:
         "Return a tensor; torch refuses shapes that leave the storage, and here none repeats its elements"
-        if math.prod(size) > len(storage): raise Refused('a tensor is larger than its numbers')
+        if math.prod(size) > len(storage): raise UnsafePickleError('a tensor is larger than its numbers')
         tensor = torch.as_strided(storage, size, stride, offset)
         self.views_left -= tensor.nbytes
         self.tensors_left -= 1
-        if self.views_left < 0 or self.tensors_left < 0: raise Refused('it has more tensors than it can hold')
+        if self.views_left < 0 or self.tensors_left < 0: raise UnsafePickleError('it has more tensors than it can hold')
         return tensor
 
 # %% ../../nbs/features/04_sscd_published.ipynb #51bc2437
@@ -158,7 +158,7 @@ def _attributes(
     "Return the tensors below `root`, named by the path of attributes; Refused for a tree without end"
     left, found = left or [MAX_TENSORS], {}
     left[0] -= 1
-    if left[0] < 0 or prefix.count('.') > MAX_DEPTH: raise Refused('its modules are endless')
+    if left[0] < 0 or prefix.count('.') > MAX_DEPTH: raise UnsafePickleError('its modules are endless')
     for name, value in (root.state or {}).items():
         if isinstance(value, Tensor): found[prefix + name] = value
         elif isinstance(value, _ScriptObject): found |= _attributes(value, f'{prefix}{name}.', left)
@@ -170,7 +170,7 @@ def _read_torchscript(
     "Read the weights of a TorchScript archive and run nothing in it; ValueError naming what is wrong"
     try:
         size = Path(path).stat().st_size
-        if size > MAX_BYTES: raise Refused(f'it has more than {MAX_BYTES:,} bytes')
+        if size > MAX_BYTES: raise UnsafePickleError(f'it has more than {MAX_BYTES:,} bytes')
         with zipfile.ZipFile(path) as archive:
             root = next(n for n in archive.namelist() if n.endswith('/constants.pkl')).rsplit('/', 1)[0]
             module = _ScriptUnpickler(archive, root, size).load()

@@ -108,7 +108,7 @@ def train_sscd(
     "Train a descriptor to tell copies from other images; ValueError for bad settings or images"
     from tqdm.auto import tqdm
 
-    from difflow.training.loop import batches
+    from difflow.training.order import batches
     settings, images = settings or SSCDSettings(**options), as_set(images)
     augmentation = augmentation or SSCDAugmentation()
     check_images(images.tensor([0]), (len(model.preprocess.mean), *images.image_shape[1:]), 'images')

@@ -19,7 +19,8 @@ from ..exact.molrg import MoLRG, SubspaceDenoiser, check_bases
 from ..noise import normal
 
 if TYPE_CHECKING:
-    from difflow.training.loop import Settings, Training
+    from difflow.training.loop import Training
+    from difflow.training.settings import Settings
 
 # %% ../../nbs/jacobians/03_low_rank.ipynb #56a123dd
 class LowRankDenoiser(SubspaceDenoiser):
@@ -141,7 +142,8 @@ def molrg_settings(
     **given, # fields of `Settings` in place of the published values
 ) -> 'Settings':
     "Return the published settings: EDM's, for 6 million images, without augmentation."
-    from difflow.training.recipes import recipe, settings_of, steps_of
+    from difflow.training.recipes import recipe, settings_of
+    from difflow.training.ticks import steps_of
     options = recipe(arch, augment=0.)
     options |= dict(steps=steps_of(given.get('batch_size', options['batch_size']), duration))
     return settings_of(options | given, tuple(image_shape), scaled='eps' not in given)
@@ -160,7 +162,8 @@ def train_molrg(
 ) -> 'Training':
     "Train one of EDM's networks on the mixture as published, but not augmented; ValueError for bad input."
     from difflow.networks.song_unet import edm_network
-    from difflow.training.loop import Settings, train
+    from difflow.training.loop import train
+    from difflow.training.settings import Settings
     channels, height, width = molrg.image_shape
     if height != width: raise ValueError(f'images must be square for a U-Net, got {height} x {width}')
     if sample_per_class < 1: raise ValueError(f'sample_per_class must be >= 1, got {sample_per_class}')

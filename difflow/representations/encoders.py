@@ -114,7 +114,7 @@ class TimeEncoder(nn.Module):
     def load_published(self, path:str|Path) -> 'TimeEncoder':
         "Take the weights of a published `encoder_state` file; raise ValueError where they do not fit."
         from difflow.checkpoints.archives import read_tensors
-        from difflow.checkpoints.load import load_strictly
+        from difflow.checkpoints.weights import load_strictly
         unused = 'linear.', 'time_embedding.param_t' # never trained, never used
         tensors = {name: t for name, t in read_tensors(path).items() if not name.startswith(unused)}
         return load_strictly(self, tensors)

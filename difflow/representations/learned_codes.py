@@ -140,7 +140,7 @@ def save_coded(
     card:dict|None=None, # json-able: data, steps, seed ...
 ) -> Path:
     "Write a denoiser and its encoder; raise ValueError for unknown networks and cards that are no json."
-    from difflow.checkpoints.archives import write_tensors
+    from difflow.checkpoints.safetensors_files import write_tensors
     kind = type(denoiser.net).__name__
     if kind not in _NETWORKS: raise ValueError(f'can save {", ".join(_NETWORKS)}, got {kind}')
     options = {name: getattr(denoiser, name) for name in ('regulariser', 'weight_z', 'sigma_data')}
@@ -155,7 +155,7 @@ def load_coded(path:str|Path) -> CodedDenoiser: # in eval mode, on the CPU; `.ca
     "Read what `save_coded` wrote; raise ValueError for other files."
     from safetensors import SafetensorError, safe_open
 
-    from difflow.checkpoints.load import load_strictly
+    from difflow.checkpoints.weights import load_strictly
     try:
         with safe_open(path, 'pt') as file:
             header = json.loads((file.metadata() or {})['difflow_coded'])

@@ -19,7 +19,7 @@ from ..data.sets import ImageSet
 from ..features.classifier_training import random_warp
 from ..features.classifiers import SmallClassifier
 from ..noise import Stream, uniform
-from ..training.loop import batches
+from ..training.order import batches
 
 # %% ../../nbs/synthetic_data/00_cas_training.ipynb #7fdac209
 _SMALL, _STEM = 32, 64 # pixels: up to here the small classifier, up to here the small-image stem

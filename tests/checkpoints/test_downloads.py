@@ -1,4 +1,4 @@
-"""Downloads: interrupted, resumed, changed in between, wrong, from servers of several kinds, by several processes."""
+"""Downloads: interrupted, resumed, changed in between, wrong, from several servers, by several processes."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from difflow.checkpoints.downloads import cached, download
+from difflow.checkpoints import cached, download
 
 WHOLE = bytes(range(256)) * 1000
 

@@ -10,7 +10,7 @@ from golden import FIXTURES, fill, wave
 
 from difflow import DDPMDenoiser, DiffusersUNet, Scheduler, load_denoiser, save
 from difflow.checkpoints.archives import read_tensors
-from difflow.checkpoints.diffusers import _diffusers_betas, _diffusers_scheduler, _read_folder
+from difflow.checkpoints.diffusers_folders import _diffusers_betas, _diffusers_scheduler, _read_folder
 from difflow.checkpoints.load import describe
 
 def inputs(config):

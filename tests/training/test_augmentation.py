@@ -6,23 +6,15 @@ import pytest
 import torch
 from edm_networks import ramp
 
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.training.augmentation import (
-    _COLOURS,
-    _EDM,
-    _GEOMETRY,
-    _PIXELS,
-    Augmentation,
-    _resample,
-    _stretching,
-    _turning,
-)
+from difflow import EDMDenoiser
+from difflow.training import Augmentation
+from difflow.training.augmentation import _COLOURS, _EDM, _GEOMETRY, _PIXELS, _resample, _stretching, _turning
 
 ALL = dict.fromkeys([*_PIXELS, *_GEOMETRY, *_COLOURS], 1)
 
 
 @pytest.mark.parametrize(
-    'operations, image, labels',
+    'operations, image, expected',
     [
         (
             _EDM,
@@ -36,19 +28,19 @@ ALL = dict.fromkeys([*_PIXELS, *_GEOMETRY, *_COLOURS], 1)
         ),
     ],
 )
-def test_published_pipes(operations, image, labels):
+def test_published_pipes(operations, image, expected):
     pipe = Augmentation(1.0, operations)
     torch.manual_seed(7)
-    x, told = pipe(ramp(4, 3, 16, 16).float())
+    x, labels = pipe(ramp(4, 3, 16, 16).float())
     assert x.sum().item() == pytest.approx(image[0], abs=1e-3) and x.abs().sum().item() == pytest.approx(
         image[1], abs=1e-3
     )
     assert x.flatten()[:3].tolist() == pytest.approx(image[2], abs=1e-5)
-    assert told.shape == (4, labels[0]) and pipe.dim == labels[0]
-    assert told.sum().item() == pytest.approx(
-        labels[1], abs=1e-5
-    ) and told.abs().sum().item() == pytest.approx(labels[2], abs=1e-5)
-    assert told.flatten()[:3].tolist() == pytest.approx(labels[3], abs=1e-6)
+    assert labels.shape == (4, expected[0]) and pipe.dim == expected[0]
+    assert labels.sum().item() == pytest.approx(
+        expected[1], abs=1e-5
+    ) and labels.abs().sum().item() == pytest.approx(expected[2], abs=1e-5)
+    assert labels.flatten()[:3].tolist() == pytest.approx(expected[3], abs=1e-6)
 
 
 def test_published_loss_with_augmentation():
@@ -59,8 +51,8 @@ def test_published_loss_with_augmentation():
     denoiser, x0 = Exact(torch.nn.Identity()), ramp(4, 3, 8, 8).float()
     torch.manual_seed(123)
     sigma = (1.2 * torch.randn(4, 1, 1, 1).flatten().double() - 1.2).exp()
-    moved, told = Augmentation(0.12)(x0)
-    loss = denoiser.loss(moved, sigma=sigma, noise=torch.randn(x0.shape), augment_labels=told)
+    moved, labels = Augmentation(0.12)(x0)
+    loss = denoiser.loss(moved, sigma=sigma, noise=torch.randn(x0.shape), augment_labels=labels)
     assert loss.sum().item() * x0[0].numel() == pytest.approx(880.590533, rel=1e-5)
 
 
@@ -70,9 +62,9 @@ def test_shapes_generators_and_identity(channels, size):
     first, second = (pipe(x, torch.Generator().manual_seed(4)) for _ in range(2))
     assert first[0].shape == x.shape and all(torch.equal(a, b) for a, b in zip(first, second))
     assert first[0].isfinite().all()
-    nothing, told = Augmentation(0.0, ALL)(x)
+    nothing, labels = Augmentation(0.0, ALL)(x)
     torch.testing.assert_close(nothing, x, atol=1e-5, rtol=0)
-    assert not told.any()
+    assert not labels.any()
 
 
 def test_an_image_does_not_depend_on_its_companions():
@@ -93,7 +85,7 @@ def test_grey_images_see_what_grey_colours_see():
     torch.testing.assert_close(one.expand(-1, 3, -1, -1), three, atol=1e-5, rtol=0)
 
 
-def test_wide_images_and_refusals():
+def test_oblong_images_and_refusals():
     assert Augmentation(1.0)(torch.rand(2, 3, 16, 24))[0].shape == (2, 3, 16, 24)
     with pytest.raises(ValueError, match='rotate_int needs square images'):
         Augmentation(1.0, ALL)(torch.rand(2, 3, 16, 24))

@@ -1,6 +1,5 @@
-"""Training that is killed, and training that is shared: the same weights, the same losses."""
+"""Training that is killed, shared, in other precisions, and watched: the same weights, the same losses."""
 
-import json
 import math
 import os
 import signal
@@ -12,20 +11,31 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from training_networks import DENOISERS, QUICK, song
 
-from difflow.data.sets import load_images
-from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
-from difflow.networks.song_unet import SongUNet
-from difflow.training.augmentation import Augmentation
-from difflow.training.loop import EMA, _draw, batches, train
+from difflow import (
+    DDPMDenoiser,
+    EDMDenoiser,
+    Scheduler,
+    UNet,
+    VEDenoiser,
+    VPDenoiser,
+    load_images,
+    sample,
+    train,
+)
+from difflow.data import image_grid
+from difflow.runs.samples import minimal_walk
+from difflow.training import Augmentation, Settings, batches
+from difflow.training.loop import _accelerator_in, _Run
+from difflow.training.objective import _draw
 
 SCRIPT = """
 import sys, time, numpy as np, torch
 from torch import nn
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.noise import normal
-from difflow.training.loop import train
+from difflow import EDMDenoiser, normal, train
 torch.set_num_threads(1)
 
 class Affine(nn.Module):
@@ -39,8 +49,8 @@ class Affine(nn.Module):
 
 torch.manual_seed(0)
 def slowly(step, loss): time.sleep({pause})
-result = train(EDMDenoiser(Affine()), 0.5 * normal((64, 1, 2, 2)), steps=80, batch_size=16, lr=1e-2, out=sys.argv[1], accumulate={accumulate},
-               save_every=7, progress=False, callback=slowly)
+result = train(EDMDenoiser(Affine()), 0.5 * normal((64, 1, 2, 2)), steps=80, batch_size=16, lr=1e-2,
+               out=sys.argv[1], accumulate={accumulate}, save_every=7, progress=False, callback=slowly)
 np.save(sys.argv[1] + '/losses.npy', result.losses)
 """
 
@@ -88,22 +98,6 @@ def test_two_processes_give_the_losses_of_one(accumulate, tmp_path):
     np.testing.assert_allclose(one, two, rtol=1e-4)
 
 
-def song(augment_dim=9):
-    "A DDPM++ of 8x8 images with a head that answers"
-    torch.manual_seed(0)
-    return SongUNet(
-        8,
-        1,
-        1,
-        augment_dim=augment_dim,
-        model_channels=16,
-        channel_mult=(1,),
-        num_blocks=1,
-        attn_resolutions=(),
-        dropout=0.1,
-    )
-
-
 EDM = dict(
     steps=6,
     batch_size=8,
@@ -118,20 +112,20 @@ EDM = dict(
 
 
 @pytest.mark.parametrize('kind', [VPDenoiser, VEDenoiser, EDMDenoiser])
-def test_augmented_training_tells_the_network_and_resumes(kind, tmp_path):
+def test_augmentation_labels_reach_the_network_and_it_resumes(kind, tmp_path):
     heard, images = [], load_images('digits', max_images=64)
 
     def listening():
         net = song()
-        net.map_augment.register_forward_hook(lambda layer, told, answer: heard.append(told[0].clone()))
+        net.map_augment.register_forward_hook(lambda layer, labels, answer: heard.append(labels[0].clone()))
         return kind(net)
 
     whole = train(listening(), images, augment=0.5, out=tmp_path / 'whole', **EDM)
-    told, heard[:] = torch.cat(heard), []
+    labels, heard[:] = torch.cat(heard), []
     assert (
-        told.shape == (48, 9)
-        and (told[:, 1:] != 0).any(0).all()
-        and 0.2 < (told[:, 0] != 0).float().mean() < 0.8
+        labels.shape == (48, 9)
+        and (labels[:, 1:] != 0).any(0).all()
+        and 0.2 < (labels[:, 0] != 0).float().mean() < 0.8
     )
 
     def stop(step, loss):
@@ -142,25 +136,25 @@ def test_augmented_training_tells_the_network_and_resumes(kind, tmp_path):
         train(listening(), images, augment=0.5, out=tmp_path / 'half', callback=stop, save_every=2, **EDM)
     heard.clear()
     resumed = train(listening(), images, augment=0.5, out=tmp_path / 'half', **EDM)
-    assert torch.equal(torch.cat(heard), told[32:])  # four steps were made, and saved when it was stopped
+    assert torch.equal(torch.cat(heard), labels[32:])  # four steps were made, and saved when it was stopped
     for name, weight in whole.denoiser.state_dict().items():
         assert torch.equal(weight, resumed.denoiser.state_dict()[name]), name
     assert np.array_equal(whole.losses, resumed.losses)
 
 
-def test_what_is_told_changes_the_answer_and_zeros_do_not():
+def test_augmentation_labels_change_the_answer_and_zeros_do_not():
     net, x = song().eval(), torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
         denoiser, zeros = EDMDenoiser(net), Augmentation(0.0)(x)[1]
-        free, told = (
+        free, labels = (
             denoiser(x, 1.0),
             denoiser(x, 1.0, augment_labels=Augmentation(1.0)(x, torch.Generator().manual_seed(0))[1]),
         )
         assert not zeros.any()
         torch.testing.assert_close(denoiser(x, 1.0, augment_labels=zeros), free, atol=1e-6, rtol=1e-5)
-        assert (told - free).abs().max() > 1e-3
+        assert (labels - free).abs().max() > 1e-3
     with pytest.raises(ValueError, match='needs augment_dim=9, got 0'):
         train(EDMDenoiser(song(0)), x, augment=0.1, **EDM)
 
@@ -174,7 +168,7 @@ def test_augmented_batches_may_be_split():
 
 
 def test_a_step_is_that_of_edm():
-    "One Adam step on the summed loss with its eps, learning rate and gradients that are not finite, against ours"
+    "One Adam step on the summed loss with its eps, learning rate and infinite gradients, against ours"
     net, x0 = torch.nn.Conv2d(1, 1, 3, padding=1), torch.randn(4, 1, 2, 2).clamp(-1, 1)
 
     class Denoises(EDMDenoiser):
@@ -224,65 +218,125 @@ def test_gradients_that_are_not_finite_do_not_spoil_a_run():
     assert all(p.isfinite().all() for p in result.raw.parameters())
 
 
-def test_averages():
-    model = torch.nn.Linear(1, 1)
-    constant, growing = EMA(model, 0, 0.9995, rampup=False), EMA(model, 0, 0.9995)
-    assert (
-        constant.keep(0, 128) == 0.9995
-        and growing.keep(0, 128) == 0.1
-        and growing.keep(128 * 100_000, 128) == 0.9995
+@pytest.mark.cuda
+@pytest.mark.parametrize('precision', ['no', 'bf16'])
+@pytest.mark.parametrize('kind', DENOISERS)
+def test_a_step_does_not_wait_for_the_gpu(kind, precision):
+    images = load_images('digits', max_images=32)
+    run = _Run(
+        _accelerator_in(precision), DENOISERS[kind](), images, Settings(steps=9, batch_size=8), None, False
     )
-    assert EMA(model, 500_000).keep(0, 512) == 0 and EMA(model, 500_000, rampup=False).keep(
-        0, 512
-    ) == 0.5 ** (512 / 500_000)
+    x0, labels = images.tensor(range(8)).cuda(), images.labels[:8].cuda()
+    for step in range(3):
+        run.step(step, x0, labels)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        run.step(3, x0, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
 
 
-def test_averages_of_buffers():
-    "Statistics are averaged, counts are copied, and what is infinite stays"
-    model = torch.nn.BatchNorm1d(2)
-    model.register_buffer('mask', torch.tensor([0.0, -math.inf]))
-    ema = EMA(model, 0, 0.75, rampup=False)
-    with torch.no_grad():
-        model.running_mean.fill_(4.0)
-    model.num_batches_tracked.fill_(7)
-    ema.update(model, 128, 128)
-    assert ema.model.running_mean.tolist() == [1.0, 1.0] and ema.model.num_batches_tracked == 7
-    assert ema.model.mask.tolist() == [0.0, -math.inf]
+def test_precisions_follow_each_other_in_one_process():
+    images = load_images('digits', max_images=64)
+    whole = train(DENOISERS['edm'](), images, **QUICK)
+    half = train(DENOISERS['edm'](), images, mixed_precision='bf16', **QUICK)
+    again = train(DENOISERS['edm'](), images, **QUICK)
+    assert np.array_equal(whole.losses, again.losses) and not np.array_equal(whole.losses, half.losses)
+    np.testing.assert_allclose(half.losses, whole.losses, rtol=0.05)  # bfloat16 has 8 bits
+    for name, weight in half.raw.state_dict().items():
+        assert weight.dtype == whole.raw.state_dict()[name].dtype
 
 
-def test_old_states_still_resume(tmp_path):
-    "A state from before some settings existed is one with their defaults"
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+def test_bf16_resumes_exactly(tmp_path):
+    images, fields = load_images('digits', max_images=64), dict(mixed_precision='bf16', **QUICK)
 
-    fields = dict(steps=4, batch_size=4, progress=False, out=tmp_path)
-    denoiser, x0 = EDMDenoiser(song(0)), torch.randn(8, 1, 8, 8).clamp(-1, 1)
-    whole = train(denoiser, x0, **fields)
-    file = tmp_path / 'training.safetensors'
-    with safe_open(file, 'pt') as f:
-        metadata, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-    settings = {
-        k: v
-        for k, v in json.loads(metadata['settings']).items()
-        if k not in ('eps', 'augment', 'lr_rampup', 'ema_w', 'ema_rampup')
-    }
-    save_file(tensors, file, metadata | dict(settings=json.dumps(settings)))
-    again = train(denoiser, x0, **fields)
-    assert np.array_equal(whole.losses, again.losses)
-    with pytest.raises(ValueError, match='augment 0.0 -> 0.5'):
-        train(EDMDenoiser(song()), x0, augment=0.5, **fields)
+    def stop(step, loss):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    whole = train(DENOISERS['edm'](), images, out=tmp_path / 'whole', **fields)
+    with pytest.raises(KeyboardInterrupt):
+        train(DENOISERS['edm'](), images, out=tmp_path / 'half', callback=stop, **fields)
+    resumed = train(DENOISERS['edm'](), images, out=tmp_path / 'half', **fields)
+    assert np.array_equal(whole.losses, resumed.losses)
 
 
-@pytest.mark.parametrize(
-    'fields, message',
-    [
-        (dict(steps=0), 'steps must be in'),
-        (dict(batch_size=4, accumulate=8), 'accumulate must be in 1..4'),
-        (dict(lr=0.0), 'lr must be in'),
-    ],
-)
-def test_settings_out_of_range(fields, message):
-    from difflow.training.loop import Settings
+@pytest.mark.parametrize('precision', ['fp8', 'half', 'fp16'])
+def test_unknown_precisions_are_refused_before_any_work(precision, tmp_path):
+    if precision == 'fp16' and torch.cuda.is_available():
+        pytest.skip('a GPU computes in fp16')
+    with pytest.raises(ValueError, match=f"mixed_precision must be one of .*'bf16'.*, got '{precision}'"):
+        train(
+            DENOISERS['edm'](),
+            load_images('digits', max_images=8),
+            mixed_precision=precision,
+            out=tmp_path / 'run',
+            **QUICK,
+        )
+    assert not (tmp_path / 'run').exists()
 
-    with pytest.raises(ValueError, match=message):
-        Settings(**fields)
+
+@pytest.mark.parametrize('seed', [2**40, 2**63 - 1])
+def test_large_seeds_train(seed):
+    result = train(
+        DENOISERS['edm'](), load_images('digits', max_images=32), seed=seed, **QUICK | dict(steps=2)
+    )
+    assert np.isfinite(result.losses).all()
+
+
+def test_settings_and_fields_together_are_refused():
+    with pytest.raises(ValueError, match='either settings or its fields by name, got settings and steps, lr'):
+        train(DENOISERS['edm'](), load_images('digits', max_images=8), Settings(steps=1), steps=2, lr=1.0)
+
+
+def network(classes=None):
+    torch.manual_seed(0)
+    net = UNet(
+        8,
+        1,
+        32,
+        1,
+        num_res_blocks=1,
+        attention_resolutions=(),
+        channel_mult=(1,),
+        patch_size=2,
+        num_classes=classes,
+    )
+    torch.nn.init.normal_(net.out[2].weight, std=0.05)
+    return DDPMDenoiser(net, Scheduler.cosine(100))
+
+
+def grid_of(denoiser, walk):
+    labels = None if denoiser.num_classes is None else torch.arange(64) % denoiser.num_classes
+    images = sample(denoiser, (64, 1, 8, 8), labels=labels, progress=False, **walk)
+    return np.array(image_grid(images.clamp(-1, 1), columns=10))
+
+
+@pytest.mark.parametrize('walk', [None, dict(sampler='ddim', steps=4), 'published'])
+def test_previews_show_the_averaged_weights(walk, tmp_path):
+    denoiser, kept = network(10), {}
+    if walk == 'published':
+        walk = dict(sampler='ddpm', steps=3, scheduler=minimal_walk(denoiser, 3))
+    result = train(
+        denoiser,
+        load_images('digits', max_images=40),
+        out=tmp_path,
+        steps=5,
+        batch_size=8,
+        lr=0.02,
+        warmup=0,
+        ema_w=0.7,
+        sample_every={2, 5},
+        snapshot_every=1,
+        preview=walk,
+        progress=False,
+        snapshot=lambda step, averaged: kept.update({step: grid_of(averaged, walk or {})}),
+    )
+    assert sorted(p.name for p in tmp_path.glob('*.png')) == ['samples_000002.png', 'samples_000005.png']
+    for step in (2, 5):
+        assert np.array_equal(np.array(Image.open(tmp_path / f'samples_{step:06d}.png')), kept[step])
+    last = np.array(Image.open(tmp_path / 'samples_000005.png'))
+    assert np.array_equal(last, grid_of(result.denoiser, walk or {}))
+    assert (
+        last.astype(int) - grid_of(result.raw, walk or {})
+    ).__abs__().mean() > 2  # the raw weights draw other images

@@ -1,71 +1,9 @@
-"""Sample grids while a network is trained: of the averaged weights, after the steps and by the walk that was asked for."""
+"""Published recipes on the command line: what `difflow train` hands to `train`."""
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from difflow.data.canvas import image_grid
-from difflow.data.sets import load_images
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet
-from difflow.runs.samples import minimal_walk
-from difflow.samplers.steps import sample
-from difflow.schedulers.scheduler import Scheduler
-from difflow.training.loop import train
-
-def network(classes=None):
-    torch.manual_seed(0)
-    net = UNet(
-        8,
-        1,
-        32,
-        1,
-        num_res_blocks=1,
-        attention_resolutions=(),
-        channel_mult=(1,),
-        patch_size=2,
-        num_classes=classes,
-    )
-    torch.nn.init.normal_(net.out[2].weight, std=0.05)
-    return DDPMDenoiser(net, Scheduler.cosine(100))
-
-
-def grid_of(denoiser, walk):
-    labels = None if denoiser.num_classes is None else torch.arange(64) % denoiser.num_classes
-    images = sample(denoiser, (64, 1, 8, 8), labels=labels, progress=False, **walk)
-    return np.array(image_grid(images.clamp(-1, 1), columns=10))
-
-
-@pytest.mark.parametrize('walk', [None, dict(sampler='ddim', steps=4), 'published'])
-def test_previews_show_the_averaged_weights(walk, tmp_path):
-    denoiser, kept = network(10), {}
-    if walk == 'published':
-        walk = dict(sampler='ddpm', steps=3, scheduler=minimal_walk(denoiser, 3))
-    result = train(
-        denoiser,
-        load_images('digits', max_images=40),
-        out=tmp_path,
-        steps=5,
-        batch_size=8,
-        lr=0.02,
-        warmup=0,
-        ema_w=0.7,
-        sample_every={2, 5},
-        snapshot_every=1,
-        preview=walk,
-        progress=False,
-        snapshot=lambda step, averaged: kept.update({step: grid_of(averaged, walk or {})}),
-    )
-    assert sorted(p.name for p in tmp_path.glob('*.png')) == ['samples_000002.png', 'samples_000005.png']
-    for step in (2, 5):
-        assert np.array_equal(np.array(Image.open(tmp_path / f'samples_{step:06d}.png')), kept[step])
-    last = np.array(Image.open(tmp_path / 'samples_000005.png'))
-    assert np.array_equal(last, grid_of(result.denoiser, walk or {}))
-    assert (
-        last.astype(int) - grid_of(result.raw, walk or {})
-    ).__abs__().mean() > 2  # the raw weights draw other images
-
+from difflow import DDPMDenoiser, load_images
 
 class Stop(Exception):
     pass
@@ -96,7 +34,7 @@ def asked(monkeypatch, tmp_path):
 
 def digits_on_grey(count=40):
     "Write a small MNIST-M, of 40 training images"
-    from difflow.data.studies import write_mnist_m
+    from difflow.data import write_mnist_m
 
     parts = {part: load_images('mnist5k', max_images=count, split=part) for part in ('train', 'test')}
     write_mnist_m('dataset', [np.full((40, 120, 3), 90, np.uint8)], parts)

@@ -1,0 +1,34 @@
+"""Small networks and their answers, for the tests of this room."""
+
+import torch
+from golden import fill, wave
+
+from difflow import SongUNet, UNet
+
+TELL = dict(image_size=32, num_head_channels=32, use_new_attention_order=False, schedule='linear')
+
+
+def small_net(**options):
+    small = dict(channel_mult=(1, 1), num_heads=2, attention_resolutions=(4,))
+    return fill(UNet(8, 1, 32, 1, 1, **small | options))
+
+
+def answer(denoiser, labels=None):
+    x, sigma = wave((2, *denoiser.image_shape)), torch.tensor([0.3, 5.0])
+    with torch.inference_mode():
+        return denoiser(x, sigma, labels)
+
+
+TINY = dict(
+    img_resolution=16,
+    in_channels=3,
+    out_channels=3,
+    model_channels=16,
+    channel_mult=[1, 2],
+    num_blocks=1,
+    attn_resolutions=[8],
+)
+
+
+def tiny(kind=SongUNet, **options):
+    return fill(kind(**TINY | options), keep=['resample_filter'])
