@@ -61,8 +61,9 @@ def _open_classifier(name:str, weights:str, device:str) -> 'nn.Module':
 
 def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all') -> 'ImageSet':
     "Open images in the shape that `model` takes, ImageNet in its usual forms with its true classes"
+    from difflow.networks.protocol import network_facts
     from difflow.sweeps.folders import open_images
-    channels, side, _ = getattr(model, 'image_shape', (3, 256, 256))
+    channels, side, _ = network_facts(model).image_shape or (3, 256, 256)
     return open_images(where, size or side, channels, split)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #417ff5dc

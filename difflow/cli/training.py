@@ -108,10 +108,7 @@ def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:list[str]|None) 
     if path is None:
         if deleted: raise ValueError('--delete-keys: there is no --pretrained-ckpt to delete them from')
         return
-    archive, own = read_archive(find_checkpoint(path)), denoiser.net.state_dict()
-    tensors = archive.tensors
-    if archive.kind == 'EDM pickle':
-        tensors = {key.removeprefix('model.'): tensor for key, tensor in tensors.items() if key != 'u'}
+    tensors, own = read_archive(find_checkpoint(path)).weights, denoiser.net.state_dict()
     unknown = [key for key in deleted if key not in tensors and key not in own]
     if unknown: raise ValueError(f'--delete-keys {unknown[0]}: neither in {path} nor in the network')
     kept = {key: tensor for key, tensor in tensors.items() if key not in deleted}
