@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+
 def _module(name, **functions):
     module = types.ModuleType(name)
     for key, function in functions.items():

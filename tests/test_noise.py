@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difflow import noise
 from difflow.noise import ImageStreams, cuda_normal, generator_normal, normal, philox, uniform
+from golden import FIXTURES
 
 word = st.integers(0, 2**32 - 1)
 few = settings(deadline=None, max_examples=60)

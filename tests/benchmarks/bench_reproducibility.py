@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from difflow.reproducibility.scores import m_score, rp_score
 
+
 @pytest.fixture(scope='module', autouse=True)
 def one_thread():
     before = torch.get_num_threads()

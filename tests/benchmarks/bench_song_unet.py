@@ -9,6 +9,7 @@ import torch
 from difflow.networks import edm_blocks
 from difflow.networks.song_unet import edm_network
 
+
 def explicit(q, k, v):
     "Attention as einsums and a softmax in float32, the way the published networks write it."
     weights = (

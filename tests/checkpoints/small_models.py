@@ -1,9 +1,9 @@
 """Small networks and their answers, for the tests of this room."""
 
 import torch
-from golden import fill, wave
 
 from difflow import SongUNet, UNet
+from golden import fill, wave
 
 TELL = dict(image_size=32, num_head_channels=32, use_new_attention_order=False, schedule='linear')
 

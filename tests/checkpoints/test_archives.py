@@ -15,6 +15,7 @@ from small_models import small_net
 from difflow import EDMDenoiser, load_denoiser, save
 from difflow.checkpoints import describe, read_tensors
 
+
 class Attack:
     def __init__(self, *call):
         self.call = call

@@ -8,6 +8,7 @@ from difflow.checkpoints import published_config
 from difflow.checkpoints.catalogue import _PUBLISHED_FILES, _PUBLISHED_MODELS
 from difflow.checkpoints.state_dicts import _plan_state_dict
 
+
 def meta_plan(given=None, **options):
     with torch.device('meta'):
         net = UNet(**options)

@@ -8,8 +8,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from edm_files import THEIRS, Persistent, dumps, snapshot
-from golden import FIXTURES, wave
 from small_models import TINY, tiny
 
 from difflow import (
@@ -24,6 +22,8 @@ from difflow import (
 )
 from difflow.checkpoints import describe, read_tensors
 from difflow.checkpoints.edm_snapshots import _read_edm_pkl
+from edm_files import THEIRS, Persistent, dumps, snapshot
+from golden import FIXTURES, wave
 
 NCSNPP = TINY | dict(
     embedding_type='fourier', encoder_type='residual', channel_mult_noise=2, resample_filter=[1, 3, 3, 1]

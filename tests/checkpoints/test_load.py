@@ -7,7 +7,6 @@ import threading
 
 import pytest
 import torch
-from golden import tiny_unet
 from small_models import TELL, answer, small_net
 
 from difflow import (
@@ -23,6 +22,8 @@ from difflow import (
 )
 from difflow.checkpoints import describe, embedded_models, find_checkpoint
 from difflow.checkpoints.catalogue import _PUBLISHED_FILES
+from golden import tiny_unet
+
 
 @pytest.mark.parametrize(
     'make',

@@ -5,11 +5,12 @@ import os
 
 import pytest
 import torch
-from golden import tiny_unet
 from small_models import TELL, small_net
 
 from difflow import EDMDenoiser, load_denoiser, save
 from difflow.checkpoints import read_tensors
+from golden import tiny_unet
+
 
 def test_headers_that_lie(tmp_path):
     from safetensors.torch import save_file

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from golden import FIXTURES, fill, tiny_unet
 from small_models import TELL, answer
 
 from difflow import DDPMDenoiser, Scheduler, UNet, load_denoiser
 from difflow.checkpoints import published_config
 from difflow.checkpoints.catalogue import _BY_SIZE, FACTORIES
 from difflow.checkpoints.state_dicts import _plan_state_dict
+from golden import FIXTURES, fill, tiny_unet
+
 
 @pytest.mark.parametrize(
     'wrap',

@@ -11,12 +11,13 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from edm_files import Persistent, dumps, storage_bytes
 
 from difflow import load_denoiser
 from difflow.checkpoints import describe, read_tensors, unpickle
 from difflow.checkpoints.edm_snapshots import _read_edm_pkl
 from difflow.checkpoints.unpickler import _MAX_TUPLES
+from edm_files import Persistent, dumps, storage_bytes
+
 
 class Attack:
     def __init__(self, *call):

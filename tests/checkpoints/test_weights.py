@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from golden import tiny_unet, wave
 from small_models import TELL, answer, small_net
 
 from difflow import EDMDenoiser, load_denoiser, save
 from difflow.checkpoints import lighten
+from golden import tiny_unet, wave
+
 
 @pytest.mark.parametrize(
     'change, message',

@@ -13,6 +13,7 @@ from difflow.data import save_images
 from difflow.features import ActivationStatistics, activation_statistics, load_classifier
 from difflow.sweeps import LayerChange, activation_change, pair_images
 
+
 def test_commands_under_two_processes(run, tmp_path):
     "Statistics and evaluation by two processes equal those of one"
     digits = load_images('mnist5k', split='test', max_images=12)

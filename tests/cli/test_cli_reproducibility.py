@@ -22,6 +22,7 @@ from difflow.networks.unet import UNet
 from difflow.samplers.steps import sample
 from difflow.schedulers.scheduler import Scheduler
 
+
 @pytest.fixture
 def difflow(difflow_here):
     "Run a line in an empty folder and return what it printed"

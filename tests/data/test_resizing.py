@@ -11,6 +11,7 @@ from PIL import Image
 from difflow.data import Preprocess, resize_bilinear, to_float
 from difflow.data.resizing import _pillow_weights, _torch_is_pillow
 
+
 def noise(*shape, seed=0):
     "Random bytes"
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

@@ -30,6 +30,7 @@ from difflow.data.canvas import (
 from difflow.data.sets import ImageSet, check_images, load_images, stratified_order
 from difflow.files import package_file
 
+
 @pytest.fixture
 def pixels():
     return torch.randint(0, 256, (6, 3, 9, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

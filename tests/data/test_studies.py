@@ -8,8 +8,17 @@ from PIL import Image
 from difflow.data.builtin import _mnist_m
 from difflow.data.canvas import save_images
 from difflow.data.sets import load_images
-from difflow.data.studies import (PUBLISHED_SETS, _crop, _mirror, _random_part, _resize, _squeeze,
-                                  published_set, write_mnist_m)
+from difflow.data.studies import (
+    PUBLISHED_SETS,
+    _crop,
+    _mirror,
+    _random_part,
+    _resize,
+    _squeeze,
+    published_set,
+    write_mnist_m,
+)
+
 
 def picture(width, height, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from edm_networks import TINY, ramp, table_network
-from golden import FIXTURES, fill, wave
 
 from difflow import DDPMDenoiser, EDMDenoiser, IDDPMDenoiser, SongUNet, VEDenoiser, VPDenoiser
 from difflow.networks import edm_network
+from edm_networks import TINY, ramp, table_network
+from golden import FIXTURES, fill, wave
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 KINDS = EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser

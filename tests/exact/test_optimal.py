@@ -13,6 +13,7 @@ from difflow.exact.optimal import OptimalDenoiser
 from difflow.runs.folder import model_hash
 from difflow.sweeps.levels import sweep
 
+
 def direct(pixels, x, sigma):
     "Return mean and weights by the formula as it stands, in float64; `pixels` (N, D) in [-1, 1]"
     sigma = torch.as_tensor(sigma).double().expand(len(x)).reshape(-1, 1)

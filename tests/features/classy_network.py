@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+
 class Bottleneck(nn.Module):
     def __init__(self, width, middle, out, stride, groups):
         super().__init__()

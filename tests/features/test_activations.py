@@ -11,6 +11,7 @@ from torch import nn
 from difflow.features import LayerHooks, activation_statistics, export_statistics
 from difflow.features.activations import _balanced_choice, _Moments
 
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

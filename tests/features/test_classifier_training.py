@@ -5,6 +5,7 @@ import torch
 from difflow import load_images
 from difflow.features import SmallClassifier, random_warp, train_classifier
 
+
 def test_training_is_repeatable_and_leaves_its_model_alone():
     digits, start = (
         load_images('digits', split='train', max_images=64),

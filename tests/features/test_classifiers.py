@@ -10,6 +10,7 @@ from difflow.features.classifier_training import _accuracy
 from difflow.features.classifiers import _Preprocess, _save_classifier
 from difflow.files import package_file
 
+
 def test_mnist5k_classifier_on_held_out_digits():
     classifier, images = load_classifier('mnist5k'), load_images('mnist5k', split='test')
     found = _accuracy(classifier, images)

@@ -12,6 +12,7 @@ from difflow.data import Preprocess, save_images
 from difflow.features import load_features
 from difflow.features.descriptors import _seeds_of, check_features
 
+
 def noise(*shape, seed=0):
     "Random bytes"
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

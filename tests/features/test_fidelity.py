@@ -8,6 +8,7 @@ from torch import nn
 from difflow import ImageSet, load_images
 from difflow.features import fid, image_features, image_metrics, kid, precision_recall
 
+
 def squares(n, classes=2, size=8, channels=1, seed=0):
     "Uniform grey levels, one a class, with a little noise"
     labels = torch.arange(n) % classes

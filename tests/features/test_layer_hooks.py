@@ -7,6 +7,7 @@ from torch import nn
 
 from difflow.features import LayerHooks, activation_statistics
 
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from difflow.data import Preprocess
 from difflow.features import SSCDAugmentation, embedded_descriptors, load_descriptor, micro_average_precision
 from difflow.features.sscd_published import _PUBLISHED_SSCD, _torchvision_name
 
+
 def noise(*shape, seed=0):
     "Random bytes"
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

@@ -6,6 +6,7 @@ import torch
 from difflow.features import SSCDAugmentation
 from difflow.features.sscd_augmentation import _gaussian_blur, _mixup
 
+
 @pytest.mark.parametrize('shape', [(5, 1, 28, 28), (3, 3, 32, 24)])
 def test_distortions_keep_shape_range_and_seed(shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1

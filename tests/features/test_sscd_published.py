@@ -15,6 +15,7 @@ from difflow import SSCD
 from difflow.features import load_descriptor
 from difflow.features.sscd_published import _architecture_of, _is_torchscript, _read_torchscript
 
+
 def test_resnext_is_recognised_and_fits():
     "Names and shapes alone, without numbers"
     with torch.device('meta'):

@@ -10,6 +10,7 @@ from difflow import SSCD, load_images, sscd_features
 from difflow.features import micro_average_precision, train_sscd
 from difflow.features.sscd_training import _entropy_loss, _info_nce
 
+
 @pytest.fixture(scope='module')
 def small():
     torch.manual_seed(0)

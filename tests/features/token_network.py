@@ -2,6 +2,7 @@
 
 from torch import nn
 
+
 class Tokens(nn.Module):
     "A network with maps, tokens and logits"
 

@@ -7,11 +7,20 @@ import torch
 
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.molrg import MoLRG, MoLRGDenoiser, _default_shape, _equal_classes
-from difflow.jacobians.low_rank import (LowRankDenoiser, _assign, cluster_subspaces, molrg_settings,
-                                        principal_angles, principal_subspace, subspace_error, train_molrg)
+from difflow.jacobians.low_rank import (
+    LowRankDenoiser,
+    _assign,
+    cluster_subspaces,
+    molrg_settings,
+    principal_angles,
+    principal_subspace,
+    subspace_error,
+    train_molrg,
+)
 from difflow.noise import normal
 from difflow.training.loop import train
 from difflow.training.settings import Settings
+
 
 def rows(mixture, n, seed=0):
     return mixture.sample(n, seed)[0].flatten(1).double()

@@ -14,12 +14,20 @@ from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
 from difflow.jacobians.spectra import Rank, _Tangent, as_spectrum, jacobian, jacobian_spectrum, numerical_rank
-from difflow.jacobians.trajectories import (RankCurve, _levels_below, edit, ranks_along, singular_directions,
-                                            trajectory, trajectory_ranks)
+from difflow.jacobians.trajectories import (
+    RankCurve,
+    _levels_below,
+    edit,
+    ranks_along,
+    singular_directions,
+    trajectory,
+    trajectory_ranks,
+)
 from difflow.networks.unet import UNet
 from difflow.noise import normal
 from difflow.samplers.steps import euler, heun, sample
 from difflow.schedulers.scheduler import Scheduler
+
 
 def network(size=4, channels=1, kind=EDMDenoiser, **options):
     "Return a small random network that depends on its input in every layer, attention included"

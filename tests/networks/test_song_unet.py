@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from edm_networks import NETWORKS, TINY, ramp, table_network
-from golden import FIXTURES, fill, wave
 
 from difflow import SongUNet
 from difflow.networks import edm_network
+from edm_networks import NETWORKS, TINY, ramp, table_network
+from golden import FIXTURES, fill, wave
 
 NCSNPP = dict(
     embedding_type='fourier', encoder_type='residual', channel_mult_noise=2, resample_filter=[1, 3, 3, 1]

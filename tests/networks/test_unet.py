@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES, fill, tiny_unet, wave
 
 from difflow import UNet
 from difflow.networks.unet import unet_levels
+from golden import FIXTURES, fill, tiny_unet, wave
 
 PLAIN = dict(
     out_channels=3, num_head_channels=-1, num_heads=2, resblock_updown=False, use_scale_shift_norm=False

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from golden import fill, wave
 
 from difflow.networks import timestep_embedding
 from difflow.networks.unet_blocks import _AttentionBlock
+from golden import fill, wave
+
 
 def test_timestep_embedding_reference():
     expected = torch.tensor([[0.5403023, 0.9989229, 0.9999977, 0.8414710, 0.0463992, 0.0021544, 0.0]])

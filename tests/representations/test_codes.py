@@ -25,6 +25,7 @@ from difflow.representations.learned_codes import Autoencoder, CodedDenoiser, _p
 from difflow.samplers.steps import sample
 from difflow.training.loop import train
 
+
 def encoder(**options):
     torch.manual_seed(0)
     return TimeEncoder(**dict(k=1 / 16, in_channels=1, depth=10) | options).eval()

@@ -19,6 +19,7 @@ from difflow.representations.information import (
 )
 from difflow.representations.mixers import TransformerMixer
 
+
 def gaussians(n, d, rho, seed=0):
     a, b = np.random.default_rng(seed).normal(size=(2, n, d))
     return a, rho * a + math.sqrt(1 - rho**2) * b

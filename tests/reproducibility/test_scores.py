@@ -10,6 +10,7 @@ from difflow.reproducibility import scores as reproducibility
 from difflow.reproducibility.scores import Score, gl_score, m_score, nearest, rp_matrix, rp_score
 from difflow.statistics.intervals import bootstrap_interval
 
+
 def features(count, dims=16, seed=0):
     return F.normalize(torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)), dim=1)
 

@@ -1,4 +1,5 @@
 """A folder that is filled in parts: every order of ranks, every kind of damage, nothing mixed, nothing lost."""
+
 import io
 import json
 import random
@@ -16,8 +17,16 @@ from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.unet import UNet
 from difflow.runs import folder as runs
-from difflow.runs.folder import (Broken, Item, Output, encode_image, fill, model_hash, rank_and_world,
-                                 read_lines)
+from difflow.runs.folder import (
+    Broken,
+    Item,
+    Output,
+    encode_image,
+    fill,
+    model_hash,
+    rank_and_world,
+    read_lines,
+)
 
 ITEMS = [Item(f'item {i}', (f'{i:02d}_a.txt', f'sub/{i:02d}_b.txt')) for i in range(13)]
 SETTINGS = {'run': 'toy', 'seed': 0}
@@ -27,11 +36,16 @@ def make(batch, wanted):
     "What becomes of an item depends on its batch, so that the wrong company would show"
     company = ' '.join(item.name for item in batch)
     for item in batch:
-        for file in item.files: yield Output(file, f'{file}: {company}'.encode(), {'name': item.name})
+        for file in item.files:
+            yield Output(file, f'{file}: {company}'.encode(), {'name': item.name})
 
 
-def content(folder): return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()}
-def stamps(folder): return {str(f.relative_to(folder)): f.stat().st_ino for f in Path(folder).rglob('*.txt')}
+def content(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in Path(folder).rglob('*') if f.is_file()}
+
+
+def stamps(folder):
+    return {str(f.relative_to(folder)): f.stat().st_ino for f in Path(folder).rglob('*.txt')}
 
 
 @pytest.fixture(scope='module')
@@ -47,14 +61,18 @@ def test_content_is_files_settings_and_sorted_manifest(plain):
     assert len(plain) == 28 and json.loads(plain['run.json']) == SETTINGS
     rows = [json.loads(line) for line in plain['manifest.jsonl'].splitlines()]
     assert [row['file'] for row in rows] == sorted(file for item in ITEMS for file in item.files)
-    assert {row['name'] for row in rows} == {item.name for item in ITEMS} and len({row['settings'] for row in rows}) == 1
+    assert {row['name'] for row in rows} == {item.name for item in ITEMS} and len(
+        {row['settings'] for row in rows}
+    ) == 1
 
 
 @pytest.mark.parametrize('world', [1, 2, 3, 7])
 def test_any_number_of_ranks_in_any_order(world, plain, tmp_path):
     order = random.Random(world).sample(range(world), world)
     reports = [fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=rank, world=world) for rank in order]
-    assert [r.complete for r in reports] == [sum(r.made for r in reports[:i + 1]) == 26 for i in range(world)]
+    assert [r.complete for r in reports] == [
+        sum(r.made for r in reports[: i + 1]) == 26 for i in range(world)
+    ]
     assert reports[-1].complete and sum(r.tells for r in reports) == 1
     again = [fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=rank, world=world) for rank in order]
     assert all(r.complete and not r.made for r in again) and sum(r.tells for r in again) == 1
@@ -66,32 +84,44 @@ def test_ranks_come_from_the_environment(monkeypatch):
     assert rank_and_world() == (0, 1)
     monkeypatch.setenv('RANK', '2'), monkeypatch.setenv('WORLD_SIZE', '3')
     assert rank_and_world() == (2, 3) and rank_and_world(1, 2) == (1, 2)
-    with pytest.raises(ValueError, match=r'0\.\.2 of 3 ranks, got 5'): rank_and_world(5)
+    with pytest.raises(ValueError, match=r'0\.\.2 of 3 ranks, got 5'):
+        rank_and_world(5)
 
 
 def test_stopped_after_every_file_and_gone_on_with_other_ranks(plain, tmp_path):
     "A kill between any two files leaves one of these states; the worlds change at each restart"
-    class Stop(BaseException): pass
+
+    class Stop(BaseException):
+        pass
+
     for last in range(0, 26, 5):
         folder, draw, count = tmp_path / str(last), random.Random(last), [0]
+
         def stopping(batch, wanted):
             for made in make(batch, wanted):
                 count[0] += 1
-                if count[0] > last: raise Stop
+                if count[0] > last:
+                    raise Stop
                 yield made
+
         world = draw.randint(1, 3)
         for rank in range(world):
-            with suppress(Stop): fill(folder, SETTINGS, ITEMS, stopping, 3, rank=rank, world=world)
+            with suppress(Stop):
+                fill(folder, SETTINGS, ITEMS, stopping, 3, rank=rank, world=world)
         assert len(stamps(folder)) <= last
         world = draw.randint(1, 4)
-        for rank in range(world): fill(folder, SETTINGS, ITEMS, make, 3, rank=rank, world=world)
+        for rank in range(world):
+            fill(folder, SETTINGS, ITEMS, make, 3, rank=rank, world=world)
         assert content(folder) == plain, last
 
 
 DAMAGE = {
-    'cut': lambda file: file.write_bytes(file.read_bytes()[:5]), 'empty': lambda file: file.write_bytes(b''),
-    'longer': lambda file: file.write_bytes(file.read_bytes() + b'\0'), 'gone': lambda file: file.unlink(),
-    'one bit': lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])}
+    'cut': lambda file: file.write_bytes(file.read_bytes()[:5]),
+    'empty': lambda file: file.write_bytes(b''),
+    'longer': lambda file: file.write_bytes(file.read_bytes() + b'\0'),
+    'gone': lambda file: file.unlink(),
+    'one bit': lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
+}
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
@@ -129,6 +159,7 @@ def test_another_rank_may_finish_and_clean_up_at_any_time(plain, tmp_path):
         for made in make(batch, wanted):
             shutil.rmtree(tmp_path / '.run', ignore_errors=True)
             yield made
+
     assert fill(tmp_path, SETTINGS, ITEMS, interrupted, 3).complete and content(tmp_path) == plain
 
 
@@ -142,53 +173,81 @@ def test_more_items_come_into_the_same_folder(plain, tmp_path):
 
 # Refused
 
+
 def test_other_settings_are_refused_and_named(plain, tmp_path):
     fill(tmp_path, SETTINGS, ITEMS, make, 3)
-    for other, words in (({'run': 'toy', 'seed': 1}, 'seed 0 -> 1'), ({'run': 'toy'}, 'seed 0 -> None'),
-                         (SETTINGS | {'steps': [2, 3]}, r'steps None -> \[2, 3\]')):
-        with pytest.raises(ValueError, match=f'other settings: {words}$'): fill(tmp_path, other, ITEMS, make, 3)
+    for other, words in (
+        ({'run': 'toy', 'seed': 1}, 'seed 0 -> 1'),
+        ({'run': 'toy'}, 'seed 0 -> None'),
+        (SETTINGS | {'steps': [2, 3]}, r'steps None -> \[2, 3\]'),
+    ):
+        with pytest.raises(ValueError, match=f'other settings: {words}$'):
+            fill(tmp_path, other, ITEMS, make, 3)
     assert content(tmp_path) == plain
     (tmp_path / 'run.json').write_text('[1')
-    with pytest.raises(ValueError, match='run.json: no settings'): fill(tmp_path, SETTINGS, ITEMS, make, 3)
+    with pytest.raises(ValueError, match='run.json: no settings'):
+        fill(tmp_path, SETTINGS, ITEMS, make, 3)
 
 
 def test_files_of_somebody_else_are_not_overwritten(tmp_path):
     (tmp_path / '03_a.txt').write_text('mine')
     (tmp_path / 'log.txt').write_text('mine, too')
-    with pytest.raises(ValueError, match='holds 03_a.txt but no run.json'): fill(tmp_path, SETTINGS, ITEMS, make, 3)
+    with pytest.raises(ValueError, match='holds 03_a.txt but no run.json'):
+        fill(tmp_path, SETTINGS, ITEMS, make, 3)
     assert content(tmp_path) == {'03_a.txt': b'mine', 'log.txt': b'mine, too'}
 
 
-@pytest.mark.parametrize('items, size, words', [
-    ([], 1, 'got none'), ([ITEMS[0], ITEMS[0]], 1, 'items repeat'), (ITEMS, 0, 'batch_size must be'), (ITEMS, True, 'batch_size'),
-    ([Item('a', ('x',)), Item('b', ('x',))], 1, "files repeat, first 'x'"), ([Item('a', ('/x',))], 1, 'within the folder'),
-    ([Item('a', ('b/../../x',))], 1, 'within the folder'), ([Item('a', ('.run/x',))], 1, 'within the folder')])
+@pytest.mark.parametrize(
+    'items, size, words',
+    [
+        ([], 1, 'got none'),
+        ([ITEMS[0], ITEMS[0]], 1, 'items repeat'),
+        (ITEMS, 0, 'batch_size must be'),
+        (ITEMS, True, 'batch_size'),
+        ([Item('a', ('x',)), Item('b', ('x',))], 1, "files repeat, first 'x'"),
+        ([Item('a', ('/x',))], 1, 'within the folder'),
+        ([Item('a', ('b/../../x',))], 1, 'within the folder'),
+        ([Item('a', ('.run/x',))], 1, 'within the folder'),
+    ],
+)
 def test_bad_items_are_refused(items, size, words, tmp_path):
-    with pytest.raises(ValueError, match=words): fill(tmp_path / 'new', SETTINGS, items, make, size)
+    with pytest.raises(ValueError, match=words):
+        fill(tmp_path / 'new', SETTINGS, items, make, size)
     assert not (tmp_path / 'new').exists()
 
 
 # What goes wrong
 
+
 def broken_at(*names):
     def broken(batch, wanted):
         for item in batch:
-            if item.name in names: yield Broken(item.name, f'{item.name} is cut short')
+            if item.name in names:
+                yield Broken(item.name, f'{item.name} is cut short')
         yield from make([item for item in batch if item.name not in names], wanted)
+
     return broken
 
 
 def test_broken_items_are_named_and_tried_again(tmp_path):
     for world in (1, 3):
         folder = tmp_path / str(world)
-        reports = [fill(folder, SETTINGS, ITEMS, broken_at('item 4', 'item 11'), 3, rank=r, world=world) for r in range(world)]
-        assert reports[-1].complete and reports[-1].broken == {f'item {i}': f'item {i} is cut short' for i in (4, 11)}
+        reports = [
+            fill(folder, SETTINGS, ITEMS, broken_at('item 4', 'item 11'), 3, rank=r, world=world)
+            for r in range(world)
+        ]
+        assert reports[-1].complete and reports[-1].broken == {
+            f'item {i}': f'item {i} is cut short' for i in (4, 11)
+        }
         assert [row['broken'] for row in read_lines(folder / 'broken.jsonl')] == ['item 11', 'item 4']
         assert len(stamps(folder)) == 22
     assert content(tmp_path / '1') == content(tmp_path / '3')
     report = fill(tmp_path / '1', SETTINGS, ITEMS, broken_at('item 11'), 3)
     assert report.made == 2 and list(report.broken) == ['item 11']
-    assert fill(tmp_path / '1', SETTINGS, ITEMS, make, 3).broken == {} and not (tmp_path / '1/broken.jsonl').exists()
+    assert (
+        fill(tmp_path / '1', SETTINGS, ITEMS, make, 3).broken == {}
+        and not (tmp_path / '1/broken.jsonl').exists()
+    )
 
 
 def test_strict_stops_and_keeps_what_was_made(tmp_path):
@@ -200,12 +259,16 @@ def test_strict_stops_and_keeps_what_was_made(tmp_path):
 
 def test_a_full_disk_is_an_error_and_can_be_gone_on_from(plain, tmp_path, monkeypatch):
     write, room = runs._RunFolder.write, [9]
+
     def full(self, name, data):
         room[0] -= 1
-        if room[0] < 0: raise OSError(28, 'No space left on device')
+        if room[0] < 0:
+            raise OSError(28, 'No space left on device')
         write(self, name, data)
+
     monkeypatch.setattr(runs._RunFolder, 'write', full)
-    with pytest.raises(OSError, match='No space'): fill(tmp_path, SETTINGS, ITEMS, make, 3)
+    with pytest.raises(OSError, match='No space'):
+        fill(tmp_path, SETTINGS, ITEMS, make, 3)
     monkeypatch.undo()
     fill(tmp_path, SETTINGS, ITEMS, make, 3)
     assert content(tmp_path) == plain
@@ -213,9 +276,12 @@ def test_a_full_disk_is_an_error_and_can_be_gone_on_from(plain, tmp_path, monkey
 
 def test_bar_counts_all_ranks(tmp_path, capsys):
     fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=2, world=3)
+
     def while_another_works(batch, wanted):
-        if batch[0].name == 'item 0': fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=1, world=3)
+        if batch[0].name == 'item 0':
+            fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=1, world=3)
         return make(batch, wanted)
+
     capsys.readouterr()
     fill(tmp_path, SETTINGS, ITEMS, while_another_works, 3, progress=True, unit='image', rank=0, world=3)
     error = capsys.readouterr().err
@@ -226,11 +292,16 @@ def test_bar_counts_all_ranks(tmp_path, capsys):
 
 # What studies put into the books
 
-def net(**options): return UNet(8, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), **({'attention_resolutions': (8,)} | options))
+
+def net(**options):
+    return UNet(
+        8, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), **({'attention_resolutions': (8,)} | options)
+    )
 
 
 class Wrapped(torch.nn.Module):
     "What torch.compile makes of a network, as far as its names go"
+
     def __init__(self, net):
         super().__init__()
         self._orig_mod = net
@@ -247,8 +318,14 @@ def test_model_hash_is_of_all_that_changes_an_image(tmp_path):
     assert model_hash(compiled) == model_hash(one)
     heads = EDMDenoiser(net(num_heads=2))
     heads.net.load_state_dict(one.net.state_dict())
-    others = [heads, EDMDenoiser(one.net, sigma_data=0.4), DDPMDenoiser(one.net), DDPMDenoiser(one.net, prediction='v')]
-    with torch.no_grad(): again.net.out[2].bias += 1e-7
+    others = [
+        heads,
+        EDMDenoiser(one.net, sigma_data=0.4),
+        DDPMDenoiser(one.net),
+        DDPMDenoiser(one.net, prediction='v'),
+    ]
+    with torch.no_grad():
+        again.net.out[2].bias += 1e-7
     hashes = [model_hash(d) for d in [one, again, *others]]
     assert len(set(hashes)) == 6 and all(len(h) == 16 for h in hashes)
 
@@ -258,7 +335,11 @@ def test_encode(channels):
     image = torch.rand(channels, 9, 14) * 2 - 1
     png = Image.open(io.BytesIO(encode_image(image)))
     pixels = to_uint8(image).permute(1, 2, 0).squeeze(-1).numpy()
-    assert png.size == (14, 9) and bytes(png.tobytes()) == pixels.tobytes() and encode_image(image) == encode_image(to_uint8(image))
+    assert (
+        png.size == (14, 9)
+        and bytes(png.tobytes()) == pixels.tobytes()
+        and encode_image(image) == encode_image(to_uint8(image))
+    )
     assert encode_image(to_float(to_uint8(image))) == encode_image(image)
     expected = io.BytesIO()
     Image.fromarray(pixels).save(expected, 'JPEG')

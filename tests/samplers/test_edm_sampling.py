@@ -5,17 +5,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from edm_networks import TINY, ramp
-from golden import FIXTURES, fill, wave
 
 from difflow.denoisers.base import Denoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser
 from difflow.networks.song_unet import SongUNet
 from difflow.noise import ImageStreams
-from difflow.samplers.ablation import (AblationSampler, _NoiseTrajectory, ablation_sample, ablation_sampler,
-                                       discretize)
+from difflow.samplers.ablation import (
+    AblationSampler,
+    _NoiseTrajectory,
+    ablation_sample,
+    ablation_sampler,
+    discretize,
+)
 from difflow.samplers.steps import euler, heun, sample
 from difflow.schedulers.scheduler import Scheduler
+from edm_networks import TINY, ramp
+from golden import FIXTURES, fill, wave
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES, tiny_unet, wave
 
 from difflow.denoisers.base import Denoiser
 from difflow.denoisers.discrete_time import DDPMDenoiser, p_mean_variance
@@ -11,6 +10,7 @@ from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from difflow.samplers.steps import FORWARD, ddim, ddim_reverse, ddpm, heun
 from difflow.schedulers.scheduler import Scheduler
 from difflow.sweeps.levels import forward_backward, sweep
+from golden import FIXTURES, tiny_unet, wave
 
 GOLDEN = np.load(FIXTURES / 'guided_diffusion.npz')
 golden = lambda key: torch.from_numpy(GOLDEN[key])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from difflow.schedulers import space_timesteps
 
+
 def kept_by_rule(total, sections):
     "Write the respacing rule once more, from its description: float position, added stride, half to even."
     base, extra, first, kept = *divmod(total, len(sections)), 0, set()

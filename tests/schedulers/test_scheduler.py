@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES, wave
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from difflow import Scheduler
 from difflow.schedulers import space_timesteps
 from difflow.schedulers.scheduler import _KINDS
+from golden import FIXTURES, wave
 
 sixty_examples = settings(deadline=None, max_examples=60)
 KIND_NAMES = [kind for kind in _KINDS if kind != 'from_sigmas']

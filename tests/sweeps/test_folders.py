@@ -17,8 +17,15 @@ from difflow.data.canvas import save_images, to_uint8
 from difflow.data.sets import load_images
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.unet import UNet
-from difflow.sweeps.folders import (_GROUND_TRUTH, _study_of, choose, forward_backward_folder,
-                                    imagenet_labels, open_images, read_synsets)
+from difflow.sweeps.folders import (
+    _GROUND_TRUTH,
+    _study_of,
+    choose,
+    forward_backward_folder,
+    imagenet_labels,
+    open_images,
+    read_synsets,
+)
 from difflow.sweeps.levels import forward_backward, sweep
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'

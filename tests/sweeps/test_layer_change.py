@@ -23,6 +23,7 @@ from difflow.sweeps import (
 )
 from difflow.sweeps.layer_change import _chunks
 
+
 class Tokens(nn.Module):
     "A network with maps, tokens and logits"
 

@@ -4,6 +4,7 @@ import torch
 
 from difflow import ImageSet
 
+
 def squares(n, classes=2, size=8, channels=1, seed=0):
     "Uniform grey levels, one a class, with a little noise"
     labels = torch.arange(n) % classes

@@ -10,6 +10,7 @@ from torch import nn
 from difflow.synthetic_data import CAS
 from difflow.synthetic_data.cas_scores import _METRICS, _auroc, _score
 
+
 @pytest.mark.parametrize('classes', [2, 3, 10])
 @pytest.mark.parametrize('ties', [False, True])
 def test_auroc_is_that_of_scikit_learn(classes, ties):

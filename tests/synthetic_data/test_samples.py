@@ -19,6 +19,7 @@ from difflow.synthetic_data.cas_scores import _METRICS
 from difflow.synthetic_data.comparison import _check_sets
 from difflow.synthetic_data.samples import _labels_and_seeds
 
+
 def test_separable_classes_are_learned_and_all_metrics_are_one():
     cas = classification_accuracy_score(
         squares(60, 3),

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from edm_networks import ramp
 
 from difflow import EDMDenoiser
 from difflow.training import Augmentation
 from difflow.training.augmentation import _COLOURS, _EDM, _GEOMETRY, _PIXELS, _resample, _stretching, _turning
+from edm_networks import ramp
 
 ALL = dict.fromkeys([*_PIXELS, *_GEOMETRY, *_COLOURS], 1)
 

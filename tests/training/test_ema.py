@@ -6,6 +6,7 @@ import torch
 
 from difflow.training import EMA
 
+
 def test_averages():
     model = torch.nn.Linear(1, 1)
     constant, growing = EMA(model, 0, 0.9995, rampup=False), EMA(model, 0, 0.9995)

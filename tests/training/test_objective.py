@@ -10,6 +10,7 @@ from difflow import Scheduler, normal
 from difflow.noise import uniform, whole_numbers
 from difflow.training.objective import _draw, _Objective
 
+
 class NoCopies(TorchFunctionMode):
     "Raise where numbers of the CPU are copied to another device, for which a GPU would be waited"
 

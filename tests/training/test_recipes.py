@@ -5,6 +5,7 @@ import pytest
 
 from difflow import DDPMDenoiser, load_images
 
+
 class Stop(Exception):
     pass
 

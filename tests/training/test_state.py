@@ -16,6 +16,7 @@ from difflow.training import EMA, Settings
 from difflow.training.objective import _Objective
 from difflow.training.state import _load_state, _save_state
 
+
 def test_old_states_still_resume(tmp_path):
     "A state from before some settings existed is one with their defaults"
     from safetensors import safe_open

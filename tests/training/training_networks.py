@@ -13,6 +13,7 @@ from difflow import (
     VPDenoiser,
 )
 
+
 def song(augment_dim=9):
     "A DDPM++ of 8x8 images with a head that answers"
     torch.manual_seed(0)
