@@ -36,12 +36,12 @@ from .representations.mixers import TransformerMixer as TransformerMixer
 from .reproducibility.scores import gl_score as gl_score
 from .reproducibility.scores import m_score as m_score
 from .reproducibility.scores import rp_score as rp_score
+from .samplers.sampling import sample as sample
 from .samplers.steps import ddim as ddim
 from .samplers.steps import ddpm as ddpm
 from .samplers.steps import dpmpp_2m as dpmpp_2m
 from .samplers.steps import euler as euler
 from .samplers.steps import heun as heun
-from .samplers.steps import sample as sample
 from .schedulers.scheduler import Scheduler as Scheduler
 from .statistics.transition import fit_transition as fit_transition
 from .sweeps.levels import Sweep as Sweep

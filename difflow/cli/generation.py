@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Item, Output
-    from difflow.samplers.steps import Sampler
+    from difflow.samplers.walks import Sampler
     from difflow.schedulers.scheduler import Scheduler
 
 # %% ../../nbs/cli/10_generation.ipynb #168b627c
@@ -60,7 +60,7 @@ class _Walk:
         "Return the images of `seeds`, in one batch"
         import torch
 
-        from difflow.samplers.steps import sample
+        from difflow.samplers.sampling import sample
         classes, labels = self.denoiser.num_classes, None
         if self.label is not None: labels = torch.full((len(seeds),), self.label)
         elif classes and self.noise == 'counter': labels = torch.tensor(seeds) % classes
@@ -98,7 +98,7 @@ def _open_network(options:dict) -> 'Denoiser':
 def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
     "Choose sampler and noise levels as the options say; ValueError for what does not fit"
     from difflow.samplers.ablation import ablation_sampler, discretize
-    from difflow.samplers.steps import as_sampler
+    from difflow.samplers.registry import as_sampler
     label, classes = options['label'], denoiser.num_classes or 0
     if label is not None and not 0 <= label < classes:
         allowed = f'allowed is 0..{classes - 1}' if classes else 'this model has no classes'
@@ -120,7 +120,7 @@ def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
 def _generate(options:dict) -> None:
     "Make the images of all seeds as the `options` of the command say, and print what was made"
     from difflow.runs.folder import Item, fill, model_hash
-    from difflow.samplers.steps import NOISES
+    from difflow.samplers.sampling import NOISES
     start, seeds = time.perf_counter(), _seeds_in(options['seeds'])
     if options['noise'] not in NOISES:
         raise ValueError(f'--noise {options["noise"]!r}: known are {", ".join(NOISES)}')

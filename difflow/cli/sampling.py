@@ -81,7 +81,7 @@ def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict
     import torch
 
     from difflow.data.canvas import image_grid, write_png
-    from difflow.samplers.steps import sample
+    from difflow.samplers.sampling import sample
     labels = None if images[0].label is None else torch.tensor([w.label for w in images])
     made = sample(denoiser, (len(images), *denoiser.image_shape), labels=labels,
                   seeds=[w.seed for w in images], batch_size=options['batch_size'],

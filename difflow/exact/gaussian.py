@@ -13,10 +13,10 @@ from ..denoisers.base import Denoiser, expand_like
 
 # %% ../../nbs/exact/00_gaussian.ipynb #47a901a3
 class GaussianDenoiser(Denoiser):
-    "Denoise samples of one Gaussian exactly."
+    "The exact posterior mean of samples of one Gaussian."
     def __init__(self,
         mean:Tensor, # (C, H, W), or any shape
-        covariance:float|Tensor, # a variance, variances like `mean`, or (n, n) for n = mean.numel()
+        covariance:float|Tensor, # a variance, variances shaped as `mean`, or (n, n) for n = mean.numel()
     ):
         super().__init__()
         values, basis = self.spectrum(mean, torch.as_tensor(covariance, dtype=torch.float64))
@@ -45,7 +45,9 @@ class GaussianDenoiser(Denoiser):
         z = z * shrink if basis is None else ((z @ basis) * shrink) @ basis.T
         return self.mean.to(x.dtype) + z.reshape(x.shape)
 
-    def draw(self, noise:Tensor) -> Tensor: # like `noise`
-        "Turn standard normal `noise` (B, ...) into samples of the Gaussian."
+    def draw(self,
+        noise:Tensor, # (B, ...) standard normal
+    ) -> Tensor: # shape of `noise`
+        "Return samples of the Gaussian made of standard normal `noise`."
         z = noise.flatten(1) * self.values.sqrt()
         return self.mean + (z if self.basis is None else z @ self.basis.T).reshape(noise.shape)

@@ -25,7 +25,10 @@ from difflow.jacobians.spectra import (
 
 from ..denoisers.base import Denoiser
 from ..noise import normal
-from ..samplers.steps import FORWARD, Sampler, as_sampler, device_of, heun
+from ..samplers.guidance import device_of
+from ..samplers.registry import as_sampler
+from ..samplers.steps import FORWARD, heun
+from ..samplers.walks import Sampler
 from ..schedulers.levels import karras_sigmas
 from ..schedulers.scheduler import Scheduler
 

@@ -23,7 +23,7 @@ from ..denoisers.base import Denoiser
 from ..files import tensors_sha256
 from ..noise import normal
 from ..runs.folder import Item, Output, fill
-from ..samplers.steps import device_of
+from ..samplers.guidance import device_of
 from .encoders import TimeEncoder
 
 # %% ../../nbs/representations/02_codes.ipynb #9c11e25a

@@ -34,7 +34,7 @@ def _as_features(
     return Features(check_features(source, name))
 
 def _check_comparable(a:Features, b:Features):
-    "Raise ValueError unless both were made by one descriptor, as far as they tell."
+    "Raise ValueError where the two are known to be of different descriptors."
     if a.features.shape[1] != b.features.shape[1]:
         raise ValueError(f'features have {a.features.shape[1]} and {b.features.shape[1]} dimensions, '
                          'those of one descriptor have the same')
@@ -45,7 +45,7 @@ def _check_comparable(a:Features, b:Features):
             raise ValueError(f'features are of different descriptors: {name} {short[0]} and {short[1]}')
 
 def _check_paired(a:Features, b:Features):
-    "Raise ValueError unless row i of both belongs to the same seed, as far as they tell."
+    "Raise ValueError where rows of the two are known to belong to different seeds."
     if len(a.features) != len(b.features):
         raise ValueError(f'{len(a.features)} and {len(b.features)} samples: row i of both is of one seed')
     if a.seeds is None or b.seeds is None: return
@@ -58,11 +58,11 @@ def _check_paired(a:Features, b:Features):
 # %% ../../nbs/reproducibility/00_scores.ipynb #bdff9bc1
 @dataclass(frozen=True)
 class Score:
-    "Hold a share of samples with its interval and the similarities that it counts."
+    "A share of samples, its interval, and the similarities of which it is the share."
     name:str # 'RP score', 'M score' or 'GL score'
     value:float # in 0..1
     interval:tuple[float, float] # 95 %, bootstrap
-    threshold:float
+    threshold:float # in -1..1
     similarities:Tensor # (N,) float32, to the partner, or to the nearest training image
     indices:Tensor|None=None # (N,) int64, which training image that is
 
@@ -75,15 +75,23 @@ class Score:
 
     @property
     def copies(self) -> Tensor: # (N,) bool
-        "Which samples are above the threshold."
+        "Return which samples are above the threshold."
         return self.similarities > self.threshold
 
-    def at(self, threshold:float) -> 'Score':
+    def at(self,
+        threshold:float, # -1..1
+    ) -> 'Score':
         "Return the same score for another threshold."
         return score(self.name, self.similarities, threshold, self.indices)
 
-def score(name:str, similarities:Tensor, threshold:float, indices:Tensor|None=None) -> Score:
-    "Count the similarities above `threshold`, -1..1; the GL score counts the others."
+# %% ../../nbs/reproducibility/00_scores.ipynb #053fefd5
+def score(
+    name:str, # 'RP score', 'M score' or 'GL score'
+    similarities:Tensor, # (N,) in -1..1
+    threshold:float, # -1..1
+    indices:Tensor|None=None, # (N,) int64, which training images they belong to
+) -> Score:
+    "Return the share of similarities above `threshold`, for a GL score of the others; or raise ValueError."
     if not -1 <= threshold <= 1: raise ValueError(f'threshold must be in -1..1, got {threshold}')
     above, count = int((similarities > threshold).sum()), len(similarities)
     counted = count - above if name == 'GL score' else above
@@ -103,33 +111,21 @@ def rp_score(
     similarities = torch.linalg.vecdot(a.features, b.features.to(a.features.device)).clamp(-1, 1)
     return score('RP score', similarities, threshold)
 
+# %% ../../nbs/reproducibility/00_scores.ipynb #be8d6c0e
 def rp_matrix(
     sets:Mapping[str, _Source], # {model: its features}, all from the same seeds
-    threshold:float=0.6,
-    extract:Callable|None=None,
+    threshold:float=0.6, # similarity above which two images are the same, -1..1
+    extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
 ) -> Tensor: # (K, K) float64, symmetric, 1 on the diagonal
-    "Return the RP score of every pair of models."
-    found = [_as_features(source, extract, name) for name, source in sets.items()]
-    scores = torch.eye(len(found), dtype=torch.float64)
-    for i in range(len(found)):
-        for j in range(i): scores[i, j] = scores[j, i] = float(rp_score(found[i], found[j], threshold))
+    "Return the RP score of every pair of models; raise ValueError as `rp_score` does."
+    features = [_as_features(source, extract, name) for name, source in sets.items()]
+    scores = torch.eye(len(features), dtype=torch.float64)
+    for i in range(len(features)):
+        for j in range(i): scores[i, j] = scores[j, i] = float(rp_score(features[i], features[j], threshold))
     return scores
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #26cc4bcb
 _QUERIES, _REFERENCES = 2048, 4096 # rows of a block
-
-def nearest(
-    samples:_Source, # (N, D) unit descriptors
-    train:_Source, # (M, D)
-    k:int=1, # neighbours, 1..M
-    extract:Callable|None=None,
-) -> tuple[Tensor, Tensor]: # similarities (N, k), falling, and indices (N, k)
-    "Return the most similar training images of every sample; raise ValueError for bad features or k."
-    samples, train = _as_features(samples, extract, 'samples'), _as_features(train, extract, 'train')
-    _check_comparable(samples, train)
-    if not 1 <= k <= len(train.features): raise ValueError(f'k must be in 1..{len(train.features)}, got {k}')
-    rows = [_nearest_rows(part, train.features, k) for part in samples.features.split(_QUERIES)]
-    return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
 def _nearest_rows(samples:Tensor, train:Tensor, k:int) -> tuple[Tensor, Tensor]:
     "Return the `k` largest of samples @ train.T and where they are, block by block."
@@ -143,6 +139,20 @@ def _nearest_rows(samples:Tensor, train:Tensor, k:int) -> tuple[Tensor, Tensor]:
         where = where.gather(1, at)
     return best.clamp_(-1, 1), where
 
+def nearest(
+    samples:_Source, # (N, D) unit descriptors
+    train:_Source, # (M, D) those of the training set
+    k:int=1, # neighbours, 1..M
+    extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
+) -> tuple[Tensor, Tensor]: # similarities (N, k), falling, and indices (N, k)
+    "Return the most similar training images of every sample; raise ValueError for bad features or k."
+    samples, train = _as_features(samples, extract, 'samples'), _as_features(train, extract, 'train')
+    _check_comparable(samples, train)
+    if not 1 <= k <= len(train.features): raise ValueError(f'k must be in 1..{len(train.features)}, got {k}')
+    rows = [_nearest_rows(part, train.features, k) for part in samples.features.split(_QUERIES)]
+    return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
+
+# %% ../../nbs/reproducibility/00_scores.ipynb #5a04c3e5
 def m_score(
     samples:_Source, # (N, D) unit descriptors of generated images
     train:_Source, # (M, D) those of the training set
@@ -153,12 +163,13 @@ def m_score(
     similarities, indices = nearest(samples, train, 1, extract)
     return score('M score', similarities[:, 0], threshold, indices[:, 0])
 
+# %% ../../nbs/reproducibility/00_scores.ipynb #1bbccf47
 def gl_score(
-    samples:_Source, # as in `m_score`
-    train:_Source,
-    threshold:float=0.6,
-    extract:Callable|None=None,
-) -> Score:
-    "Return how many samples are no copies of training images, 1 - `m_score`."
+    samples:_Source, # (N, D) unit descriptors of generated images
+    train:_Source, # (M, D) those of the training set
+    threshold:float=0.6, # similarity above which one is a copy of the other, -1..1
+    extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
+) -> Score: # with the nearest training image of each sample
+    "Return how many samples are no copies of training images, 1 - `m_score`; raise ValueError as it does."
     memorised = m_score(samples, train, threshold, extract)
     return score('GL score', memorised.similarities, threshold, memorised.indices)

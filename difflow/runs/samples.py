@@ -19,7 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
-from ..samplers.steps import GuidedDenoiser, Memory, Noise, Sampler, as_sampler, plan, sample
+from ..samplers.guidance import GuidedDenoiser
+from ..samplers.registry import as_sampler
+from ..samplers.sampling import sample, sampling_plan
+from ..samplers.walks import Memory, Noise, Sampler
 from ..schedulers.scheduler import Scheduler
 from .folder import Item, Output, Report, encode_image, fill, model_hash
 
@@ -72,7 +75,7 @@ class _Maker:
     def check(self):
         "Raise ValueError where the model cannot make the images."
         labels = self.labels(list(self.images.values()))
-        plan(self.denoiser, (len(self.images), *self.denoiser.image_shape), self.options['steps'],
+        sampling_plan(self.denoiser, (len(self.images), *self.denoiser.image_shape), self.options['steps'],
              self.options['scheduler'], labels)
         GuidedDenoiser(self.denoiser, labels, self.options['guidance'])
 

@@ -24,7 +24,9 @@ from ..denoisers.base import Denoiser
 from ..files import package_file
 from ..noise import normal
 from ..runs.folder import ENDINGS, Broken, Item, Output, Report, encode_image, fill, model_hash
-from ..samplers.steps import Sampler, as_sampler, device_of
+from ..samplers.guidance import device_of
+from ..samplers.registry import as_sampler
+from ..samplers.walks import Sampler
 from ..schedulers.scheduler import Scheduler
 from .levels import Sweep, _check_levels, _noised_index, _sweep_plan, sweep
 

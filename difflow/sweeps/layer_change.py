@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..data.sets import ImageSet
 from ..features.activations import ActivationStatistics, load_npz, save_npz
 from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
-from ..statistics.intervals import mean_error, snr_axis
+from ..statistics.axes import snr_axis
+from ..statistics.intervals import mean_error
 from .levels import Sweep
 
 # %% ../../nbs/sweeps/02_layer_change.ipynb #d928b7df

@@ -18,7 +18,10 @@ from ..data.canvas import image_grid
 from ..data.sets import check_images
 from ..denoisers.base import Denoiser
 from ..noise import normal
-from ..samplers.steps import BACKWARD, FORWARD, GuidedDenoiser, Sampler, as_sampler, ddpm, device_of
+from ..samplers.guidance import GuidedDenoiser, device_of
+from ..samplers.registry import as_sampler
+from ..samplers.steps import BACKWARD, FORWARD, ddpm
+from ..samplers.walks import Sampler
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/sweeps/00_levels.ipynb #dc0ab3b3

@@ -20,7 +20,9 @@ from ..denoisers.base import Denoiser
 from ..features.descriptors import as_set, sscd_features
 from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import Score, m_score
-from ..samplers.steps import Sampler, heun, sample
+from ..samplers.sampling import sample
+from ..samplers.steps import heun
+from ..samplers.walks import Sampler
 from .cas_scores import CAS
 from .cas_training import ClassifierRecipe
 from .comparison import _PROTOCOLS, _check_sets, _join_sets, compare_sets

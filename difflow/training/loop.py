@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
-from ..samplers.steps import sample
+from ..samplers.sampling import sample
 from .augmentation import Augmentation
 from .ema import EMA
 from .objective import _draw, _Objective, _RowAugmentationRNG

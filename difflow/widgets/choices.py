@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser
-from ..samplers.steps import SAMPLERS, Sampler
+from ..samplers.registry import SAMPLERS
+from ..samplers.walks import Sampler
 from ..sweeps.levels import even_levels
 from .base import _MAX_SEED, _check_int, _InvalidChoice
 

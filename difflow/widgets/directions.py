@@ -19,7 +19,7 @@ from ..data.canvas import image_grid
 from ..denoisers.base import Denoiser
 from ..jacobians.spectra import check_range
 from ..jacobians.trajectories import edit, singular_directions, trajectory
-from ..samplers.steps import device_of
+from ..samplers.guidance import device_of
 from .base import _MAX_SEED, _AsyncExplorer, _check_int, _InvalidChoice, _script, _style
 from .strips import _pixels
 

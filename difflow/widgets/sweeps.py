@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import package_file
-from ..samplers.steps import Sampler
+from ..samplers.walks import Sampler
 from ..schedulers.scheduler import Scheduler
 from ..sweeps.levels import Sweep, grid_of, sweep_states
 from .base import _AsyncExplorer, _check_int

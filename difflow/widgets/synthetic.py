@@ -19,7 +19,12 @@ from ..data.canvas import image_grid
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..features.classifiers import load_classifier
-from ..samplers.steps import FORWARD, Sampler, as_sampler, device_of, heun, noise_function, plan
+from ..noise import Stream
+from ..samplers.guidance import device_of
+from ..samplers.registry import as_sampler
+from ..samplers.sampling import noise_function, sampling_plan
+from ..samplers.steps import heun
+from ..samplers.walks import Sampler
 from .base import _MAX_SEED, _AsyncExplorer, _check_int, _InvalidChoice, _script, _style
 from .strips import _pixels
 
@@ -35,10 +40,10 @@ def _class_states(
 ) -> Iterator[Tensor]: # (count, C, H, W) in [-1, 1]
     "Yield the predicted images of a class after each step; the last are the samples."
     seeds = [seed + k * denoiser.num_classes + label for k in range(count)]
-    sigmas, shape, labels = plan(denoiser, (count, *denoiser.image_shape), steps, labels=label)
+    sigmas, shape, labels = sampling_plan(denoiser, (count, *denoiser.image_shape), steps, labels=label)
     device = device_of(denoiser)
     draw, _ = noise_function('counter', seeds, range(count), shape, len(sigmas) - 1, device)
-    states = as_sampler(sampler)(denoiser, sigmas[0] * draw(0, FORWARD), sigmas, labels=labels.to(device),
+    states = as_sampler(sampler)(denoiser, sigmas[0] * draw(0, Stream.FORWARD), sigmas, labels=labels.to(device),
                                  noise=draw, guidance=guidance)
     for state in states:
         image = state.x if state.step == len(sigmas) - 1 else state.x0hat

@@ -16,7 +16,7 @@ import torch
 
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.song_unet import edm_network
-from difflow.samplers.steps import sample
+from difflow.samplers.sampling import sample
 from difflow.training.loop import _Run
 from difflow.training.settings import Settings
 

@@ -14,8 +14,8 @@ import torch
 from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.networks.unet import UNet
 from difflow.networks.unet_blocks import _AttentionBlock
-from difflow.noise import normal
-from difflow.samplers.steps import BACKWARD, ddpm
+from difflow.noise import Stream, normal
+from difflow.samplers.steps import ddpm
 from difflow.schedulers.scheduler import Scheduler
 
 NARROW = dict(
@@ -89,7 +89,7 @@ class PublishedSteps:
         last = len(self.map) - 1
         for i in range(steps):
             t = torch.full((len(x),), last - i, device=x.device)
-            x = self.step(x, t, normal(x.shape, 0, steps - 1 - i, BACKWARD, device=x.device).to(x.dtype))
+            x = self.step(x, t, normal(x.shape, 0, steps - 1 - i, Stream.BACKWARD, device=x.device).to(x.dtype))
         return x
 
 

@@ -19,7 +19,7 @@ from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.exact.optimal import OptimalDenoiser
 from difflow.features.sscd import SSCD
 from difflow.networks.unet import UNet
-from difflow.samplers.steps import sample
+from difflow.samplers.sampling import sample
 from difflow.schedulers.scheduler import Scheduler
 
 

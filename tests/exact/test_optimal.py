@@ -1,4 +1,4 @@
-"""The optimal denoiser against the formula in float64: hard cases of rounding, classes, derivatives, devices."""
+"""The optimal denoiser against the formula in float64: hard rounding, classes, derivatives, devices."""
 
 import copy
 import math
@@ -6,13 +6,11 @@ import math
 import pytest
 import torch
 
-from difflow.data.sets import ImageSet, load_images
-from difflow.denoisers.base import Denoiser
-from difflow.exact.gaussian import GaussianDenoiser
-from difflow.exact.optimal import OptimalDenoiser
+from difflow import Denoiser, GaussianDenoiser, ImageSet, OptimalDenoiser, load_images, sweep
+from difflow.exact import optimal, posteriors
+from difflow.exact.posteriors import _solve
+from difflow.exact.weighted_sums import _relative_weights
 from difflow.runs.folder import model_hash
-from difflow.sweeps.levels import sweep
-
 
 def direct(pixels, x, sigma):
     "Return mean and weights by the formula as it stands, in float64; `pixels` (N, D) in [-1, 1]"
@@ -86,7 +84,7 @@ def test_rows_in_doubt_are_done_again_in_float64():
     denoiser, sigma = OptimalDenoiser(images), 3.0
     x = images[:4].double() + sigma * torch.randn(4, 3, 16, 16, generator=generator, dtype=torch.float64)
     z, variance = denoiser._inside(x), denoiser._variance(torch.tensor(sigma), 4)
-    once = denoiser._solve(z, variance, None, 16, True, torch.float32)
+    once = _solve(denoiser._images(None), z, variance, 16, True, torch.float32)
     truth, weights = direct(images.double().flatten(1), x, sigma)
     assert once.doubt.all()
     left_alone = (denoiser._outside(once.mean, x) - truth).abs().max()
@@ -105,8 +103,6 @@ def test_never_infinite_far_outside_the_range(sigma, digits):
 
 def test_no_denormal_numbers_come_up(digits):
     "At this noise level most weights would be denormal in float32"
-    from difflow.exact.optimal import _relative_weights
-
     scores = torch.linspace(-300, 0, 3001)[None]
     weights = _relative_weights(
         scores.clone(), torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
@@ -234,7 +230,7 @@ def test_the_density_is_that_of_the_score(digits):
 @pytest.mark.parametrize('k', [1, 3, 40])
 def test_top_k_and_its_bound(k, sigma, digits):
     denoiser, x = OptimalDenoiser(digits), digits.tensor(range(20)) + sigma * torch.randn(20, 1, 8, 8)
-    mean, bound = denoiser.top(x, sigma, k)
+    mean, limit = denoiser.top(x, sigma, k)
     weights, places = direct(unit(digits.images), x, sigma)[1].topk(k)
     expected = (
         ((weights / weights.sum(1, keepdim=True))[:, :, None] * unit(digits.images)[places])
@@ -242,16 +238,16 @@ def test_top_k_and_its_bound(k, sigma, digits):
         .reshape(x.shape)
     )
     assert (mean - expected).abs().max() < 1e-5
-    assert ((mean - denoiser(x, sigma)).flatten(1).abs().amax(1) <= bound).all()
+    assert ((mean - denoiser(x, sigma)).flatten(1).abs().amax(1) <= limit).all()
     assert torch.equal(OptimalDenoiser(digits, top_k=k)(x, sigma), mean)
 
 
 def test_top_all_is_all(digits):
-    few = OptimalDenoiser(digits.images[:30])
+    small = OptimalDenoiser(digits.images[:30])
     x = 3 * torch.randn(4, 1, 8, 8)
-    mean, bound = few.top(x, 3.0, 30)
-    torch.testing.assert_close(mean, few(x, 3.0), atol=1e-6, rtol=0)
-    assert (bound < 1e-5).all() and (few.examine(x, 3.0, k=30).rest == 0).all()
+    mean, limit = small.top(x, 3.0, 30)
+    torch.testing.assert_close(mean, small(x, 3.0), atol=1e-6, rtol=0)
+    assert (limit < 1e-5).all() and (small.examine(x, 3.0, k=30).rest == 0).all()
 
 
 # Derivatives
@@ -327,13 +323,11 @@ def test_no_rows_give_no_rows(digits):
 
 
 def test_many_rows_go_in_parts(digits, monkeypatch):
-    from difflow.exact import optimal as optimal_denoiser
-
     denoiser, x = OptimalDenoiser(digits, labels=digits.labels), torch.randn(37, 1, 8, 8)
     labels = torch.arange(37) % 11
     expected = denoiser(x, 1.0, labels)
-    monkeypatch.setattr(optimal_denoiser, '_ROWS_AT_ONCE', 2)
-    monkeypatch.setattr(optimal_denoiser, '_PIXELS_AT_ONCE', 64)
+    monkeypatch.setattr(optimal, '_ROWS_AT_ONCE', 2)
+    monkeypatch.setattr(posteriors, '_PIXELS_AT_ONCE', 64)
     torch.testing.assert_close(denoiser(x, 1.0, labels), expected, atol=1e-5, rtol=0)
 
 

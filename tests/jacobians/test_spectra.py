@@ -14,18 +14,12 @@ from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
 from difflow.jacobians.spectra import Rank, _Tangent, as_spectrum, jacobian, jacobian_spectrum, numerical_rank
-from difflow.jacobians.trajectories import (
-    RankCurve,
-    _levels_below,
-    edit,
-    ranks_along,
-    singular_directions,
-    trajectory,
-    trajectory_ranks,
-)
+from difflow.jacobians.trajectories import (RankCurve, _levels_below, edit, ranks_along, singular_directions,
+                                            trajectory, trajectory_ranks)
 from difflow.networks.unet import UNet
 from difflow.noise import normal
-from difflow.samplers.steps import euler, heun, sample
+from difflow.samplers.sampling import sample
+from difflow.samplers.steps import euler, heun
 from difflow.schedulers.scheduler import Scheduler
 
 

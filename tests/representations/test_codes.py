@@ -22,7 +22,7 @@ from difflow.noise import normal
 from difflow.representations.codes import _encode, trajectory_codes, unet_features
 from difflow.representations.encoders import TimeEncoder, sigma_of
 from difflow.representations.learned_codes import Autoencoder, CodedDenoiser, _penalty, load_coded, save_coded
-from difflow.samplers.steps import sample
+from difflow.samplers.sampling import sample
 from difflow.training.loop import train
 
 

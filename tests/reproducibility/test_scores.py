@@ -1,15 +1,13 @@
-"""Scores against enumeration, their intervals, and sets that do not belong together."""
+"""Scores against enumeration, and sets that do not belong together."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from difflow import gl_score, m_score, rp_score
 from difflow.features.descriptors import Features
-from difflow.reproducibility import scores as reproducibility
-from difflow.reproducibility.scores import Score, gl_score, m_score, nearest, rp_matrix, rp_score
-from difflow.statistics.intervals import bootstrap_interval
-
+from difflow.reproducibility import Score, nearest, rp_matrix, scores
 
 def features(count, dims=16, seed=0):
     return F.normalize(torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)), dim=1)
@@ -22,8 +20,8 @@ def all_similarities(a, b):
 @pytest.mark.parametrize('rows, columns', [(2048, 4096), (7, 13), (1, 1), (50, 5)])
 @pytest.mark.parametrize('k', [1, 4])
 def test_nearest_is_that_of_enumeration_whatever_the_blocks(k, rows, columns, monkeypatch):
-    monkeypatch.setattr(reproducibility, '_QUERIES', rows)
-    monkeypatch.setattr(reproducibility, '_REFERENCES', columns)
+    monkeypatch.setattr(scores, '_QUERIES', rows)
+    monkeypatch.setattr(scores, '_REFERENCES', columns)
     a, b = features(60, seed=1), features(91, seed=2)
     similarities, indices = nearest(a, b, k)
     expected = all_similarities(a, b).topk(k)
@@ -81,38 +79,6 @@ def test_other_thresholds_need_no_new_search():
         assert (again.value, again.interval, again.threshold) == (anew.value, anew.interval, 0.7)
 
 
-# Intervals
-
-
-@pytest.mark.parametrize('count, share', [(50, 0.5), (400, 0.05), (1000, 0.9)])
-def test_interval_is_that_of_resampled_samples(count, share):
-    "Draw samples with replacement, one by one, and look at the spread of the shares"
-    successes = round(count * share)
-    hits = np.arange(count) < successes
-    rng = np.random.default_rng(1)
-    shares = np.array([hits[rng.integers(0, count, count)].mean() for _ in range(4000)])
-    low, high = bootstrap_interval(successes, count)
-    assert (
-        abs(low - np.quantile(shares, 0.025)) < 1.5 / count + 0.004
-        and abs(high - np.quantile(shares, 0.975)) < 1.5 / count + 0.004
-    )
-    assert low < share < high
-
-
-def test_interval_where_all_samples_agree():
-    "The limit is the share at which such a sample has a probability of 2.5 %"
-    low, high = bootstrap_interval(0, 20)
-    assert low == 0 and (1 - high) ** 20 == pytest.approx(0.025)
-    low, high = bootstrap_interval(20, 20)
-    assert high == 1 and low**20 == pytest.approx(0.025)
-
-
-def test_interval_is_reproducible_and_wider_at_a_higher_level():
-    assert bootstrap_interval(30, 100) == bootstrap_interval(30, 100)
-    low, high = bootstrap_interval(30, 100, 0.99)
-    assert low < bootstrap_interval(30, 100)[0] and bootstrap_interval(30, 100)[1] < high
-
-
 def test_score_as_text_and_number():
     score = rp_score(features(10), features(10))
     assert float(score) == 1 and str(score).startswith(
@@ -128,13 +94,20 @@ def test_arrays_files_and_images(tmp_path):
     f = features(12)
     np.savez(tmp_path / 'plain.npz', features=f.numpy())
     np.savez(
-        tmp_path / 'told.npz',
+        tmp_path / 'seeds.npz',
         features=f.numpy(),
         seeds=np.arange(12),
         names=np.array([f'{i}' for i in range(12)]),
         model='x',
     )
-    for source in (f, f.numpy(), f.double(), Features(f), tmp_path / 'plain.npz', str(tmp_path / 'told.npz')):
+    for source in (
+        f,
+        f.numpy(),
+        f.double(),
+        Features(f),
+        tmp_path / 'plain.npz',
+        str(tmp_path / 'seeds.npz'),
+    ):
         assert rp_score(source, f).value == 1 and m_score(source, f).value == 1
     images = torch.rand(12, 1, 4, 4)
     assert rp_score(images, images, extract=lambda x: F.normalize(x.flatten(1), dim=1)).value == 1
@@ -142,19 +115,19 @@ def test_arrays_files_and_images(tmp_path):
 
 def test_sets_that_do_not_belong_together(tmp_path):
     f = features(10)
-    told = Features(f, seeds=torch.arange(10), model='a' * 64, preprocess={'resize': 'square-320'})
+    labelled = Features(f, seeds=torch.arange(10), model='a' * 64, preprocess={'resize': 'square-320'})
     np.savez(tmp_path / 'other.npz', features=f.numpy(), labels=np.arange(10))
     for make, words in (
         (lambda: rp_score(f, f[:9]), '10 and 9 samples'),
         (lambda: rp_score(f, features(10, 8)), '16 and 8 dimensions'),
         (lambda: m_score(f, features(10, 8)), '16 and 8 dimensions'),
         (
-            lambda: rp_score(told, told._replace(seeds=torch.arange(10).flip(0))),
+            lambda: rp_score(labelled, labelled._replace(seeds=torch.arange(10).flip(0))),
             '10 of 10 seeds differ, first in row 0: 0 and 9',
         ),
-        (lambda: m_score(told, told._replace(model='b' * 64)), 'different descriptors: model'),
+        (lambda: m_score(labelled, labelled._replace(model='b' * 64)), 'different descriptors: model'),
         (
-            lambda: rp_score(told, told._replace(preprocess={'resize': 'short-288'})),
+            lambda: rp_score(labelled, labelled._replace(preprocess={'resize': 'short-288'})),
             'different descriptors: preprocess',
         ),
         (lambda: rp_score(f, 1.01 * f), '10 of 10 rows are not of length 1'),
@@ -165,18 +138,17 @@ def test_sets_that_do_not_belong_together(tmp_path):
         (lambda: rp_score(f, f, 1.5), r'threshold must be in -1..1, got 1.5'),
         (lambda: nearest(f, f, 11), 'k must be in 1..10, got 11'),
         (lambda: rp_score(f, str(tmp_path / 'other.npz')), "keys .'features', 'labels'."),
-        (lambda: bootstrap_interval(1, 2, 1.0), 'level'),
     ):
         with pytest.raises(ValueError, match=words):
             make()
 
 
-def test_what_nobody_tells_is_not_checked():
+def test_what_is_not_known_is_not_checked():
     f = features(10)
-    told = Features(f, seeds=torch.arange(10), model='a' * 64)
+    labelled = Features(f, seeds=torch.arange(10), model='a' * 64)
     assert (
-        rp_score(told, f).value
-        == rp_score(f, told).value
-        == rp_score(told, Features(f, seeds=torch.arange(10))).value
+        rp_score(labelled, f).value
+        == rp_score(f, labelled).value
+        == rp_score(labelled, Features(f, seeds=torch.arange(10))).value
         == 1
     )

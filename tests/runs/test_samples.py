@@ -40,7 +40,7 @@ def test_published_standard_deviations(ddim, published):
 def test_samplers_follow_that(name):
     from difflow.noise import normal
     from difflow.runs.samples import legacy_ddim
-    from difflow.samplers.steps import SAMPLERS
+    from difflow.samplers.registry import SAMPLERS
 
     s = Scheduler.cosine(1000).respace('linspace10')
     x = s.sigmas[-1].item() * normal((20_000, 1, 1, 1), seeds=2).double()

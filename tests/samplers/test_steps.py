@@ -3,14 +3,24 @@
 import numpy as np
 import pytest
 import torch
-
-from difflow.denoisers.base import Denoiser
-from difflow.denoisers.discrete_time import DDPMDenoiser, p_mean_variance
-from difflow.denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
-from difflow.samplers.steps import FORWARD, ddim, ddim_reverse, ddpm, heun
-from difflow.schedulers.scheduler import Scheduler
-from difflow.sweeps.levels import forward_backward, sweep
 from golden import FIXTURES, tiny_unet, wave
+
+from difflow import (
+    DDPMDenoiser,
+    Denoiser,
+    EDMDenoiser,
+    Scheduler,
+    VEDenoiser,
+    VPDenoiser,
+    ddim,
+    ddpm,
+    forward_backward,
+    heun,
+    sweep,
+)
+from difflow.denoisers.discrete_time import p_mean_variance
+from difflow.noise import Stream
+from difflow.samplers import ddim_reverse
 
 GOLDEN = np.load(FIXTURES / 'guided_diffusion.npz')
 golden = lambda key: torch.from_numpy(GOLDEN[key])
@@ -120,7 +130,7 @@ def test_forward_backward_loops(name, sampler, r):
         r,
         steps=10,
         sampler=sampler,
-        noise=lambda stream, step: noise if stream == FORWARD else torch.randn(x0.shape),
+        noise=lambda stream, step: noise if stream == Stream.FORWARD else torch.randn(x0.shape),
     )
     torch.testing.assert_close(back, golden(f'fb_matched_{name}_r{r}'), atol=2e-3, rtol=0)
 
@@ -131,12 +141,12 @@ def test_repo_convention_noises_one_step_too_far_and_forgets_the_image_at_the_en
     result = sweep(
         denoiser, X0.clamp(-1, 1), [4, 10], steps=10, convention='repo', noise=lambda stream, step: NOISE
     )
-    told = s.alphas_cumprod[[3, 9]].sqrt().float()
+    scale = s.alphas_cumprod[[3, 9]].sqrt().float()  # of the level that the model is given
     torch.testing.assert_close(
-        result.noised[0] * told[0], s.q_sample(X0.clamp(-1, 1), 4, NOISE), atol=1e-5, rtol=0
+        result.noised[0] * scale[0], s.q_sample(X0.clamp(-1, 1), 4, NOISE), atol=1e-5, rtol=0
     )
-    torch.testing.assert_close(result.noised[1] * told[1], NOISE, atol=1e-5, rtol=0)
-    assert result.sigmas.tolist() == s.sigmas[[3, 9]].tolist()  # what the model is told
+    torch.testing.assert_close(result.noised[1] * scale[1], NOISE, atol=1e-5, rtol=0)
+    assert result.sigmas.tolist() == s.sigmas[[3, 9]].tolist()  # what the model is given
     assert (
         result.noised_sigmas.tolist() == [s.sigmas[4].item(), float('inf')]
         and result.snr_db[0] == s.snr_db[4]
