@@ -22,7 +22,7 @@ from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import Score, m_score
 from ..samplers.sampling import sample
 from ..samplers.steps import heun
-from ..samplers.walks import Sampler
+from ..samplers.walks import SAMPLING_STEPS, Sampler
 from .cas_scores import CAS
 from .cas_training import ClassifierRecipe
 from .comparison import _PROTOCOLS, _check_sets, _join_sets, compare_sets
@@ -62,7 +62,7 @@ def labelled_samples(
     counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, see `class_counts`
     seed:int=0, # of the first image of class 0
     sampler:str|Sampler=heun,
-    steps:int=18, # noise levels
+    steps:int=SAMPLING_STEPS, # noise levels
     guidance:float=1.,
     batch_size:int=64,
     classes:Sequence[str]|None=None, # their names

@@ -20,6 +20,7 @@ from ..denoisers.base import Denoiser
 from ..jacobians.spectra import check_range
 from ..jacobians.trajectories import edit, singular_directions, trajectory
 from ..samplers.guidance import device_of
+from ..samplers.walks import SAMPLING_STEPS
 from .base import _MAX_SEED, _AsyncExplorer, _check_int, _InvalidChoice, _script, _style
 from .strips import _pixels
 
@@ -38,7 +39,7 @@ def _direction_states(
     label:int|None, # class
     k:int, # number of directions, >= 1
     strengths:Sequence[float], # displacements in units of `sigma`
-    steps:int=18, # of the walk to the state, and of the walk back
+    steps:int=SAMPLING_STEPS, # of the walk to the state, and of the walk back
 ) -> Iterator[_Directions]: # after each direction
     "Yield the leading directions at a state of the sampler, then one strip of edited images after another."
     labels = None if label is None else torch.tensor([label], device=device_of(denoiser))
@@ -140,7 +141,7 @@ class DirectionExplorer(_AsyncExplorer):
         sigma:float=1.5, # level first shown, one of `sigmas`
         seed:int=0, # of the state, 0..2**32 - 1
         label:int|None=None, # class
-        steps:int=18, # of each walk, 1..1000
+        steps:int=SAMPLING_STEPS, # of each walk, 1..1000
         background:bool|None=None, # compute in a thread; None: in a kernel
     ):
         "Check everything, then start; raise ValueError where something is not allowed."

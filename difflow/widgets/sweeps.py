@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import package_file
-from ..samplers.walks import Sampler
+from ..samplers.walks import INTERACTIVE_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from ..sweeps.levels import Sweep, grid_of, sweep_states
 from .base import _AsyncExplorer, _check_int
@@ -137,14 +137,14 @@ class _BaseSweepExplorer(_SweepView):
 
     image = traitlets.Int(0, help='index of the image').tag(sync=True)
     sampler = traitlets.Unicode('ddpm', help='name of the sampler').tag(sync=True)
-    steps = traitlets.Int(50, help='steps of the whole walk').tag(sync=True)
+    steps = traitlets.Int(INTERACTIVE_STEPS, help='steps of the whole walk').tag(sync=True)
     seed = traitlets.Int(0, help='key of all noise').tag(sync=True)
     label = traitlets.Int(None, allow_none=True, help='class, None: none').tag(sync=True)
 
     def __init__(self,
         denoiser:Denoiser|Mapping[str, Denoiser], # one, or {name: denoiser}
         images:ImageSet|Tensor, # to choose from; a tensor is (N, C, H, W) in [-1, 1]
-        steps:int=50, # steps of the whole walk, 1..1000
+        steps:int=INTERACTIVE_STEPS, # steps of the whole walk, 1..1000
         levels:int|None=None, # frames beside the untouched image, 1..steps; None: 25, or every step of fewer
         sampler:str|Sampler='ddpm', # one of SAMPLERS
         seed:int=0, # key of the forward and the backward noise, 0..2**32 - 1

@@ -24,7 +24,7 @@ from ..samplers.guidance import device_of
 from ..samplers.registry import as_sampler
 from ..samplers.sampling import noise_function, sampling_plan
 from ..samplers.steps import heun
-from ..samplers.walks import Sampler
+from ..samplers.walks import SAMPLING_STEPS, Sampler
 from .base import _MAX_SEED, _AsyncExplorer, _check_int, _InvalidChoice, _script, _style
 from .strips import _pixels
 
@@ -34,7 +34,7 @@ def _class_states(
     label:int, # class, 0..K-1
     count:int, # images
     guidance:float=1., # weight of the class
-    steps:int=18, # noise levels
+    steps:int=SAMPLING_STEPS, # noise levels
     seed:int=0, # of the set; image k of class c has the seed s + kC + c
     sampler:str|Sampler=heun,
 ) -> Iterator[Tensor]: # (count, C, H, W) in [-1, 1]
@@ -125,7 +125,7 @@ class SyntheticExplorer(_AsyncExplorer):
 
     label = traitlets.Int(0, help='class').tag(sync=True)
     guidance = traitlets.Float(1., help='one of those offered').tag(sync=True)
-    steps = traitlets.Int(18, help='noise levels, one of those offered').tag(sync=True)
+    steps = traitlets.Int(SAMPLING_STEPS, help='noise levels, one of those offered').tag(sync=True)
     seed = traitlets.Int(0, help='of the set').tag(sync=True)
 
     _choices = traitlets.Dict(help='what the controls offer').tag(sync=True)
@@ -140,7 +140,7 @@ class SyntheticExplorer(_AsyncExplorer):
         classifier:str|Callable[[Tensor], Tensor]='mnist5k', # see `load_classifier`, or images -> logits
         label:int=0, # class first shown
         guidance:float=1., # weight of the class, one of `guidances`
-        steps:int=18, # noise levels, one of `steps_offered`
+        steps:int=SAMPLING_STEPS, # noise levels, one of `steps_offered`
         seed:int=0, # 0..2**32 - 1
         guidances:Sequence[float]=(0., 0.5, 1., 1.5, 2., 3., 5.), # offered; without a null class 1 alone
         steps_offered:Sequence[int]=(1, 2, 3, 4, 6, 8, 12, 18, 25, 36),
