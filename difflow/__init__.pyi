@@ -17,8 +17,8 @@ from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
 from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
+from .jacobians.ranks import numerical_rank as numerical_rank
 from .jacobians.spectra import jacobian_spectrum as jacobian_spectrum
-from .jacobians.spectra import numerical_rank as numerical_rank
 from .networks.diffusers_unet import DiffusersUNet as DiffusersUNet
 from .networks.song_unet import DhariwalUNet as DhariwalUNet
 from .networks.song_unet import SongUNet as SongUNet

@@ -62,7 +62,7 @@ def _open_classifier(name:str, weights:str, device:str) -> 'nn.Module':
 def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all') -> 'ImageSet':
     "Open images in the shape that `model` takes, ImageNet in its usual forms with its true classes"
     from difflow.networks.protocol import network_facts
-    from difflow.sweeps.folders import open_images
+    from difflow.sweeps.imagenet import open_images
     channels, side, _ = network_facts(model).image_shape or (3, 256, 256)
     return open_images(where, size or side, channels, split)
 
@@ -146,7 +146,8 @@ def _evaluate_command(
     if output.suffix != '.npz': raise ValueError(f'{output}: the name must end in .npz')
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
     from difflow.features.activations import ActivationStatistics
-    from difflow.sweeps.layer_change import activation_change, join_changes, pair_images
+    from difflow.sweeps.change_files import pair_images
+    from difflow.sweeps.layer_change import activation_change, join_changes
     chosen = time_series and sorted(set(_numbers(time_series, '--time_series')))
     scales = ActivationStatistics.load(statistics)
     model, (rank, world) = _open_classifier(classifier_name, weights, device), _processes()
@@ -163,7 +164,7 @@ def _evaluate_command(
 def _write(change:'LayerChange', output:Path, picture:Path|None, pickles:Path|None, name:str, steps:int,
            start:float) -> None:
     "Write the changes, and print what became of the class"
-    from difflow.sweeps.layer_change import export_change
+    from difflow.sweeps.change_files import export_change
     written = [change.save(output)]
     if picture:
         import matplotlib.pyplot as plt

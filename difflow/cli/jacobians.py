@@ -99,8 +99,8 @@ def _curve(denoiser:'Denoiser', seeds:list[int], label:int|None, batch_size:int,
     "Measure batch after batch of points, write each, and leave out those that are written already"
     from tqdm import tqdm
 
-    from difflow.jacobians.trajectories import check_levels, trajectory_ranks
-    levels = check_levels(denoiser, walk['scheduler'], settings['steps'], walk['at'])
+    from difflow.jacobians.trajectories import trajectory_levels, trajectory_ranks
+    levels = trajectory_levels(denoiser, walk['scheduler'], settings['steps'], walk['at'])
     curve, done = _read_ranks(path, settings) if path.exists() else (None, [])
     left = [seed for seed in seeds if seed not in done]
     parts = [left[i:i + batch_size] for i in range(0, len(left), batch_size)]

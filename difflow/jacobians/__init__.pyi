@@ -5,12 +5,11 @@ from .low_rank import principal_angles as principal_angles
 from .low_rank import principal_subspace as principal_subspace
 from .low_rank import subspace_error as subspace_error
 from .low_rank import train_molrg as train_molrg
-from .spectra import Rank as Rank
-from .spectra import Spectrum as Spectrum
-from .spectra import as_spectrum as as_spectrum
-from .spectra import jacobian as jacobian
+from .products import jacobian as jacobian
+from .ranks import Rank as Rank
+from .ranks import Spectrum as Spectrum
+from .ranks import numerical_rank as numerical_rank
 from .spectra import jacobian_spectrum as jacobian_spectrum
-from .spectra import numerical_rank as numerical_rank
 from .trajectories import RankCurve as RankCurve
 from .trajectories import edit as edit
 from .trajectories import ranks_along as ranks_along

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..denoisers.base import Denoiser
-from ..jacobians.spectra import check_range
+from ..jacobians.products import check_range
 from ..jacobians.trajectories import edit, singular_directions, trajectory
 from ..samplers.guidance import device_of
 from ..samplers.walks import SAMPLING_STEPS

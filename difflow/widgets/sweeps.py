@@ -20,7 +20,8 @@ from ..denoisers.base import Denoiser
 from ..files import package_file
 from ..samplers.walks import INTERACTIVE_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
-from ..sweeps.levels import Sweep, grid_of, sweep_states
+from ..sweeps.levels import Sweep, sweep_states
+from ..sweeps.plans import grid_of
 from .base import _AsyncExplorer, _check_int
 from .choices import _MAX_STEPS, _Choices, _thumbnails
 from .notes import _NoteFunction

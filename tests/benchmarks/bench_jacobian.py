@@ -13,7 +13,10 @@ from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.exact.gaussian import GaussianDenoiser
 from difflow.exact.molrg import MoLRG
 from difflow.exact.optimal import OptimalDenoiser
-from difflow.jacobians.spectra import _leading_spectrum, jacobian, jacobian_spectrum, numerical_rank
+from difflow.jacobians.products import jacobian
+from difflow.jacobians.ranks import numerical_rank
+from difflow.jacobians.search import _leading_spectrum
+from difflow.jacobians.spectra import jacobian_spectrum
 from difflow.networks.unet import UNet
 from difflow.noise import normal
 

@@ -89,7 +89,9 @@ class PublishedSteps:
         last = len(self.map) - 1
         for i in range(steps):
             t = torch.full((len(x),), last - i, device=x.device)
-            x = self.step(x, t, normal(x.shape, 0, steps - 1 - i, Stream.BACKWARD, device=x.device).to(x.dtype))
+            x = self.step(
+                x, t, normal(x.shape, 0, steps - 1 - i, Stream.BACKWARD, device=x.device).to(x.dtype)
+            )
         return x
 
 

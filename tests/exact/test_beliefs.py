@@ -8,6 +8,7 @@ from enumeration import GRAMMARS, bayes, chi_square_ok, count, float64, name_of,
 
 from difflow import RandomHierarchy, normal
 
+
 @pytest.mark.parametrize('options', GRAMMARS, ids=name_of)
 @pytest.mark.parametrize('labelled', [False, True])
 def test_beliefs_of_every_level_equal_enumeration(options, labelled):

@@ -7,6 +7,7 @@ from enumeration import GRAMMARS, chi_square_ok, count, float64, name_of
 from difflow import RandomHierarchy
 from difflow.exact.grammars import _BAD, _UNKNOWN
 
+
 @pytest.mark.parametrize(
     'options', [*GRAMMARS, dict(v=32, m=8, s=2, L=3), dict(v=200, m=7, s=4, L=2)], ids=name_of
 )

@@ -9,6 +9,7 @@ import torch
 from difflow import RandomHierarchy
 from difflow.exact import EpsilonProcess
 
+
 def test_the_map_is_an_average_over_tuples():
     "Sum the beliefs in all tuples explicitly; the other spellings are uniform among the false ones"
     v, m, s, p = 5, 3, 3, 0.4

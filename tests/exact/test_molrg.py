@@ -9,6 +9,7 @@ from difflow import GaussianDenoiser, MoLRG, normal
 from difflow.exact import MoLRGDenoiser
 from difflow.exact.molrg import _default_shape, _equal_classes
 
+
 @pytest.mark.parametrize('orthogonal', [True, False])
 def test_bases_are_orthonormal(orthogonal):
     bases = MoLRG(3, 20, 5, seed=3, orthogonal=orthogonal).bases

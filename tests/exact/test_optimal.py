@@ -12,6 +12,7 @@ from difflow.exact.posteriors import _solve
 from difflow.exact.weighted_sums import _relative_weights
 from difflow.runs.folder import model_hash
 
+
 def direct(pixels, x, sigma):
     "Return mean and weights by the formula as it stands, in float64; `pixels` (N, D) in [-1, 1]"
     sigma = torch.as_tensor(sigma).double().expand(len(x)).reshape(-1, 1)

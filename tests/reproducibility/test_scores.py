@@ -9,6 +9,7 @@ from difflow import gl_score, m_score, rp_score
 from difflow.features.descriptors import Features
 from difflow.reproducibility import Score, nearest, rp_matrix, scores
 
+
 def features(count, dims=16, seed=0):
     return F.normalize(torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)), dim=1)
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from edm_networks import TINY, ramp
-from golden import FIXTURES, fill, wave
 
 from difflow import Denoiser, EDMDenoiser, IDDPMDenoiser, Scheduler, SongUNet, heun
 from difflow.samplers import AblationSampler, ablation_sample, ablation_sampler, discretize
 from difflow.samplers.ablation import _NoiseTrajectory
+from edm_networks import TINY, ramp
+from golden import FIXTURES, fill, wave
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from edm_networks import TINY
-from golden import FIXTURES, fill
 
 from difflow import Denoiser, EDMDenoiser, Scheduler, SongUNet, euler, heun, sample
 from difflow.noise import ImageStreams
+from edm_networks import TINY
+from golden import FIXTURES, fill
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES, tiny_unet, wave
 
 from difflow import (
     DDPMDenoiser,
@@ -21,6 +20,7 @@ from difflow import (
 from difflow.denoisers.discrete_time import p_mean_variance
 from difflow.noise import Stream
 from difflow.samplers import ddim_reverse
+from golden import FIXTURES, tiny_unet, wave
 
 GOLDEN = np.load(FIXTURES / 'guided_diffusion.npz')
 golden = lambda key: torch.from_numpy(GOLDEN[key])

@@ -5,6 +5,7 @@ import pytest
 
 from difflow.statistics import bootstrap_interval
 
+
 @pytest.mark.parametrize('count, share', [(50, 0.5), (400, 0.05), (1000, 0.9)])
 def test_interval_is_that_of_resampled_samples(count, share):
     "Draw samples with replacement, one by one, and look at the spread of the shares"

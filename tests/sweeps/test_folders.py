@@ -10,23 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from imagenet_trees import by_folder
 from PIL import Image
 
-from difflow.checkpoints.load import load_denoiser, save
+from difflow import EDMDenoiser, UNet, forward_backward, load_denoiser, load_images, save, sweep
 from difflow.data.canvas import save_images, to_uint8
-from difflow.data.sets import load_images
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.networks.unet import UNet
-from difflow.sweeps.folders import (
-    _GROUND_TRUTH,
-    _study_of,
-    choose,
-    forward_backward_folder,
-    imagenet_labels,
-    open_images,
-    read_synsets,
-)
-from difflow.sweeps.levels import forward_backward, sweep
+from difflow.sweeps import balanced_indices, forward_backward_folder, open_images
+from difflow.sweeps.folders import _folder_run
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 LEVELS = [0, 2, 5, 8]
@@ -97,8 +87,8 @@ def walk(denoiser, images, parts, **options):
         )
         | options
     )
-    study = _study_of(denoiser, images, LEVELS, STEPS, **arguments)
-    return torch.cat([study.walk(images.tensor(part), part, LEVELS).images for part in parts], 1)
+    folder_run = _folder_run(denoiser, images, LEVELS, STEPS, **arguments)
+    return torch.cat([folder_run.walk(images.tensor(part), part, LEVELS).images for part in parts], 1)
 
 
 # What is made
@@ -163,8 +153,8 @@ def test_timestep_is_the_index_before_respacing(home, convention, expected):
         clip=None,
         options={},
     )
-    study = _study_of(tiny(), images_of(home), [25], 250, convention=convention, **options)
-    found = [study.timestep(r) for r in range(0, 251, 25)]
+    folder_run = _folder_run(tiny(), images_of(home), [25], 250, convention=convention, **options)
+    found = [folder_run.timestep(r) for r in range(0, 251, 25)]
     assert found == expected  # at step_reverse 0 nothing is noised
 
 
@@ -251,7 +241,8 @@ def torchrun(home, run, tmp_path_factory):
             DIFFLOW,
         ]
         line = (
-            f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors --timestep_respacing {STEPS} --device cpu '
+            f'forward-backward --data_dir {home}/images --model_path {home}/tiny.safetensors '
+            f'--timestep_respacing {STEPS} --device cpu '
             f'--step_reverse 0 2 5 8 --batch_size 4 --out {out}/out'
         )
         done = run(*command, *shlex.split(line), env={'OMP_NUM_THREADS': '1'})
@@ -306,7 +297,7 @@ KILLS = """if True:
     def pictures(folder): return len(list(folder.glob('*.png')))
 
     def moment(folder, children):
-        "Wait some time after some picture is there: both are drawn, so that fast and slow machines stop before, among and after the files"
+        "Wait a random time after a random picture: fast and slow machines stop before, among and after files"
         wanted = draw.randint(0, len(whole) - 2)
         while any(map(works, children)) and pictures(folder) < wanted: time.sleep(0.001)
         time.sleep(draw.uniform(0, seconds / (len(whole) if wanted else 1)))
@@ -358,7 +349,10 @@ def test_corrupt_images_are_named_counted_and_left_out(home, plain, tmp_path, mo
         (bad / name).write_bytes((home / 'images' / name).read_bytes())
     (bad / names[2]).write_bytes((bad / names[2]).read_bytes()[:-30])
     (bad / names[5]).write_text('no picture')
-    line = f'forward-backward --data-dir {bad} --model {home}/tiny.safetensors --timestep-respacing {STEPS} --step-reverse 5 --batch-size 4'
+    line = (
+        f'forward-backward --data-dir {bad} --model {home}/tiny.safetensors --timestep-respacing {STEPS} '
+        '--step-reverse 5 --batch-size 4'
+    )
 
     def difflow(words):
         with pytest.raises(SystemExit) as stop:
@@ -434,114 +428,7 @@ def test_bad_input_is_refused_before_any_work(home, tmp_path):
     assert not out.exists()
 
 
-# ImageNet in its usual forms
-
-WNIDS = [
-    'n02119789',
-    'n02100735',
-    'n02110185',
-    'n15075141',
-    'n01440764',
-]  # class indices 278, 212, 250, 999, 0
-CLASSES = [278, 212, 250, 999, 0]
-
-
-def picture(path, i):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new('RGB', (12, 10), (40 * i, 0, 0)).save(path, 'JPEG')
-
-
-def by_folder(root):
-    for k, wnid in enumerate(WNIDS):
-        for j in range(3):
-            picture(root / wnid / f'{wnid}_{90 + j}.JPEG', k)
-
-
-def by_name(root):
-    for k, wnid in enumerate(WNIDS):
-        for j in range(3):
-            picture(root / f'{wnid}_{90 + j}.JPEG', k)
-
-
-def stock_in_folders(root):
-    for i in range(15):
-        picture(root / WNIDS[i % 5] / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
-
-
-def stock(root):
-    for i in range(15):
-        picture(root / f'ILSVRC2012_val_{i + 1:08d}.JPEG', i % 5)
-    kit = read_synsets()
-    data = root.parent / 'ILSVRC2012_devkit_t12/data'
-    data.mkdir(parents=True)
-    (data / _GROUND_TRUTH).write_text(''.join(f'{kit.index(WNIDS[i % 5]) + 1}\n' for i in range(15)))
-
-
-@pytest.mark.parametrize('layout', [by_folder, by_name, stock_in_folders, stock])
-def test_labels_are_true_class_indices(layout, tmp_path):
-    layout(tmp_path / 'val')
-    images = open_images(tmp_path / 'val', 8, 3)
-    colours = [round(int(images[i][0][0].mul(127.5).add(127.5).mean()) / 40) for i in range(15)]
-    assert images.labels.tolist() == [CLASSES[k] for k in colours] and len(images.classes) == 1000
-    assert all(images.classes[label] == WNIDS[k] for label, k in zip(images.labels.tolist(), colours))
-    chosen = choose(images, num_classes=3, num_per_class=2, synsets=read_synsets())
-    assert sorted(images.labels[chosen].tolist()) == [212, 212, 250, 250, 278, 278]
-    first = [[i for i in range(15) if images.labels[i] == c][:2] for c in CLASSES[:3]]
-    assert chosen == sorted(sum(first, []))
-    assert choose(images) == list(range(15)) and len(choose(images, num_per_class=3)) == 15
-    with pytest.raises(ValueError, match=r'1\.\.3, the smallest class, got 4'):
-        choose(images, num_per_class=4)
-
-
-def test_meta_mat_and_synset_files(tmp_path):
-    "The kit's own list: inner nodes among the classes, rows in no order, numbers from 1"
-    from scipy.io import savemat
-
-    stock(tmp_path / 'val')
-    data = tmp_path / 'ILSVRC2012_devkit_t12/data'
-    rows = [(i + 1, wnid, 0) for i, wnid in enumerate(WNIDS)] + [(6, 'n00001740', 5), (7, 'n00021265', 2)]
-    kind = [('ILSVRC2012_ID', 'O'), ('WNID', 'O'), ('num_children', 'O')]
-    savemat(
-        data / 'meta.mat',
-        {'synsets': np.array([rows[i] for i in (6, 2, 0, 5, 4, 3, 1)], dtype=kind)[:, None]},
-    )
-    (data / _GROUND_TRUTH).write_text(''.join(f'{i % 5 + 1}\n' for i in range(15)))
-    assert read_synsets(data / 'meta.mat') == WNIDS
-    images = open_images(tmp_path / 'val', 8, 3)
-    assert images.labels.tolist() == [sorted(WNIDS).index(WNIDS[i % 5]) for i in range(15)]
-    (tmp_path / 'synsets.txt').write_text(''.join(f'{wnid} words\n' for wnid in WNIDS))
-    assert (
-        open_images(tmp_path / 'val', 8, 3, synsets=tmp_path / 'synsets.txt').labels.tolist()
-        == images.labels.tolist()
-    )
-    moved = data.rename(tmp_path / 'elsewhere')
-    assert open_images(tmp_path / 'val', 8, 3).labels is None
-    assert open_images(tmp_path / 'val', 8, 3, devkit=moved).labels.tolist() == images.labels.tolist()
-    with pytest.raises(ValueError, match='no ILSVRC2012_validation'):
-        open_images(tmp_path / 'val', 8, 3, devkit=tmp_path)
-    (moved / 'meta.mat').write_bytes(b'no such thing')
-    with pytest.raises(ValueError, match='meta.mat: no meta.mat'):
-        open_images(tmp_path / 'val', 8, 3, devkit=moved)
-
-
-def test_labels_that_cannot_be_known(tmp_path):
-    stock(tmp_path / 'val')
-    truth = tmp_path / 'ILSVRC2012_devkit_t12/data' / _GROUND_TRUTH
-    truth.write_text('1\n2\n')
-    with pytest.raises(ValueError, match='13 of 15 files belong to none'):
-        open_images(tmp_path / 'val', 8, 3)
-    truth.unlink()
-    images = open_images(tmp_path / 'val', 8, 3)
-    with pytest.raises(ValueError, match='no ILSVRC2012_validation_ground_truth.txt was found'):
-        choose(images, num_per_class=1)
-    with pytest.raises(ValueError, match='n02119780_1.JPEG'):
-        imagenet_labels(['n02119789_1.JPEG', 'n02119780_1.JPEG'], read_synsets())
-    (tmp_path / 'few.txt').write_text('n02119789\nn02119789\n')
-    with pytest.raises(ValueError, match='2 WNIDs, 1 different'):
-        read_synsets(tmp_path / 'few.txt')
-
-
-def test_model_is_told_the_true_class(tmp_path):
+def test_model_gets_the_true_class(tmp_path):
     by_folder(tmp_path / 'val')
     for file in (tmp_path / 'val').rglob('*.JPEG'):
         Image.open(file).convert('L').save(file)
@@ -555,14 +442,6 @@ def test_model_is_told_the_true_class(tmp_path):
     assert (expected - without).abs().max() > 1e-2
     with pytest.raises(ValueError, match='5 classes, the model 1000'):
         forward_backward_folder(denoiser, load_images(tmp_path / 'val', 8, 1), tmp_path / 'out', [5], STEPS)
-
-
-def test_folders_that_are_numbers_are_classes(home, tmp_path):
-    images = load_images('digits', split='test')[:6]
-    save_images(images, tmp_path, [f'{label}/{i}.png' for i, label in enumerate(images.labels.tolist())])
-    found = open_images(tmp_path, 8, 1)
-    assert all(found.labels[i] == int(Path(found.names[i]).parent.name) for i in range(6))
-    assert found.labels.max() > len(set(found.labels.tolist())) - 1, 'not all ten digits are there'
 
 
 # The command line
@@ -597,13 +476,14 @@ def test_published_spelling(home, tmp_path, capsys):
         return stop.value.code or 0, *capsys.readouterr()
 
     line = (
-        f'--data_dir digits --split test --num_classes 2 --num_per_class 3 --step_reverse 2 5 --timestep_respacing {STEPS} --model_path '
-        f'{home}/tiny.safetensors --batch_size 3 --use_ddim True --class_cond False --seed 4 --out {tmp_path}/out --format png'
+        f'--data_dir digits --split test --num_classes 2 --num_per_class 3 --step_reverse 2 5 '
+        f'--timestep_respacing {STEPS} --model_path {home}/tiny.safetensors --batch_size 3 --use_ddim True '
+        f'--class_cond False --seed 4 --out {tmp_path}/out --format png'
     )
     code, out, error = difflow(line)
     assert code == 0 and '6 images x 2 levels, 12 made' in out and error == ''
     images = load_images('digits', split='test')
-    chosen = choose(images, 2, 3)
+    chosen = balanced_indices(images, 2, 3)
     forward_backward_folder(tiny(), images, tmp_path / 'library', [2, 5], STEPS, 'ddim', 4, chosen, 3)
     assert content(tmp_path / 'out') == content(tmp_path / 'library') and sorted(
         set(images.labels[chosen].tolist())
@@ -630,7 +510,7 @@ def test_published_spelling(home, tmp_path, capsys):
     assert 'model' in difflow(line.replace(f'{tmp_path}/out', f'{tmp_path}/half'))[2]
 
 
-def test_what_a_foreign_file_cannot_tell_is_said_on_the_line(home, tmp_path, capsys):
+def test_what_a_foreign_file_lacks_is_an_option(home, tmp_path, capsys):
     from difflow.cli import root as cli
 
     def difflow(line):
@@ -648,13 +528,16 @@ def test_what_a_foreign_file_cannot_tell_is_said_on_the_line(home, tmp_path, cap
     )  # or heads and their layout would not matter
     torch.save(net.state_dict(), tmp_path / 'theirs.pt')
     line = (
-        f'forward-backward --data_dir {home}/images --model_path {tmp_path}/theirs.pt --timestep_respacing 5 --step_reverse 3 '
-        f'--batch_size 10'
+        f'forward-backward --data_dir {home}/images --model_path {tmp_path}/theirs.pt '
+        '--timestep_respacing 5 --step_reverse 3 --batch_size 10'
     )
-    said = '--image_size 8 --num_head_channels 16 --use_new_attention_order False --noise_schedule cosine --diffusion_steps 500'
+    options = (
+        '--image_size 8 --num_head_channels 16 --use_new_attention_order False '
+        '--noise_schedule cosine --diffusion_steps 500'
+    )
     code, _, error = difflow(f'{line} --out {tmp_path}/out')
     assert code == 2 and 'give image_size=' in error and not (tmp_path / 'out').exists()
-    assert difflow(f'{line} --out {tmp_path}/out {said}')[0] == 0
+    assert difflow(f'{line} --out {tmp_path}/out {options}')[0] == 0
     given = dict(
         image_size=8,
         num_head_channels=16,
@@ -674,9 +557,9 @@ def test_what_a_foreign_file_cannot_tell_is_said_on_the_line(home, tmp_path, cap
         ('channels 16', 'channels 32'),
     ):  # none is passed over
         name = change[1].replace(' ', '')
-        assert difflow(f'{line} --out {tmp_path}/{name} {said.replace(*change)}')[0] == 0
+        assert difflow(f'{line} --out {tmp_path}/{name} {options.replace(*change)}')[0] == 0
         assert pngs(name).keys() == pngs('out').keys() and pngs(name) != pngs('out')
-    spelt = said.replace('--use_new_attention_order False', '--no-use-new-attention-order')
+    spelt = options.replace('--use_new_attention_order False', '--no-use-new-attention-order')
     missing = difflow(f'info {tmp_path}/theirs.pt')[1]
     code, out, _ = difflow(f'info {tmp_path}/theirs.pt {spelt}')
     assert (

@@ -16,6 +16,7 @@ from difflow.features import LayerHooks, SmallClassifier, activation_statistics
 from difflow.sweeps import (
     LayerChange,
     activation_change,
+    change_files,
     export_change,
     join_changes,
     layer_change,
@@ -196,7 +197,7 @@ def test_one_image_has_no_stranger(model, images):
 def test_every_level_is_read_from_its_name(steps):
     for r in range(steps + 1):
         tag = int(r * 1000 / float(steps)) if steps <= 1000 else r
-        assert layer_change._level(tag, steps) == r
+        assert change_files._step_reverse_of(tag, steps) == r
 
 
 def test_pairs_by_stem(tmp_path):
