@@ -3,15 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from golden import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difflow import noise
-from difflow.noise import ImageStreams, cuda_normal, generator_normal, normal, philox, uniform
-from golden import FIXTURES
+from difflow import noise, normal
+from difflow.noise import (
+    ImageStreams,
+    Stream,
+    cuda_normal,
+    generator_normal,
+    integers_on_device,
+    philox,
+    uniform,
+)
 
 word = st.integers(0, 2**32 - 1)
-few = settings(deadline=None, max_examples=60)
+examples = settings(deadline=None, max_examples=60)
 
 
 def philox_by_hand(counter, key):
@@ -48,7 +56,7 @@ def test_random123_vectors(counter, key, published):
     assert ' '.join(f'{word:08x}' for word in words) == published
 
 
-@few
+@examples
 @given(st.lists(st.tuples(word, word, word, word), min_size=1, max_size=5), st.tuples(word, word))
 def test_philox_is_the_published_function(counters, key):
     found = philox(torch.tensor(counters), torch.tensor(key))
@@ -81,7 +89,7 @@ def test_philox_refuses(counter, key, message):
         philox(counter, key)
 
 
-@few
+@examples
 @given(st.integers(0, 2**64 - 1), word, word, word, st.integers(1, 23))
 def test_address_layout(seed, step, stream, image, size):
     "Key = seed (low, high), counter = (block, image, stream, step), four numbers a block in order."
@@ -94,7 +102,7 @@ def test_address_layout(seed, step, stream, image, size):
     np.testing.assert_allclose(found, (np.concatenate(words)[:size] + 0.5) / 2**32, atol=6e-8)
 
 
-@few
+@examples
 @given(st.integers(1, 9), st.integers(0, 9), st.sampled_from([(5,), (1, 3, 3), (3, 8, 8), ()]), st.booleans())
 def test_any_batch_split(count, cut, rest, many):
     cut, seeds = min(cut, count), list(range(40, 40 + count))
@@ -111,6 +119,19 @@ def test_slabs_do_not_matter(monkeypatch, blocks):
     want = normal((7, 3, 8, 8), seeds=range(7))
     monkeypatch.setattr(noise, '_BLOCKS_AT_ONCE', blocks)
     assert torch.equal(normal((7, 3, 8, 8), seeds=range(7)), want)
+
+
+def test_streams_of_one_purpose_are_apart():
+    names = {name: number for name, number in vars(Stream).items() if name.isupper()}
+    assert len(names) == 20 and all(isinstance(number, int) for number in names.values())
+    drawn = {number: tuple(normal((1, 2), 5, stream=number)[0].tolist()) for number in names.values()}
+    assert len(set(drawn.values())) == len(set(names.values())) == 7
+
+
+@pytest.mark.parametrize('numbers', [range(4), range(7, 1, -3), range(0), [], [3, 0, 2**62], (5,)])
+def test_integers_on_device(numbers):
+    found = integers_on_device(numbers, 'cpu')
+    assert found.dtype == torch.int64 and found.tolist() == list(numbers)
 
 
 def test_prefix():
@@ -252,10 +273,10 @@ def test_cuda_numbers_of_a_gpu_with_48_processors():
     assert found[-1, -3:].tolist() == pytest.approx([8.2207, 6.5395, 4.2604], abs=1e-4)
 
 
-@few
+@examples
 @given(st.integers(0, 2**32 - 1), st.integers(0, 50), st.sampled_from([1, 7, 256, 300, 700]), st.booleans())
 def test_cuda_layout_by_hand(seed, calls, size, double):
-    "Thread i has the counter (call, 0, i, 0) and the key (seed, 0); of its block only the first number is used."
+    "Thread i: counter (call, 0, i, 0), key (seed, 0); of its block only the first number is used."
     dtype = torch.float64 if double else torch.float32
     found = cuda_normal((1, size), [seed], 4 * calls, dtype)[0]
     for i in (0, size - 1):

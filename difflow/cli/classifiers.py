@@ -37,7 +37,7 @@ def _statistics_path(classifier:str) -> Path:
 
 def _processes() -> tuple[int, int]:
     "Return (rank, number) of the processes that `torchrun` started, and have them meet"
-    from difflow.runs.folder import rank_and_world
+    from difflow.runs.ranks import rank_and_world
     rank, world = rank_and_world()
     if world > 1:
         import torch.distributed as dist

@@ -39,7 +39,7 @@ def _feature_command(
     start = time.perf_counter()
     _check_ending(features, '.npz')
     from difflow.features.descriptors import sscd_features
-    from difflow.runs.folder import rank_and_world
+    from difflow.runs.ranks import rank_and_world
     found = sscd_features(images, model, batch, features, _device_of(device), shard=rank_and_world(),
                           progress=sys.stderr.isatty())
     if found is None: return

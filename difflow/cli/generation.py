@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from difflow.denoisers.base import Denoiser
-    from difflow.runs.folder import Item, Output
+    from difflow.runs.items import Item, Output
     from difflow.samplers.walks import Sampler
     from difflow.schedulers.scheduler import Scheduler
 
@@ -72,7 +72,7 @@ class _Walk:
         "Make a whole batch, so that its numbers are those of a run in one go, and yield what is wanted"
         from functools import partial
 
-        from difflow.runs.folder import Output, encode_image
+        from difflow.runs.items import Output, encode_image
         seeds = [int(item.name) for item in batch]
         for seed, image in zip(seeds, self.images(seeds)):
             file = _file_of(seed, self.subdirs)
@@ -119,7 +119,9 @@ def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
 
 def _generate(options:dict) -> None:
     "Make the images of all seeds as the `options` of the command say, and print what was made"
-    from difflow.runs.folder import Item, fill, model_hash
+    from difflow.runs.folder import fill
+    from difflow.runs.identity import model_hash
+    from difflow.runs.items import Item
     from difflow.samplers.sampling import NOISES
     start, seeds = time.perf_counter(), _seeds_in(options['seeds'])
     if options['noise'] not in NOISES:

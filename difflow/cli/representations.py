@@ -17,7 +17,7 @@ from .root import _print_done, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
-    from difflow.data.transforms import PublishedSet
+    from difflow.data.studies import PublishedImages
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/13_representations.ipynb #fd4e2e57
@@ -93,15 +93,15 @@ def _load_splits(data:str, limit:int|None=None, data_root:Path|None=None, **fit)
     return parts
 
 def _study_sets(data:str, transform:str|None, layer:str|None, unet:'Denoiser|None', size:int|None,
-               limit:int|None, data_root:Path|None) -> dict[str, 'ImageSet|PublishedSet']:
+               limit:int|None, data_root:Path|None) -> dict[str, 'ImageSet|PublishedImages']:
     "Return what is encoded, as the model takes it; ValueError for options that do not go with it"
     if transform and unet: raise ValueError('--transform is for encoders: a U-Net has images in -1..1')
     if layer and not unet: raise ValueError('--layer is for --mode unet-NAME: an encoder gives its own code')
     fit = {} if unet is None else dict(size=unet.image_shape[1], channels=unet.image_shape[0])
     sets = _load_splits(data, limit, data_root, **fit | ({'size': size} if size else {}))
     if transform is None: return sets
-    from difflow.data.transforms import PublishedSet
-    return {split: PublishedSet(images, transform) for split, images in sets.items()}
+    from difflow.data.studies import PublishedImages
+    return {split: PublishedImages(images, transform) for split, images in sets.items()}
 
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
 def _represent_command(

@@ -66,7 +66,7 @@ def _check_walk(options:dict, given:set[str]) -> None:
 
 def _walk(denoiser:'Denoiser', options:dict, given:set[str]) -> dict: # arguments of `sample`
     "Choose sampler and noise levels as the options say"
-    from difflow.runs.samples import legacy_ddim, minimal_walk
+    from difflow.runs.minimal_diffusion import legacy_ddim, minimal_walk
     _check_walk(options, given)
     sampler, scheduler, steps = options['sampler'], None, options['steps']
     if options['sampling_steps'] is not None:

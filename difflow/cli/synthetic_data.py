@@ -35,8 +35,9 @@ def _open_set(
 ) -> 'ImageSet':
     "Load real images by name or path; ValueError for unknown names, and sets that are not in `data_dir`"
     from difflow.data.builtin import EMBEDDED
-    from difflow.data.sets import load_images, stratified_order
+    from difflow.data.sets import load_images
     from difflow.data.studies import PUBLISHED_SETS, published_set
+    from difflow.data.subsets import stratified_order
     try:
         if name not in PUBLISHED_SETS:
             apart = name in EMBEDDED or Path(name).expanduser().exists() # needs no root=

@@ -141,7 +141,7 @@ def _card(command:str, result:'Training', images:'ImageSet', data:str, made:int)
 
 def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a grid of samples, and how it is made"
-    from difflow.runs.samples import minimal_walk
+    from difflow.runs.minimal_diffusion import minimal_walk
     every, epochs, size = options['sample_every'], options['sample_epochs'], options['batch_size']
     if every is None and epochs:
         every = {math.ceil(k * count / size) for k in range(epochs, int(steps * size / count) + 1, epochs)}

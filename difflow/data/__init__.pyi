@@ -9,8 +9,8 @@ from .resizing import resize_bilinear as resize_bilinear
 from .sets import ImageSet as ImageSet
 from .sets import check_images as check_images
 from .sets import load_images as load_images
-from .sets import stratified_order as stratified_order
 from .studies import PUBLISHED_SETS as PUBLISHED_SETS
+from .studies import published_images as published_images
 from .studies import published_set as published_set
 from .studies import write_mnist_m as write_mnist_m
-from .transforms import published_images as published_images
+from .subsets import stratified_order as stratified_order

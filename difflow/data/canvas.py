@@ -6,7 +6,6 @@
 __all__ = ['EXTENSIONS', 'to_float', 'to_uint8', 'image_grid', 'show_images', 'write_png', 'save_images']
 
 # %% ../../nbs/data/00_canvas.ipynb #fc2c4f32
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,26 +13,30 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..files import atomic
 
 # %% ../../nbs/data/00_canvas.ipynb #f0135360
 def to_float(
     images:Tensor, # uint8, 0..255, any shape
 ) -> Tensor:       # float32 in [-1, 1], the same shape
-    "Map uint8 pixels to floats in [-1, 1]; ValueError for any other dtype"
+    "Return uint8 pixels as floats in [-1, 1]; ValueError for any other dtype"
     if images.dtype != torch.uint8: raise ValueError(f'to_float takes uint8 0..255, not {images.dtype}')
     return images.float() / 127.5 - 1
 
+# %% ../../nbs/data/00_canvas.ipynb #e6d260d2
 def to_uint8(
     x:Tensor, # float in [-1, 1] (values outside are clamped), any shape; uint8 is returned as it is
 ) -> Tensor:  # uint8, 0..255, the same shape
-    "Map floats in [-1, 1] to the nearest uint8 pixels; ValueError for integers and NaN"
+    "Return floats in [-1, 1] as the nearest uint8 pixels; ValueError for integers and NaN"
     if x.dtype == torch.uint8: return x
     if not x.is_floating_point(): raise ValueError(f'to_uint8 takes floats in [-1, 1], not {x.dtype}')
     if x.isnan().any(): raise ValueError(f'to_uint8: {int(x.isnan().sum())} of {x.numel()} values are NaN')
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../../nbs/data/00_canvas.ipynb #18d18c2f
-def _tiles(images) -> Tensor:
+# %% ../../nbs/data/00_canvas.ipynb #44c1702a
+def _tiles(images:Tensor|Sequence[Tensor]|Dataset) -> Tensor:
     "Return a set, a batch, one image or a list of images as uint8 (N,C,H,W)"
     tiles = getattr(images, 'images', images)
     tiles = to_uint8(tiles if isinstance(tiles, Tensor) else torch.stack(list(tiles)))
@@ -43,18 +46,18 @@ def _tiles(images) -> Tensor:
     return tiles.cpu()
 
 def _picture(image:Tensor) -> Image.Image:
-    "Make a picture of one uint8 (C,H,W) image"
+    "Return one uint8 (C,H,W) image as a picture"
     array = image.permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array))
 
 def image_grid(
-    images,                           # `ImageSet`, (N,C,H,W), (C,H,W) or a list of those; uint8 or float
+    images:Tensor|Sequence[Tensor]|Dataset, # (N,C,H,W), (C,H,W) or those in a list; an `ImageSet`
     columns:int|None=None,            # images in a row; default at most 10
     scale:int|None=None,              # screen pixels per image pixel, >= 1; default: about 64 to an image
     titles:Sequence[str]|None=None,   # a line of text under each image
     gap:int=2,                        # white pixels between images
 ) -> Image.Image:
-    "Lay `images` out in rows, each pixel enlarged to `scale` x `scale` with no blur"
+    "Return `images` laid out in rows, each pixel a square of `scale` x `scale`; ValueError for other shapes"
     tiles = _tiles(images)
     n, _, h, w = tiles.shape
     columns = 10 if columns is None else columns
@@ -62,27 +65,28 @@ def image_grid(
     if min(columns, scale) < 1: raise ValueError(f'columns={columns}, scale={scale}: allowed is >= 1')
     if titles is not None and len(titles) != n: raise ValueError(f'{len(titles)} titles for {n} images')
     font = ImageFont.load_default(size=13)
-    wide = max([w * scale] + [int(font.getlength(str(t))) + 1 for t in titles or []])
-    across, down = wide + gap, h * scale + gap + (18 if titles else 0)
+    cell = max([w * scale] + [int(font.getlength(str(t))) + 1 for t in titles or []])
+    across, down = cell + gap, h * scale + gap + (18 if titles else 0)
     columns = min(columns, n)
     size = columns * across + gap, -(-n // columns) * down + gap
     grid = Image.new('L' if tiles.shape[1] == 1 else 'RGB', size, 'white')
     for i, tile in enumerate(tiles):
         left, top = gap + i % columns * across, gap + i // columns * down
         large = _picture(tile).resize((w * scale, h * scale), Image.NEAREST)
-        grid.paste(large, (left + (wide - large.width) // 2, top))
+        grid.paste(large, (left + (cell - large.width) // 2, top))
         if titles:
-            middle = left + wide / 2, top + large.height + 2
+            middle = left + cell / 2, top + large.height + 2
             ImageDraw.Draw(grid).text(middle, str(titles[i]), 'black', font, 'ma')
     return grid
 
+# %% ../../nbs/data/00_canvas.ipynb #651f2ad6
 def show_images(
-    images,                           # as in `image_grid`
+    images:Tensor|Sequence[Tensor]|Dataset, # as in `image_grid`
     titles:Sequence[str]|None=None,   # a line of text under each image
     columns:int|None=None,            # images in a row
     scale:int|None=None,              # screen pixels per image pixel
 ) -> None:
-    "Display `image_grid` in the notebook"
+    "Display the picture of `image_grid` in the notebook"
     from IPython.display import display
     display(image_grid(images, columns, scale, titles), exclude=['image/jpeg'])  # PNG alone: crisp
 
@@ -116,23 +120,19 @@ def _to_mode(
         picture = Image.alpha_composite(white, picture.convert('RGBA')).convert('RGB')
     return picture.convert('L' if (channels or (1 if grey else 3)) == 1 else 'RGB')
 
-# %% ../../nbs/data/00_canvas.ipynb #c30b3f29
+# %% ../../nbs/data/00_canvas.ipynb #859e87db
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
 
 def write_png(
     picture:Image.Image, # what `image_grid` returns, for one
     path:str|Path,       # its folder is made if need be
-) -> Path:
+) -> Path:               # `path`
     "Write `picture` as PNG at `path`, all of it or nothing"
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-    try:
-        picture.save(partial, format='PNG')
-        os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
+    with atomic(path) as partial: picture.save(partial, format='PNG')
     return path
 
+# %% ../../nbs/data/00_canvas.ipynb #349147b8
 def _png_name(name:str) -> str:
     "Return `name` with the ending .png; ValueError where it leads out of its folder"
     path = PurePosixPath(name)
@@ -141,15 +141,16 @@ def _png_name(name:str) -> str:
     return str(path.with_suffix('.png') if path.suffix.lower() in EXTENSIONS else f'{path}.png')
 
 def save_images(
-    images,                          # `ImageSet`, tensor (N,C,H,W), C = 1 or 3, uint8 or float in [-1, 1]
+    images:Tensor|Sequence[Tensor]|Dataset, # (N,C,H,W), C = 1 or 3; an `ImageSet`
     folder:str|Path,                 # made if need be; files of the same names are replaced
     names:Sequence[str]|None=None,   # N relative names; default those of the set, else '000000', ...
 ) -> list[Path]:                     # the files
     "Save each image as a PNG; ValueError for names that repeat or lead out of `folder`"
-    held = images._held if hasattr(images, '_held') else _tiles(images)
-    if names is None: names = getattr(images, 'names', None) or [f'{i:06d}' for i in range(len(held))]
-    if len(names) != len(held): raise ValueError(f'{len(names)} names for {len(held)} images')
+    if hasattr(images, 'pixels'): count, pixels = len(images), images.pixels # a set: decoded one by one
+    else: count, pixels = len(tiles := _tiles(images)), tiles.__getitem__
+    if names is None: names = getattr(images, 'names', None) or [f'{i:06d}' for i in range(count)]
+    if len(names) != count: raise ValueError(f'{len(names)} names for {count} images')
     files = [_png_name(str(n)) for n in names]
     twice = sorted({f for f in files if files.count(f) > 1}) if len(set(files)) < len(files) else []
     if twice: raise ValueError(f'{len(twice)} names repeat, first {twice[0]}')
-    return [write_png(_picture(held[i]), Path(folder) / f) for i, f in enumerate(files)]
+    return [write_png(_picture(pixels(i)), Path(folder) / f) for i, f in enumerate(files)]

@@ -22,7 +22,8 @@ from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import tensors_sha256
 from ..noise import normal
-from ..runs.folder import Item, Output, fill
+from ..runs.folder import fill
+from ..runs.items import Item, Output
 from ..samplers.guidance import device_of
 from .encoders import TimeEncoder
 

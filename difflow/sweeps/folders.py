@@ -20,7 +20,9 @@ from ..data.canvas import EXTENSIONS, to_uint8
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..noise import normal
-from ..runs.folder import ENDINGS, Broken, Item, Output, Report, encode_image, fill, model_hash
+from ..runs.folder import Report, fill
+from ..runs.identity import model_hash
+from ..runs.items import ENDINGS, Broken, Item, Output, encode_image
 from ..samplers.guidance import device_of
 from ..samplers.registry import as_sampler
 from ..samplers.walks import Sampler

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..data.canvas import to_uint8
-from ..data.sets import ImageSet, stratified_order
+from ..data.sets import ImageSet
+from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
 from ..features.descriptors import as_set, sscd_features
 from ..features.sscd import SSCD, load_descriptor

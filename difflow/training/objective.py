@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
-from ..noise import Stream, normal, uniform, whole_numbers
+from ..noise import Stream, integers_on_device, normal, uniform
 from .augmentation import _AugmentationRNG
 
 # %% ../../nbs/training/03_objective.ipynb #99959719
@@ -34,7 +34,7 @@ def _draw(
 ) -> _Draw:
     "Return the random numbers for some `rows` of step `step`, the same however the batch is split."
     shift = uniform((1,), seed, step, Stream.LEVELS, device=device)
-    u = (shift + whole_numbers(rows, device) / batch_size) % 1
+    u = (shift + integers_on_device(rows, device) / batch_size) % 1
     drop = uniform((len(rows),), seed, step, Stream.LABEL_DROP, images=rows, device=device)
     noise = normal((len(rows), *shape), seed, step, Stream.NOISE, images=rows, device=device)
     return _Draw(u.clamp(1e-6, 1 - 1e-6), noise, drop)

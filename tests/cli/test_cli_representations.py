@@ -211,7 +211,7 @@ def test_a_folder_with_both_parts_keeps_them(difflow):
 
 
 def test_published_transform_reaches_the_encoder(difflow):
-    from difflow.data.transforms import published_images
+    from difflow.data.studies import published_images
 
     pictures(Path('cifar10/train'), 'ab', 3, 32)
     pictures(Path('cifar10/test'), 'ab', 2, 32, seed=1)

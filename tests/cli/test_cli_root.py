@@ -21,7 +21,7 @@ from difflow.denoisers.discrete_time import DDPMDenoiser
 from difflow.denoisers.preconditioned import EDMDenoiser, VPDenoiser
 from difflow.networks.song_unet import edm_network
 from difflow.networks.unet import UNet
-from difflow.runs.samples import legacy_ddim
+from difflow.runs.minimal_diffusion import legacy_ddim
 from difflow.samplers.sampling import sample
 from difflow.schedulers.scheduler import Scheduler
 from difflow.sweeps.levels import sweep

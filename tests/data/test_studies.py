@@ -1,24 +1,13 @@
-"""The nine published sets: cuts against torchvision's, folders that are wrong, and training on cuts that resumes."""
+"""The published sets: folders that are wrong, and training on random crops that resumes."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from difflow import load_images
+from difflow.data import PUBLISHED_SETS, published_set, save_images, write_mnist_m
 from difflow.data.builtin import _mnist_m
-from difflow.data.canvas import save_images
-from difflow.data.sets import load_images
-from difflow.data.studies import (
-    PUBLISHED_SETS,
-    _crop,
-    _mirror,
-    _random_part,
-    _resize,
-    _squeeze,
-    published_set,
-    write_mnist_m,
-)
-
 
 def picture(width, height, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
@@ -27,47 +16,6 @@ def picture(width, height, channels=3):
 
 def digits(count=40):
     return {part: load_images('mnist5k', max_images=count, split=part) for part in ('train', 'test')}
-
-
-@pytest.mark.parametrize('width, height', [(90, 61), (61, 90), (50, 50)])
-def test_middle_cuts_are_those_of_torchvision(width, height):
-    transforms = pytest.importorskip('torchvision.transforms')
-    image = picture(width, height)
-    expected = transforms.Compose([transforms.Resize(74), transforms.CenterCrop(64)])(image)
-    assert np.array_equal(np.array(_crop(64)(_resize(74)(image, None), None)), np.array(expected))
-    assert np.array_equal(np.array(_squeeze(32)(image, None)), np.array(transforms.Resize((32, 32))(image)))
-
-
-def test_random_cuts_are_spread_as_torchvision_says():
-    transforms, rng, image = (
-        pytest.importorskip('torchvision.transforms'),
-        np.random.default_rng(0),
-        picture(28, 28),
-    )
-    theirs = [transforms.RandomResizedCrop.get_params(image, (0.8, 1.0), (0.8, 1.2)) for _ in range(3000)]
-    boxes = []
-
-    class Spy:
-        width, height = image.size
-
-        def crop(self, box):
-            boxes.append(box)
-            return self
-
-        def resize(self, size, kind):
-            return self
-
-    for _ in range(3000):
-        _random_part(28)(Spy(), rng)
-    mine = np.array([(t, l, b - t, r - l) for l, t, r, b in boxes])
-    fallback = 3000 - len(mine)
-    assert fallback < 30
-    for column in range(4):
-        assert abs(mine[:, column].mean() - np.array(theirs)[:, column].mean()) < 0.15
-    corners = {tuple(np.array(_crop(2)(picture(4, 3), rng)).flatten()) for _ in range(200)}
-    assert len(corners) == 3 * 2
-    turned = [np.array_equal(np.array(_mirror(image, rng)), np.array(image)) for _ in range(400)]
-    assert 150 < sum(turned) < 250
 
 
 @pytest.mark.parametrize('name', PUBLISHED_SETS)
@@ -164,14 +112,14 @@ def test_mnist_m_parts_do_not_share_photographs(tmp_path):
 
 
 def test_training_on_random_cuts_resumes(tmp_path, monkeypatch, capsys):
-    from difflow.checkpoints.load import load_denoiser
+    from difflow import load_denoiser
     from difflow.cli import root as cli
 
     monkeypatch.chdir(tmp_path)
     write_mnist_m(tmp_path / 'dataset', [np.full((40, 120, 3), 90, np.uint8)], digits())
     line = (
-        'train --dataset mnist_m --arch plain --class-cond --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 1 '
-        '--patch-size 4 --batch-size 8 --steps 6 --save-every 3'
+        'train --dataset mnist_m --arch plain --class-cond --model-channels 32 --channel-mult 1 '
+        '--num-res-blocks 1 --attention-resolutions 1 --patch-size 4 --batch-size 8 --steps 6 --save-every 3'
     )
 
     def difflow(words):
@@ -188,7 +136,7 @@ def test_training_on_random_cuts_resumes(tmp_path, monkeypatch, capsys):
 
 def train_until(last, difflow, out, monkeypatch):
     "Train, and be interrupted at step `last`; return the weights"
-    from difflow.checkpoints.load import load_denoiser
+    from difflow import load_denoiser
     from difflow.training.loop import _Run
 
     with monkeypatch.context() as patch:

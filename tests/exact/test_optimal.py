@@ -10,7 +10,7 @@ from difflow import Denoiser, GaussianDenoiser, ImageSet, OptimalDenoiser, load_
 from difflow.exact import optimal, posteriors
 from difflow.exact.posteriors import _solve
 from difflow.exact.weighted_sums import _relative_weights
-from difflow.runs.folder import model_hash
+from difflow.runs.identity import model_hash
 
 
 def direct(pixels, x, sigma):

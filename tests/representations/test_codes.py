@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from difflow.data.sets import ImageSet, load_images
-from difflow.data.transforms import _PUBLISHED, published_images
+from difflow.data.studies import _PREPARED, published_images
 from difflow.denoisers.preconditioned import EDMDenoiser
 from difflow.networks.coded import CodedDiffusersUNet, CodedUNet
 from difflow.networks.song_unet import DhariwalUNet, SongUNet
@@ -198,10 +198,10 @@ def test_unet_features_are_the_mean_of_a_layer():
     assert found.shape == (5, 2, 1) and torch.allclose(found[:, 1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', _PUBLISHED)
+@pytest.mark.parametrize('name', _PREPARED)
 def test_published_transforms(name, tmp_path):
     "Values are (pixel / 255 - mean) / deviation, and CelebA's are averages of what is squeezed"
-    side, mean, std = _PUBLISHED[name]
+    side, mean, std = _PREPARED[name]
     height, width = (2 * side, 3 * side) if name == 'celeba' else (side, side)
     flat = np.array([[10, 200, 90], [255, 0, 128]], np.uint8)
     for i, colour in enumerate(flat):

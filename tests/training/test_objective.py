@@ -7,8 +7,8 @@ from torch.overrides import TorchFunctionMode
 from training_networks import DENOISERS
 
 from difflow import Scheduler, normal
-from difflow.noise import uniform, whole_numbers
-from difflow.training.objective import _draw, _Objective
+from difflow.noise import integers_on_device, uniform
+from difflow.training.objective import _Objective, _draw
 
 
 class NoCopies(TorchFunctionMode):
@@ -29,7 +29,7 @@ def test_the_guard_sees_copies():
         for copy in (
             lambda: torch.tensor([1], device='meta'),
             lambda: torch.ones(2).to('meta'),
-            lambda: whole_numbers([1, 2], 'meta'),
+            lambda: integers_on_device([1, 2], 'meta'),
         ):
             with pytest.raises(AssertionError, match='copies'):
                 copy()
