@@ -49,8 +49,9 @@ def _study_model(mode:str, images:'ImageSet', widen_factor:float, depth:int, see
     import torch
 
     from difflow.networks.coded import CodedUNet
+    from difflow.representations.autoencoders import Autoencoder
+    from difflow.representations.coded_denoisers import CodedDenoiser
     from difflow.representations.encoders import TimeEncoder
-    from difflow.representations.learned_codes import Autoencoder, CodedDenoiser
     torch.manual_seed(seed)
     probabilistic, loss = _MODES[mode]
     channels, side, across = shape = images.image_shape

@@ -18,7 +18,8 @@ from ..data.sets import ImageSet
 from ..noise import normal
 from ..representations.codes import check_times
 from ..representations.encoders import sigma_of
-from ..representations.mixers import Mixer, SingleTime, TransformerMixer, check_codes
+from ..representations.mixer_training import check_codes
+from ..representations.mixers import Mixer, SingleTime, TransformerMixer
 from .base import _BaseExplorer, _check_int, _InvalidChoice, _script, _style
 from .choices import _thumbnails
 from .strips import Panel, _pixels, film_strip

@@ -17,7 +17,8 @@ from difflow.data.sets import load_images
 from difflow.representations.codes import trajectory_codes
 from difflow.representations.encoders import TimeEncoder
 from difflow.representations.information import mine_information
-from difflow.representations.mixers import _LRS, SingleTime
+from difflow.representations.mixer_training import _LRS
+from difflow.representations.mixers import SingleTime
 
 GRANULARITIES = 2, 5, 7, 10, 17, 25, 37, 50
 

@@ -1,4 +1,4 @@
-"""Read-outs beyond what the notebook shows: batched against one by one, masks, factors, bad input."""
+"""Mixers beyond what the notebook shows: batched against one by one, masks, factors, bad input."""
 
 import math
 
@@ -7,17 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from difflow import ConcatMixer, GRUMixer, MeanMixer, SingleTime, TransformerMixer
+from difflow.representations import MIXERS
 from difflow.representations.mixer_networks import _MLP
-from difflow.representations.mixers import (
-    MIXERS,
-    ConcatMixer,
-    GRUMixer,
-    MeanMixer,
-    SingleTime,
-    TransformerMixer,
-    _permutation,
-    _split,
-)
+from difflow.representations.mixer_training import _permutation, _split
 
 QUICK = dict(epochs=3, lrs=(1e-2, 1e-3), seeds=2, hidden=16, batch_size=20)
 
@@ -80,7 +73,7 @@ def test_each_reader_finds_the_class(name):
 
 
 @pytest.mark.parametrize('mask', range(5))
-def test_masks_hide_what_they_say(mask):
+def test_masks_hide_their_keys(mask):
     codes, labels = blobs(60)
     reader = TransformerMixer(**QUICK | dict(epochs=1, seeds=1, lrs=(1e-3,)), mask=mask, hidden_time=0).fit(
         codes, labels
@@ -205,7 +198,7 @@ def test_answers_are_what_scores_count():
     )
 
 
-def test_bad_questions_to_a_fitted_reader():
+def test_bad_input_of_a_fitted_reader():
     reader = SingleTime(**QUICK | dict(epochs=1, batch_size=9)).fit(Z, Y)
     with pytest.raises(ValueError, match=r'codes must be \(N, 3, 4\)'):
         reader.predict(Z[:, :2])
