@@ -10,6 +10,7 @@ import torch
 
 from difflow.files import atomic, file_hash, package_file, tensors_sha256
 
+
 @pytest.mark.parametrize(
     ('name', 'ending'),
     [('a.npz', '.npz'), ('v1.5.png', '.png'), ('plain', '.partial'), ('.hidden', '.partial')],

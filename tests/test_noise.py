@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from golden import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from difflow.noise import (
     philox,
     uniform,
 )
+from golden import FIXTURES
 
 word = st.integers(0, 2**32 - 1)
 examples = settings(deadline=None, max_examples=60)

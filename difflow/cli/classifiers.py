@@ -115,12 +115,13 @@ class _SeriesCommand(TyperCommand):
         return super().parse_args(ctx, joined)
 
 def _manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_reverse: sigma}
-    "Return the steps and the noise levels in the manifest of a run; 250 and {} without one"
+    "Return the steps and the noise levels in the manifest of a run; the published number and {} without"
     from difflow.runs.folder import MANIFEST, read_lines
+    from difflow.samplers.walks import PUBLISHED_STEPS
     rows = read_lines(Path(data_dir) / MANIFEST) if Path(data_dir).is_dir() else []
     sigmas = {row['step_reverse']: row['sigma'] for row in rows if 'sigma' in row}
     sigmas = {r: float('inf') if sigma is None else sigma for r, sigma in sigmas.items()}
-    return next((row['steps'] for row in rows if 'steps' in row), 250), sigmas
+    return next((row['steps'] for row in rows if 'steps' in row), PUBLISHED_STEPS), sigmas
 
 @app.command('evaluate-classifier', cls=_SeriesCommand,
              short_help='What changed in each layer from sent to returned images.')

@@ -120,7 +120,7 @@ class MoLRG:
         if math.prod(self.image_shape) != ambient_dim:
             raise ValueError(f'image_shape must hold {ambient_dim} numbers, got {self.image_shape}')
         shape = (1, ambient_dim, needed) if orthogonal else (n_classes, ambient_dim, class_dim)
-        q = torch.linalg.qr(normal(shape, seed).double()).Q
+        q = torch.linalg.qr(normal(shape, seed, stream=Stream.SUBSPACES).double()).Q
         q = q[0].reshape(ambient_dim, n_classes, class_dim).movedim(1, 0) if orthogonal else q
         self.bases = q.contiguous() # (K, n, d) float64
         self.denoiser = MoLRGDenoiser(self.bases, self.image_shape)

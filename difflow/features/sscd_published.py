@@ -148,7 +148,8 @@ class _ScriptUnpickler(pickle.Unpickler):
         tensor = torch.as_strided(storage, size, stride, offset)
         self.views_left -= tensor.nbytes
         self.tensors_left -= 1
-        if self.views_left < 0 or self.tensors_left < 0: raise UnsafePickleError('it has more tensors than it can hold')
+        if self.views_left < 0 or self.tensors_left < 0:
+            raise UnsafePickleError('it has more tensors than it can hold')
         return tensor
 
 # %% ../../nbs/features/04_sscd_published.ipynb #51bc2437

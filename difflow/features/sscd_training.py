@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.canvas import to_uint8
 from ..data.sets import ImageSet, check_images
-from .descriptors import as_set, check_features
+from .descriptors import check_features
 from .sscd import SSCD
 from .sscd_augmentation import SSCDAugmentation, _mixup
 
@@ -109,7 +110,8 @@ def train_sscd(
     from tqdm.auto import tqdm
 
     from difflow.training.order import batches
-    settings, images = settings or SSCDSettings(**options), as_set(images)
+    settings = settings or SSCDSettings(**options)
+    images = ImageSet.of(to_uint8(images) if isinstance(images, Tensor) else images)
     augmentation = augmentation or SSCDAugmentation()
     check_images(images.tensor([0]), (len(model.preprocess.mean), *images.image_shape[1:]), 'images')
     if len(images) < settings.batch_size:

@@ -16,6 +16,7 @@ from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..denoisers.base import Denoiser, as_sigma
+from ..networks.protocol import network_facts
 
 # %% ../../nbs/jacobians/00_products.ipynb #1b46fdfd
 def check_range(
@@ -43,8 +44,7 @@ def _groups(points:_Points, size:int) -> Iterator[_Points]:
 def _dropout_of(module:nn.Module) -> float: # 0..1
     "Return the probability with which `module` drops something out in training."
     if isinstance(module, nn.modules.dropout._DropoutNd): return module.p
-    config = getattr(module, 'config', None) # networks that hide labels, and blocks that call F.dropout
-    hidden = config.get('label_dropout', 0.) if isinstance(config, dict) else 0.
+    hidden = network_facts(module).config.get('label_dropout', 0.) # labels, and blocks that call F.dropout
     return max(hidden, getattr(getattr(module, 'style', None), 'dropout', 0.))
 
 def _check_dropout(denoiser:Denoiser) -> None:

@@ -10,11 +10,11 @@ from .codes import unet_features as unet_features
 from .encoders import TimeEncoder as TimeEncoder
 from .encoders import sigma_of as sigma_of
 from .ensembles import BatchedEnsemble as BatchedEnsemble
-from .information import InformationEstimate as InformationEstimate
+from .estimators import InformationEstimate as InformationEstimate
+from .estimators import gaussian_information as gaussian_information
+from .estimators import ksg_information as ksg_information
+from .estimators import mine_information as mine_information
 from .information import InformationMatrix as InformationMatrix
-from .information import gaussian_information as gaussian_information
-from .information import ksg_information as ksg_information
-from .information import mine_information as mine_information
 from .information import mutual_information as mutual_information
 from .mixers import MIXERS as MIXERS
 from .mixers import ConcatMixer as ConcatMixer

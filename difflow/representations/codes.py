@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import atomic, tensors_sha256
-from ..noise import normal
+from ..noise import Stream, normal
 from ..runs.folder import fill
 from ..runs.items import Item, Output
 from ..samplers.guidance import device_of
@@ -158,7 +158,7 @@ def unet_features(
         for i in range(0, len(images), batch_size):
             rows = list(range(i, min(i + batch_size, len(images))))
             x0 = _rows_of(images, rows).to(device)
-            noise = normal(x0.shape, seeds, images=rows, device=device)
+            noise = normal(x0.shape, seeds, stream=Stream.FORWARD, images=rows, device=device)
             row_labels = None if labels is None else labels[rows]
             codes = []
             for sigma in sigmas:

@@ -11,6 +11,7 @@ import json
 
 from ..denoisers.base import Denoiser
 from ..files import tensors_sha256
+from ..networks.protocol import network_facts
 
 # %% ../../nbs/runs/00_identity.ipynb #f9047c49
 def _sha256(data:bytes) -> str: # 64 hexadecimal digits
@@ -27,6 +28,6 @@ def model_hash(denoiser:Denoiser) -> str: # 16 hexadecimal digits
     state = denoiser.state_dict().items()
     tensors = {name.replace('_orig_mod.', ''): tensor.detach().cpu() for name, tensor in state}
     net = getattr(denoiser, 'net', None)
-    config = getattr(getattr(net, '_orig_mod', net), 'config', {})
+    config = network_facts(getattr(net, '_orig_mod', net)).config
     identity = [type(denoiser).__name__, getattr(denoiser, 'options', {}), config, tensors_sha256(tensors)]
     return _sha256(json.dumps(identity, sort_keys=True, default=str).encode())[:16]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..samplers.guidance import GuidedDenoiser
-from ..samplers.walks import Memory, Noise, Sampler
+from ..samplers.walks import PUBLISHED_STEPS, Memory, Noise, Sampler
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/runs/06_minimal_diffusion.ipynb #d0b123e5
@@ -27,7 +27,7 @@ legacy_ddim = Sampler('legacy_ddim', _legacy_ddim_step)
 # %% ../../nbs/runs/06_minimal_diffusion.ipynb #1370c785
 def minimal_walk(
     denoiser:Denoiser, # without a `scheduler`: its own `steps`
-    steps:int=250, # levels to keep, >= 2
+    steps:int=PUBLISHED_STEPS, # levels to keep, >= 2
 ) -> Scheduler:
     "Return minimal-diffusion's choice of levels of a denoiser's grid, or its own; ValueError for one level"
     grid = denoiser.scheduler

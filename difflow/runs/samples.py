@@ -22,7 +22,7 @@ from ..files import atomic
 from ..samplers.guidance import GuidedDenoiser
 from ..samplers.registry import as_sampler
 from ..samplers.sampling import sample, sampling_plan
-from ..samplers.walks import Sampler
+from ..samplers.walks import SAMPLING_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from .folder import Report, fill
 from .identity import model_hash
@@ -102,7 +102,7 @@ def sample_folder(
     folder:str|Path, # made if need be
     images:Sequence[SampleRequest], # see `wanted_images`
     sampler:str|Sampler='heun',
-    steps:int=18, # noise levels, >= 1
+    steps:int=SAMPLING_STEPS, # noise levels, >= 1
     scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
     guidance:float=1., # classifier-free guidance, 1: none
     batch_size:int=64, # images in the network at once

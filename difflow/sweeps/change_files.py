@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..data.sets import ImageSet
 from ..files import atomic
+from ..samplers.walks import PUBLISHED_STEPS
 from .layer_change import _MEASURES, LayerChange
 
 # %% ../../nbs/sweeps/05_change_files.ipynb #16a8b2be
@@ -43,7 +44,7 @@ def _place_of(stem:str, stems:dict[str, int]) -> int|None:
 def pair_images(
     start:ImageSet,                   # that were sent
     returned:ImageSet,                # that came back: files {stem}_t{NNNN}, those of all levels
-    steps:int=250,                    # of the whole walk
+    steps:int=PUBLISHED_STEPS,                    # of the whole walk
     levels:Sequence[int]|None=None,   # step_reverse, in 0..steps; None: all that are there
 ) -> tuple[ImageSet, list[int], list[ImageSet]]: # the starts, the levels, and the returned images of each
     "Return pairs of what was sent and what came back, by stem; ValueError where none or no level fits."

@@ -25,7 +25,7 @@ from ..runs.identity import model_hash
 from ..runs.items import ENDINGS, Broken, Item, Output, encode_image
 from ..samplers.guidance import device_of
 from ..samplers.registry import as_sampler
-from ..samplers.walks import Sampler
+from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from .levels import Sweep, sweep
 from .plans import _check_levels, _noised_index, _sweep_plan
@@ -156,7 +156,7 @@ def forward_backward_folder(
     images:ImageSet, # the whole set: what becomes of an image depends on its place in it
     out:str|Path, # folder, made if need be
     steps_reverse:Sequence[int], # levels, each in 0..steps
-    steps:int|str=250, # of the whole schedule; or a respacing, 'ddim50', '10,15,20'
+    steps:int|str=PUBLISHED_STEPS, # of the whole schedule; or a respacing, 'ddim50', '10,15,20'
     sampler:str|Sampler='ddpm',
     seed:int=0, # of the noise, 0..2**64-1
     chosen:Sequence[int]|None=None, # indices of the images to send, None: all

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sets import ImageSet
-from ..features.activations import ActivationStatistics, load_npz, save_npz
+from ..features.activations import ActivationStatistics
 from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
+from ..files import load_npz, save_npz
 from ..statistics.axes import snr_axis
 from ..statistics.intervals import mean_error
 from .levels import Sweep

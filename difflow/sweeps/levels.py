@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.canvas import image_grid
 from ..denoisers.base import Denoiser
 from ..samplers.steps import ddpm
-from ..samplers.walks import Sampler
+from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from .plans import _check_levels, _NoiseFunction, _sweep_plan, _sweep_steps, _SweepPlan
 
@@ -74,7 +74,7 @@ def sweep_states(
     denoiser:Denoiser,
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=250, # of the whole schedule, 1..its length
+    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
     sampler:str|Sampler=ddpm,
     seeds:int|Sequence[int]=0, # one for all images, or one an image
     labels:Tensor|int|None=None, # (B,) int64, or one for all
@@ -119,7 +119,7 @@ def sweep(
     denoiser:Denoiser,
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=250, # of the whole schedule, 1..its length
+    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
     sampler:str|Sampler=ddpm,
     progress:bool=False, # show a bar
     callback:Callable[[int, Sweep], None]|None=None, # callback(levels left, sweep so far), every step
@@ -141,7 +141,7 @@ def forward_backward(
     denoiser:Denoiser,
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     step_reverse:int, # reverse after this many of `steps` forward steps, 0..steps
-    steps:int=250, # of the whole schedule
+    steps:int=PUBLISHED_STEPS, # of the whole schedule
     sampler:str|Sampler=ddpm,
     **arguments:Any, # of `sweep_states`: seeds, labels, convention, scheduler, batch_size, guidance, ...
 ) -> Tensor: # (B, C, H, W)

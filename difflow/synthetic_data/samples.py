@@ -18,7 +18,7 @@ from ..data.canvas import to_uint8
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
-from ..features.descriptors import as_set, sscd_features
+from ..features.descriptors import sscd_features
 from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import Score, m_score
 from ..samplers.sampling import sample
@@ -95,7 +95,7 @@ def classification_accuracy_score(
 ) -> CAS: # arms: real, synthetic, real + synthetic, synthetic N ...
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
     sources = dict(real_train=real_train, synthetic=synthetic, real_test=real_test)
-    real_train, synthetic, real_test = sets = [as_set(source) for source in sources.values()]
+    real_train, synthetic, real_test = sets = [ImageSet.of(source) for source in sources.values()]
     classes = _check_sets(dict(zip(sources, sets)))
     for n in counts:
         if not classes <= n <= len(synthetic):

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
+from ..networks.protocol import network_facts
 from ..samplers.sampling import sample
 from .augmentation import Augmentation
 from .ema import EMA
@@ -33,7 +34,7 @@ from .state import _load_state, _save_state
 def _check_augmentation(denoiser:Denoiser, settings:Settings):
     "Raise ValueError where images are to be augmented and the network does not take their labels."
     wanted = Augmentation(settings.augment).dim
-    taken = getattr(getattr(denoiser, 'net', None), 'config', {}).get('augment_dim', 0)
+    taken = network_facts(getattr(denoiser, 'net', None)).config.get('augment_dim', 0)
     if settings.augment and taken != wanted:
         raise ValueError(f'augment={settings.augment}: the network needs augment_dim={wanted}, got {taken}')
 

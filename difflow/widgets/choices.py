@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/widgets/02_choices.ipynb #4441a43d
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -19,31 +19,18 @@ from ..sweeps.levels import even_levels
 from .base import _MAX_SEED, _check_int, _InvalidChoice
 
 # %% ../../nbs/widgets/02_choices.ipynb #a0f2b3a7
-class _FloatImages:
-    "A float tensor with the interface of an `ImageSet`."
-    labels = classes = None
-
-    def __init__(self, x:Tensor): # (N, C, H, W) in [-1, 1]
-        "Check shape, type and range; raise ValueError where one is wrong."
-        self.x, self.image_shape = check_images(x, name='images'), tuple(x.shape[1:])
-        self.names = [f'image {i}' for i in range(len(x))]
-
-    def __len__(self) -> int: return len(self.x)
-
-    def tensor(self, indices:Sequence[int]) -> Tensor: return self.x[indices] # (B, C, H, W)
-
-def _check_image_set(images:ImageSet|Tensor) -> ImageSet|_FloatImages:
+def _check_image_set(images:ImageSet|Tensor) -> ImageSet:
     "Return `images` as a set; raise ValueError unless it has an image, of 1 or 3 channels."
     if not isinstance(images, (ImageSet, Tensor)):
         kind = type(images).__name__
         raise ValueError(f'images must be an ImageSet or a tensor (N, C, H, W), got {kind}')
     if len(images) == 0: raise ValueError('images must hold at least 1 image, got 0')
-    images = _FloatImages(images) if isinstance(images, Tensor) else images
+    images = ImageSet.of(check_images(images, name='images') if isinstance(images, Tensor) else images)
     channels = images.image_shape[0]
     if channels not in (1, 3): raise ValueError(f'images must have 1 or 3 channels, got {channels}')
     return images
 
-def _thumbnails(images:ImageSet|_FloatImages, count:int, most:int=64) -> Tensor: # (count, C, h, w)
+def _thumbnails(images:ImageSet, count:int, most:int=64) -> Tensor: # (count, C, h, w)
     "Return the first `count` images, no side longer than `most` px."
     x = images.tensor(range(min(count, len(images))))
     if max(x.shape[-2:]) <= most: return x

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..denoisers.base import Denoiser
+from ..jacobians.edits import edit, singular_directions
 from ..jacobians.products import check_range
-from ..jacobians.trajectories import edit, singular_directions, trajectory
+from ..jacobians.trajectories import trajectory
 from ..samplers.guidance import device_of
 from ..samplers.walks import SAMPLING_STEPS
 from .base import _MAX_SEED, _AsyncExplorer, _check_int, _InvalidChoice, _script, _style

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
-from ..features.descriptors import as_set
 from ..features.sscd import SSCD
 from .base import _BaseExplorer, _check_int, _script, _style
 from .notes import _describer
@@ -58,7 +57,7 @@ def _set_sizes(count:int, most:int=120) -> list[int]: # ascending, 1..count
 
 def _check_sets(samples:ImageSet|Tensor, train:ImageSet|Tensor) -> tuple[ImageSet, ImageSet]:
     "Return samples and training images as sets; raise ValueError unless all have one shape."
-    samples, train = as_set(samples), as_set(train)
+    samples, train = ImageSet.of(samples), ImageSet.of(train)
     shapes = [tuple(images.image_shape) for images in (samples, train)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'samples and train must have one shape, got {shapes[0]} and {shapes[1]}')

@@ -43,8 +43,8 @@ def _class_states(
     sigmas, shape, labels = sampling_plan(denoiser, (count, *denoiser.image_shape), steps, labels=label)
     device = device_of(denoiser)
     draw, _ = noise_function('counter', seeds, range(count), shape, len(sigmas) - 1, device)
-    states = as_sampler(sampler)(denoiser, sigmas[0] * draw(0, Stream.FORWARD), sigmas, labels=labels.to(device),
-                                 noise=draw, guidance=guidance)
+    x, labels = sigmas[0] * draw(0, Stream.FORWARD), labels.to(device)
+    states = as_sampler(sampler)(denoiser, x, sigmas, labels=labels, noise=draw, guidance=guidance)
     for state in states:
         image = state.x if state.step == len(sigmas) - 1 else state.x0hat
         yield image.float().cpu().clamp(-1, 1)

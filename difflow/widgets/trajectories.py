@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.sets import ImageSet
-from ..noise import normal
+from ..noise import Stream, normal
 from ..representations.codes import check_times
 from ..representations.encoders import sigma_of
 from ..representations.mixer_training import check_codes
@@ -33,7 +33,7 @@ def _noised(
 ) -> Tensor: # (T, C, H, W), clamped to [-1, 1]
     "Return an image at the noise level of every time, scaled to deviation 1 where there is noise alone."
     sigma = sigma_of(torch.tensor(list(times))).float()[:, None, None, None]
-    x = x0 + sigma * normal(x0.shape, seed, images=[image])
+    x = x0 + sigma * normal(x0.shape, seed, stream=Stream.FORWARD, images=[image])
     return (x / (1 + sigma**2).sqrt()).clamp(-1, 1)
 
 def _answer_panels(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from difflow.data.sets import load_images
 from difflow.representations.codes import trajectory_codes
 from difflow.representations.encoders import TimeEncoder
-from difflow.representations.information import mine_information
+from difflow.representations.estimators import mine_information
 from difflow.representations.mixer_training import _LRS
 from difflow.representations.mixers import SingleTime
 

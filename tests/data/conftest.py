@@ -5,6 +5,7 @@ import torch
 
 from difflow.data import save_images
 
+
 @pytest.fixture
 def pixels():
     return torch.randint(0, 256, (6, 3, 9, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -6,6 +6,7 @@ import zipfile
 
 from PIL import Image
 
+
 def encode(image, format, **options):
     out = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(out, format=format, **options)

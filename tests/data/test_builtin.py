@@ -7,6 +7,7 @@ from difflow import load_images
 from difflow.data.builtin import _PALETTE
 from difflow.files import package_file
 
+
 def test_mnist5k_states_its_origin_and_licence():
     folder = package_file('embedded')
     with np.load(folder / 'mnist5k.npz') as z:

@@ -12,6 +12,7 @@ from difflow import load_images, show_images
 from difflow.data import image_grid, save_images, to_float, to_uint8, write_png
 from difflow.data.canvas import _resize_crop, _to_mode
 
+
 @pytest.mark.parametrize('shape', [(427, 640), (64, 64), (65, 127), (129, 128), (30, 300), (500, 37), (1, 1)])
 @pytest.mark.parametrize('size', [1, 8, 64])
 def test_resize_follows_the_published_steps(shape, size):

@@ -13,6 +13,7 @@ from difflow import ImageSet, load_images
 from difflow.data import to_float
 from difflow.data.readers import _FileReader
 
+
 def test_folders_are_lazy(tmp_path, flat, monkeypatch):
     opened = []
     original = _FileReader.__call__

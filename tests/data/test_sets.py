@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from difflow import ImageSet, load_images
 from difflow.data import check_images, save_images, to_float, to_uint8
 
+
 def test_differing_shapes_name_both_files(tmp_path, pixels):
     save_images(pixels[:1], tmp_path, ['a'])
     save_images(pixels[:1, :1], tmp_path, ['b'])

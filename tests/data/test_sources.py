@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from difflow import load_images
 from difflow.data import save_images
 
+
 @pytest.mark.parametrize('name', ['nosuch', 'nosuch.zip', 'a/b.npz', '', 'MNIST5K'])
 def test_unknown_names_list_the_known(name):
     with pytest.raises(ValueError, match='unknown image set') as e:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow import load_images
-from difflow.data import PUBLISHED_SETS, published_set, save_images, write_mnist_m
+from difflow import ImageSet, load_images
+from difflow.data import PUBLISHED_SETS, published_images, published_set, save_images, write_mnist_m
 from difflow.data.builtin import _mnist_m
+from difflow.data.studies import _PREPARED
+
 
 def picture(width, height, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
@@ -154,3 +156,32 @@ def train_until(last, difflow, out, monkeypatch):
             return None
         difflow(f'--out {out}')
     return load_denoiser(f'{out}/model.safetensors').state_dict()
+
+
+@pytest.mark.parametrize('name', _PREPARED)
+def test_published_transforms(name, tmp_path):
+    "Values are (pixel / 255 - mean) / deviation, and CelebA's are averages of what is squeezed"
+    side, mean, std = _PREPARED[name]
+    height, width = (2 * side, 3 * side) if name == 'celeba' else (side, side)
+    flat = np.array([[10, 200, 90], [255, 0, 128]], np.uint8)
+    for i, colour in enumerate(flat):
+        (tmp_path / str(i)).mkdir()
+        Image.fromarray(np.broadcast_to(colour, (height, width, 3)).copy()).save(
+            tmp_path / str(i) / 'one.png'
+        )
+    found = published_images(load_images(tmp_path), name, batch_size=1)
+    expected = (flat / 255 - np.array(mean)) / np.array(std)
+    assert found.shape == (2, 3, side, side) and found.dtype == torch.float32
+    assert found.std((2, 3)).max() < 1e-4 and found.mean((2, 3)).numpy() == pytest.approx(expected, abs=1e-4)
+    assert load_images(tmp_path).labels.tolist() == [0, 1]
+
+
+def test_published_transforms_refuse_grey_and_other_sizes():
+    grey = ImageSet(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+    small = ImageSet(torch.zeros(2, 3, 28, 28, dtype=torch.uint8))
+    with pytest.raises(ValueError, match='cifar10 has colour images of 32 x 32'):
+        published_images(grey, 'cifar10')
+    with pytest.raises(ValueError, match=r'84 x 84, got \(3, 28, 28\)'):
+        published_images(small, 'mini_imgnet')
+    with pytest.raises(ValueError, match="got 'mnist'"):
+        published_images(small, 'mnist')

@@ -6,6 +6,7 @@ import pytest
 from difflow import load_images
 from difflow.data import save_images, stratified_order
 
+
 @pytest.mark.parametrize('name', ['digits', 'mnist5k', 'colored_mnist'])
 def test_train_and_test_do_not_depend_on_the_seed(name):
     parts = [[set(load_images(name, split=p, seed=s).names) for s in (0, 9)] for p in ('train', 'test')]

@@ -6,6 +6,7 @@ from PIL import Image
 
 from difflow.data.transforms import _crop, _mirror, _random_part, _resize, _squeeze
 
+
 def picture(width, height, channels=3):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return Image.fromarray(pixels if channels == 3 else pixels[..., 0])

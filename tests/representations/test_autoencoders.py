@@ -6,6 +6,7 @@ import torch
 from difflow import TimeEncoder, normal
 from difflow.representations import Autoencoder
 
+
 def encoder(**options):
     torch.manual_seed(0)
     return TimeEncoder(**dict(k=1 / 16, in_channels=1, depth=10) | options).eval()

@@ -24,6 +24,7 @@ from difflow.networks import CodedDiffusersUNet, CodedUNet
 from difflow.representations import CodedDenoiser, load_coded, save_coded
 from difflow.representations.coded_denoisers import _regularisation
 
+
 def encoder(**options):
     torch.manual_seed(0)
     return TimeEncoder(**dict(k=1 / 16, in_channels=1, depth=10) | options).eval()

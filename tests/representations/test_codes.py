@@ -11,6 +11,7 @@ from torch import nn
 from difflow import EDMDenoiser, SongUNet, TimeEncoder, UNet, normal, trajectory_codes, unet_features
 from difflow.representations.codes import _encode, _wait_for_parts
 
+
 def encoder(**options):
     torch.manual_seed(0)
     return TimeEncoder(**dict(k=1 / 16, in_channels=1, depth=10) | options).eval()

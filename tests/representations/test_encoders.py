@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from difflow import ImageSet, TimeEncoder, load_images, normal, train, trajectory_codes
+from difflow import ImageSet, TimeEncoder, normal, train, trajectory_codes
 from difflow.data import published_images
-from difflow.data.studies import _PREPARED
 from difflow.networks import CodedUNet
 from difflow.representations import CodedDenoiser, sigma_of
+
 
 def encoder(**options):
     torch.manual_seed(0)
@@ -73,35 +72,6 @@ def test_published_weights_are_read_strictly(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
     with pytest.raises(ValueError):
         TimeEncoder(1 / 8, 1, depth=10).load_published(tmp_path / 'encoder_state_1.pth')
-
-
-@pytest.mark.parametrize('name', _PREPARED)
-def test_published_transforms(name, tmp_path):
-    "Values are (pixel / 255 - mean) / deviation, and CelebA's are averages of what is squeezed"
-    side, mean, std = _PREPARED[name]
-    height, width = (2 * side, 3 * side) if name == 'celeba' else (side, side)
-    flat = np.array([[10, 200, 90], [255, 0, 128]], np.uint8)
-    for i, colour in enumerate(flat):
-        (tmp_path / str(i)).mkdir()
-        Image.fromarray(np.broadcast_to(colour, (height, width, 3)).copy()).save(
-            tmp_path / str(i) / 'one.png'
-        )
-    found = published_images(load_images(tmp_path), name, batch_size=1)
-    expected = (flat / 255 - np.array(mean)) / np.array(std)
-    assert found.shape == (2, 3, side, side) and found.dtype == torch.float32
-    assert found.std((2, 3)).max() < 1e-4 and found.mean((2, 3)).numpy() == pytest.approx(expected, abs=1e-4)
-    assert load_images(tmp_path).labels.tolist() == [0, 1]
-
-
-def test_published_transforms_refuse_grey_and_other_sizes():
-    grey = ImageSet(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
-    small = ImageSet(torch.zeros(2, 3, 28, 28, dtype=torch.uint8))
-    with pytest.raises(ValueError, match='cifar10 has colour images of 32 x 32'):
-        published_images(grey, 'cifar10')
-    with pytest.raises(ValueError, match=r'84 x 84, got \(3, 28, 28\)'):
-        published_images(small, 'mini_imgnet')
-    with pytest.raises(ValueError, match="got 'mnist'"):
-        published_images(small, 'mnist')
 
 
 def test_published_images_train_an_encoder():

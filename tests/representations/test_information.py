@@ -10,6 +10,7 @@ import difflow.representations.information as module
 from difflow import mutual_information
 from difflow.representations import gaussian_information, ksg_information, mine_information
 
+
 def gaussians(n, d, rho, seed=0):
     a, b = np.random.default_rng(seed).normal(size=(2, n, d))
     return a, rho * a + math.sqrt(1 - rho**2) * b

@@ -7,6 +7,7 @@ import torch
 from difflow import TransformerMixer
 from difflow.representations import attention_profile, jensen_shannon, mask_ablation, profile_distances
 
+
 def test_divergence_of_profiles():
     rng = np.random.default_rng(0)
     profiles = rng.dirichlet(np.ones(6), 8)

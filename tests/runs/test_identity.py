@@ -5,6 +5,7 @@ import torch
 from difflow import DDPMDenoiser, EDMDenoiser, UNet, load_denoiser, save
 from difflow.runs import model_hash
 
+
 def net(**options):
     return UNet(
         8, 1, 32, 1, num_res_blocks=1, channel_mult=(1,), **({'attention_resolutions': (8,)} | options)

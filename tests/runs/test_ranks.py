@@ -4,6 +4,7 @@ import pytest
 
 from difflow.runs import rank_and_world
 
+
 def test_ranks_come_from_the_environment(monkeypatch):
     monkeypatch.delenv('RANK', raising=False), monkeypatch.delenv('WORLD_SIZE', raising=False)
     assert rank_and_world() == (0, 1)

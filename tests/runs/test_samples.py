@@ -7,6 +7,7 @@ import torch
 from difflow import GaussianDenoiser, load_images
 from difflow.runs import SampleRequest, read_images, sample_folder, wanted_images, write_npz
 
+
 def test_wanted_images():
     wanted = wanted_images(7, 100, seed=3)
     assert len({w.seed for w in wanted}) == 100 and np.bincount([w.label for w in wanted]).tolist() == [

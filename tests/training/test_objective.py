@@ -8,7 +8,7 @@ from training_networks import DENOISERS
 
 from difflow import Scheduler, normal
 from difflow.noise import integers_on_device, uniform
-from difflow.training.objective import _Objective, _draw
+from difflow.training.objective import _draw, _Objective
 
 
 class NoCopies(TorchFunctionMode):
