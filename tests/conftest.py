@@ -129,7 +129,7 @@ def pixels_of():
 @pytest.fixture
 def difflow_here(capsys, monkeypatch, tmp_path):
     "Run a line of `difflow` in this process, in an empty folder; return (exit code, stdout, stderr)"
-    from difflow.cli.root import main
+    from difflow.cli import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from difflow.networks.song_unet import edm_network
+from difflow.networks import edm_network
 
 TINY = dict(
     img_resolution=16,

@@ -39,7 +39,7 @@ def fill(net, keep=()):
 
 def tiny_unet(**options):
     "Return the tiny guided-diffusion U-Net of the reference outputs, with closed-form weights."
-    from difflow.networks.unet import UNet
+    from difflow import UNet
 
     tiny = dict(
         image_size=32,

@@ -17,7 +17,7 @@ from ..denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
 from ..networks.song_unet import ARCHITECTURES, edm_network
 from ..networks.unet import UNet, as_numbers
 from ..schedulers.scheduler import Scheduler
-from .loop import Settings
+from .settings import Settings
 
 # %% ../../nbs/training/08_recipes.ipynb #3d2d8dde
 _PLAIN = dict(warmup=0, cooldown=0., betas=(0.9, 0.999), eps=1e-8, grad_clip=math.inf, label_dropout=0.)

@@ -5,11 +5,9 @@ from time import process_time
 import pytest
 import torch
 
-from difflow.data.sets import load_images
-from difflow.features.activations import activation_statistics
-from difflow.features.classifiers import load_classifier
-from difflow.noise import normal
-from difflow.sweeps.layer_change import activation_change
+from difflow import load_images, normal
+from difflow.features import activation_statistics, load_classifier
+from difflow.sweeps import activation_change
 
 LEVELS, IMAGES, BATCH = 10, 256, 128
 

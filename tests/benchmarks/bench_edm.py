@@ -14,11 +14,10 @@ from time import perf_counter, process_time
 import pytest
 import torch
 
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.networks.song_unet import edm_network
-from difflow.samplers.sampling import sample
+from difflow import EDMDenoiser, sample
+from difflow.networks import edm_network
+from difflow.training import Settings
 from difflow.training.loop import _Run
-from difflow.training.settings import Settings
 
 LARGE = dict(side=32, channels=128, batch=128, images=64, rounds=20)
 SMALL = dict(side=16, channels=32, batch=8, images=4, rounds=3)

@@ -6,13 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.checkpoints.load import load_denoiser, save
-from difflow.data.canvas import save_images
-from difflow.data.sets import load_images
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet
-from difflow.sweeps.folders import forward_backward_folder
-from difflow.sweeps.levels import forward_backward
+from difflow import DDPMDenoiser, UNet, forward_backward, load_denoiser, load_images, save
+from difflow.data import save_images
+from difflow.sweeps import forward_backward_folder
 
 IMAGES, BATCH, STEPS, LEVELS = 32, 16, 20, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
 

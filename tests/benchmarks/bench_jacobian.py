@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from difflow.checkpoints.load import load_denoiser
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.exact.gaussian import GaussianDenoiser
-from difflow.exact.molrg import MoLRG
-from difflow.exact.optimal import OptimalDenoiser
-from difflow.jacobians.products import jacobian
-from difflow.jacobians.ranks import numerical_rank
+from difflow import (
+    EDMDenoiser,
+    GaussianDenoiser,
+    MoLRG,
+    OptimalDenoiser,
+    UNet,
+    jacobian_spectrum,
+    load_denoiser,
+    normal,
+    numerical_rank,
+)
+from difflow.jacobians import jacobian
 from difflow.jacobians.search import _leading_spectrum
-from difflow.jacobians.spectra import jacobian_spectrum
-from difflow.networks.unet import UNet
-from difflow.noise import normal
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -65,7 +67,7 @@ def ours(denoiser, x, sigma):
 
 
 def song(size, width, mult, blocks):
-    from difflow.networks.song_unet import edm_network
+    from difflow.networks import edm_network
 
     torch.manual_seed(0)
     denoiser = EDMDenoiser(

@@ -4,7 +4,8 @@ from time import perf_counter
 
 import torch
 
-from difflow.noise import generator_normal, normal
+from difflow import normal
+from difflow.noise import generator_normal
 
 SHAPE = 64, 3, 32, 32
 MAKERS = {

@@ -5,7 +5,7 @@ from time import process_time
 import pytest
 import torch
 
-from difflow.exact.optimal import OptimalDenoiser
+from difflow import OptimalDenoiser
 
 COUNT, BATCH, SHAPE, SLICE = 50_000, 64, (3, 32, 32), 512
 SIGMAS = (0.002, 0.1, 1.0, 3.0, 10.0, 30.0, 80.0)
@@ -112,7 +112,7 @@ MEMORY = """if True:
     import torch
     sys.path.insert(0, 'tests/benchmarks')
     from bench_optimal_denoiser import smooth_images, noisy, COUNT
-    from difflow.exact.optimal import OptimalDenoiser
+    from difflow import OptimalDenoiser
     def status(name): return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(name)) / 1024
     torch.set_num_threads(1)
     images = smooth_images(COUNT)

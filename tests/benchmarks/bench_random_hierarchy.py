@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from difflow.exact.hierarchy import RandomHierarchy
-from difflow.noise import normal
+from difflow import RandomHierarchy, normal
 
 SIGMA, COUNT = 0.5, 256
 

@@ -13,12 +13,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from difflow.data.sets import load_images
-from difflow.representations.codes import trajectory_codes
-from difflow.representations.encoders import TimeEncoder
-from difflow.representations.estimators import mine_information
+from difflow import SingleTime, TimeEncoder, load_images, trajectory_codes
+from difflow.representations import mine_information
 from difflow.representations.mixer_training import _LRS
-from difflow.representations.mixers import SingleTime
 
 GRANULARITIES = 2, 5, 7, 10, 17, 25, 37, 50
 

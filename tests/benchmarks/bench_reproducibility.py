@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from difflow.reproducibility.scores import m_score, rp_score
+from difflow import m_score, rp_score
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -63,7 +63,7 @@ LARGE = """if True:
     import torch
     sys.path.insert(0, 'tests/benchmarks')
     from bench_reproducibility import features
-    from difflow.reproducibility.scores import m_score
+    from difflow import m_score
     torch.set_num_threads(1)
     samples, train = features(10_000, 1024, 0), features(50_000, 1024, 1)
     open('/proc/self/clear_refs', 'w').write('5') # the peak so far is forgotten

@@ -6,8 +6,7 @@ from time import process_time
 import pytest
 import torch
 
-from difflow.networks import edm_blocks
-from difflow.networks.song_unet import edm_network
+from difflow.networks import edm_blocks, edm_network
 
 
 def explicit(q, k, v):

@@ -7,11 +7,10 @@ from time import perf_counter
 import pytest
 import torch
 
-from difflow.data.canvas import save_images
-from difflow.data.resizing import _IMAGENET, Preprocess
-from difflow.data.sets import load_images
+from difflow import SSCD, load_images
+from difflow.data import Preprocess, save_images
+from difflow.data.resizing import _IMAGENET
 from difflow.features.descriptors import _Extraction
-from difflow.features.sscd import SSCD
 
 COUNT = 64  # images, the published batch
 CORES = len(os.sched_getaffinity(0))

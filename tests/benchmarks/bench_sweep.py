@@ -5,11 +5,7 @@ from time import perf_counter, sleep
 import pytest
 import torch
 
-from difflow.checkpoints.load import load_denoiser
-from difflow.data.sets import load_images
-from difflow.noise import normal
-from difflow.sweeps.levels import even_levels, forward_backward, sweep
-from difflow.widgets.sweeps import SweepExplorer
+from difflow import SweepExplorer, even_levels, forward_backward, load_denoiser, load_images, normal, sweep
 
 STEPS, LEVELS = 50, [r for r in even_levels(50, 26) if r]
 

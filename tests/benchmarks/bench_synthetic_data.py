@@ -5,8 +5,7 @@ from time import process_time
 
 import pytest
 
-from difflow.checkpoints.load import load_denoiser
-from difflow.synthetic_data.samples import labelled_samples
+from difflow import labelled_samples, load_denoiser
 
 STEPS = 4
 BALANCED, SKEWED = [6] * 10, [33] + [3] * 9  # 60 images each

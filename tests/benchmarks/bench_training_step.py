@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from difflow.checkpoints.catalogue import published_config
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet
+from difflow import DDPMDenoiser, Scheduler, UNet
+from difflow.checkpoints import published_config
 from difflow.networks.unet_blocks import _AttentionBlock
-from difflow.schedulers.scheduler import Scheduler
+from difflow.training import recipe
 from difflow.training.loop import _Run
-from difflow.training.recipes import recipe, settings_of
+from difflow.training.recipes import settings_of
 
 BATCH, ROUNDS = 16, 3
 GPU_BATCH, GPU_ROUNDS = 128, 20

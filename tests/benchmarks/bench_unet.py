@@ -11,12 +11,9 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.networks.unet import UNet
+from difflow import DDPMDenoiser, Scheduler, UNet, ddpm, normal
 from difflow.networks.unet_blocks import _AttentionBlock
-from difflow.noise import Stream, normal
-from difflow.samplers.steps import ddpm
-from difflow.schedulers.scheduler import Scheduler
+from difflow.noise import Stream
 
 NARROW = dict(
     image_size=64,

@@ -31,7 +31,7 @@ def test_commands_under_two_processes(run, tmp_path):
         port = s.getsockname()[1]
     code = """if True:
         import sys, os, multiprocessing
-        from difflow.cli.root import main
+        from difflow.cli import main
         def work(rank, line, port):
             os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
             main(line.split())

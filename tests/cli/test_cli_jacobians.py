@@ -8,11 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.checkpoints.load import load_denoiser, save
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.jacobians.trajectories import trajectory_ranks
-from difflow.networks.unet import UNet
-from difflow.schedulers.scheduler import Scheduler
+from difflow import EDMDenoiser, Scheduler, UNet, load_denoiser, save
+from difflow.jacobians import trajectory_ranks
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--steps 4 --samples 3 --batch-size 2'
@@ -53,7 +50,7 @@ def test_console_script_knows_the_command(run, tmp_path):
 def test_help_needs_no_torch(python):
     code = """if True:
         import sys
-        from difflow.cli.root import main
+        from difflow.cli import main
         try: main(['jacobian', '--help'])
         except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from difflow.data.sets import load_images
-from difflow.representations.codes import trajectory_codes, unet_features
-from difflow.representations.encoders import TimeEncoder, sigma_of
-from difflow.representations.mixers import ConcatMixer, SingleTime
+from difflow import ConcatMixer, SingleTime, TimeEncoder, load_images, trajectory_codes, unet_features
+from difflow.representations import sigma_of
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--widen-factor 0.0625 --depth 10 --max-images 60 --steps 2 --batch-size 20 --patch-size 2 --channel-mult 1'
@@ -49,7 +47,7 @@ def test_console_script_knows_the_commands(run, tmp_path):
 def test_help_needs_no_torch(python):
     code = """if True:
         import sys
-        from difflow.cli.root import main
+        from difflow.cli import main
         try: main(['mix', '--help'])
         except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')
@@ -97,7 +95,7 @@ def test_other_modes_train(mode, difflow):
 
 
 def test_features_of_a_unet(difflow):
-    from difflow.checkpoints.load import load_denoiser
+    from difflow import load_denoiser
 
     assert difflow('represent --data digits --mode unet-digits --max-images 20 --granularity 2')[0] == 0
     with np.load('trained_models/0.001/unet-digits/digits_0.25_none_0/test.npz') as file:
@@ -211,7 +209,7 @@ def test_a_folder_with_both_parts_keeps_them(difflow):
 
 
 def test_published_transform_reaches_the_encoder(difflow):
-    from difflow.data.studies import published_images
+    from difflow.data import published_images
 
     pictures(Path('cifar10/train'), 'ab', 3, 32)
     pictures(Path('cifar10/test'), 'ab', 2, 32, seed=1)
@@ -246,7 +244,7 @@ def test_other_images_are_not_taken_for_those_before(difflow):
 
 
 def test_a_layer_may_be_chosen(difflow):
-    from difflow.checkpoints.load import load_denoiser
+    from difflow import load_denoiser
 
     line = 'represent --data digits --mode unet-digits --max-images 20 --granularity 1'
     assert difflow(f'{line} --layer input_blocks.1')[0] == 0

@@ -10,17 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.checkpoints.load import save
+from difflow import SSCD, EDMDenoiser, OptimalDenoiser, Scheduler, UNet, load_images, sample, save
 from difflow.cli.edm_datasets import _size_of, _transformed
 from difflow.cli.generation import _file_of, _seeds_in
-from difflow.data.canvas import save_images
-from difflow.data.sets import load_images
-from difflow.denoisers.preconditioned import EDMDenoiser
-from difflow.exact.optimal import OptimalDenoiser
-from difflow.features.sscd import SSCD
-from difflow.networks.unet import UNet
-from difflow.samplers.sampling import sample
-from difflow.schedulers.scheduler import Scheduler
+from difflow.data import save_images
 
 
 @pytest.fixture
@@ -193,7 +186,7 @@ def test_seeds_and_names():
 
 def test_images_are_those_of_the_library(difflow, models, tmp_path):
     "The same network, sampler, levels and noise through `sample`, one image at a time"
-    from difflow.checkpoints.load import load_denoiser
+    from difflow import load_denoiser
 
     difflow(
         f'generate --network {models}/plain.safetensors --outdir out --seeds 3,10-11 --steps 5 --sigma-max 20 --batch 2'

@@ -14,17 +14,22 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.checkpoints.load import describe, load_denoiser, save
-from difflow.data.canvas import save_images, to_float
-from difflow.data.sets import load_images
-from difflow.denoisers.discrete_time import DDPMDenoiser
-from difflow.denoisers.preconditioned import EDMDenoiser, VPDenoiser
-from difflow.networks.song_unet import edm_network
-from difflow.networks.unet import UNet
-from difflow.runs.minimal_diffusion import legacy_ddim
-from difflow.samplers.sampling import sample
-from difflow.schedulers.scheduler import Scheduler
-from difflow.sweeps.levels import sweep
+from difflow import (
+    DDPMDenoiser,
+    EDMDenoiser,
+    Scheduler,
+    UNet,
+    VPDenoiser,
+    load_denoiser,
+    load_images,
+    sample,
+    save,
+    sweep,
+)
+from difflow.checkpoints import describe
+from difflow.data import save_images, to_float
+from difflow.networks import edm_network
+from difflow.runs import legacy_ddim
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 TINY = (
@@ -83,7 +88,7 @@ def same(a, b):
 def test_help_needs_no_torch(python):
     code = """if True:
         import sys
-        from difflow.cli.root import main
+        from difflow.cli import main
         try: main(['sweep', '--help'])
         except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')
@@ -475,7 +480,7 @@ KEEP_LOSSES = """
 import os, sys
 import numpy as np
 import difflow.training.loop
-from difflow.cli.root import main
+from difflow.cli import main
 train = difflow.training.loop.train
 def keep(*arguments, **options):
     result = train(*arguments, **options)

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow.data.canvas import save_images
-from difflow.data.sets import ImageSet, load_images
-from difflow.synthetic_data.samples import classification_accuracy_score
+from difflow import ImageSet, classification_accuracy_score, load_images
+from difflow.data import save_images
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--epochs 4 --seeds 1 --batch-size 16 --augmentation none'
@@ -69,7 +68,7 @@ def test_console_script_knows_the_command(run, tmp_path):
 def test_help_needs_no_torch(python):
     code = """if True:
         import sys
-        from difflow.cli.root import main
+        from difflow.cli import main
         try: main(['cas', '--help'])
         except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"""
     assert python(code).strip().endswith('0 False')

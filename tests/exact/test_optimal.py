@@ -10,7 +10,7 @@ from difflow import Denoiser, GaussianDenoiser, ImageSet, OptimalDenoiser, load_
 from difflow.exact import optimal, posteriors
 from difflow.exact.posteriors import _solve
 from difflow.exact.weighted_sums import _relative_weights
-from difflow.runs.identity import model_hash
+from difflow.runs import model_hash
 
 
 def direct(pixels, x, sigma):
@@ -370,7 +370,7 @@ def test_bad_input(digits, by_class):
 
 
 def test_images_of_several_sizes_are_refused(tmp_path):
-    from difflow.data.canvas import save_images
+    from difflow.data import save_images
 
     save_images(torch.zeros(1, 1, 8, 8), tmp_path, ['a'])
     save_images(torch.zeros(1, 1, 9, 9), tmp_path, ['b'])

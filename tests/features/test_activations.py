@@ -9,7 +9,7 @@ from token_network import Tokens
 from torch import nn
 
 from difflow.features import LayerHooks, activation_statistics, export_statistics
-from difflow.features.activations import _Moments, _balanced_choice
+from difflow.features.activations import _balanced_choice, _Moments
 
 
 @pytest.fixture

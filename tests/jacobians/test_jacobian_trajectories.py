@@ -7,8 +7,15 @@ import torch
 from small_denoisers import gaussian, network
 
 from difflow import Denoiser, MoLRG, Scheduler, VEDenoiser, euler, heun, normal, sample
-from difflow.jacobians import (Rank, RankCurve, edit, ranks_along, singular_directions, trajectory,
-                               trajectory_ranks)
+from difflow.jacobians import (
+    Rank,
+    RankCurve,
+    edit,
+    ranks_along,
+    singular_directions,
+    trajectory,
+    trajectory_ranks,
+)
 from difflow.jacobians.edits import _levels_below
 
 X = torch.zeros(2, 1, 4, 4)

@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from difflow import MoLRG, normal, train
-from difflow.jacobians import (LowRankDenoiser, cluster_subspaces, molrg_settings, principal_angles,
-                               principal_subspace, subspace_error, train_molrg)
+from difflow.jacobians import (
+    LowRankDenoiser,
+    cluster_subspaces,
+    molrg_settings,
+    principal_angles,
+    principal_subspace,
+    subspace_error,
+    train_molrg,
+)
 from difflow.jacobians.subspaces import _assign
-from difflow.training.settings import Settings
+from difflow.training import Settings
 
 
 def rows(mixture, n, seed=0):

@@ -18,7 +18,7 @@ from difflow import (
     jacobian_spectrum,
     normal,
 )
-from difflow.denoisers.base import as_sigma
+from difflow.denoisers import as_sigma
 from difflow.jacobians import jacobian
 from difflow.jacobians.products import _Tangent
 
@@ -101,7 +101,7 @@ def test_chunks_do_not_change_the_answer(chunk):
 
 
 def test_products_are_transposes_in_every_architecture():
-    from difflow.networks.song_unet import edm_network
+    from difflow.networks import edm_network
 
     song = EDMDenoiser(edm_network('ddpmpp', 4, 1, model_channels=8, channel_mult=[1, 1], dropout=0.0)).eval()
     song.image_shape = (1, 4, 4)
@@ -158,7 +158,7 @@ X = torch.zeros(2, 1, 4, 4)
 
 def song(dropout=0.13, **options):
     "Return EDM's network, whose blocks call the function of dropout and hold no module of it"
-    from difflow.networks.song_unet import edm_network
+    from difflow.networks import edm_network
 
     denoiser = EDMDenoiser(
         edm_network('ddpmpp', 8, 3, model_channels=32, channel_mult=[1], dropout=dropout, **options)
@@ -188,7 +188,7 @@ def test_dropped_labels_are_refused():
 
 
 def test_dropout_of_a_diffusers_network_is_refused():
-    from difflow.networks.diffusers_unet import DiffusersUNet
+    from difflow import DiffusersUNet
 
     net = DiffusersUNet(
         sample_size=8,

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from difflow import DDPMDenoiser, DiffusersUNet, Scheduler, load_denoiser, save
-from difflow.checkpoints.archives import read_tensors
+from difflow.checkpoints import describe, read_tensors
 from difflow.checkpoints.diffusers_folders import _diffusers_betas, _diffusers_scheduler, _read_folder
-from difflow.checkpoints.load import describe
 from diffusers_files import CONFIGS, SCHEDULER, write_folder
 from golden import FIXTURES, fill, wave
 

@@ -9,17 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from difflow import (
-    DhariwalUNet,
-    EDMDenoiser,
-    SongUNet,
-    TimeEncoder,
-    UNet,
-    normal,
-    sample,
-    save,
-    train,
-)
+from difflow import DhariwalUNet, EDMDenoiser, SongUNet, TimeEncoder, UNet, normal, sample, save, train
 from difflow.networks import CodedDiffusersUNet, CodedUNet
 from difflow.representations import CodedDenoiser, load_coded, save_coded
 from difflow.representations.coded_denoisers import _regularisation

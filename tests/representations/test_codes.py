@@ -75,8 +75,8 @@ def test_codes_of_other_images_are_not_taken_for_these(tmp_path, images):
 
 RANK = """
 import time, torch
-from difflow.representations.codes import _encode, trajectory_codes
-from difflow.representations.encoders import TimeEncoder
+from difflow import TimeEncoder, trajectory_codes
+from difflow.representations.codes import _encode
 import difflow.representations.codes as module, os, sys
 if os.environ['RANK'] == '1':
     real = module._encode

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from difflow import gl_score, m_score, rp_score
-from difflow.features.descriptors import Features
+from difflow.features import Features
 from difflow.reproducibility import Score, nearest, rp_matrix, scores
 
 

@@ -37,7 +37,7 @@ def test_published_standard_deviations(ddim, published):
 
 @pytest.mark.parametrize('name', ['ddpm', 'ddim', 'legacy_ddim'])
 def test_samplers_follow_that(name):
-    from difflow.samplers.registry import SAMPLERS
+    from difflow.samplers import SAMPLERS
 
     s = Scheduler.cosine(1000).respace('linspace10')
     x = s.sigmas[-1].item() * normal((20_000, 1, 1, 1), seeds=2).double()

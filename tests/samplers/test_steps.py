@@ -17,7 +17,7 @@ from difflow import (
     heun,
     sweep,
 )
-from difflow.denoisers.discrete_time import p_mean_variance
+from difflow.denoisers import p_mean_variance
 from difflow.noise import Stream
 from difflow.samplers import ddim_reverse
 from golden import FIXTURES, tiny_unet, wave

@@ -14,7 +14,7 @@ from imagenet_trees import by_folder
 from PIL import Image
 
 from difflow import EDMDenoiser, UNet, forward_backward, load_denoiser, load_images, save, sweep
-from difflow.data.canvas import save_images, to_uint8
+from difflow.data import save_images, to_uint8
 from difflow.sweeps import balanced_indices, forward_backward_folder, open_images
 from difflow.sweeps.folders import _folder_run
 

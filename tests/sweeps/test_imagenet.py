@@ -7,7 +7,7 @@ import pytest
 from imagenet_trees import CLASSES, WNIDS, by_folder, by_name, stock, stock_in_folders
 
 from difflow import load_images
-from difflow.data.canvas import save_images
+from difflow.data import save_images
 from difflow.sweeps import balanced_indices, imagenet_labels, open_images, read_synsets
 from difflow.sweeps.imagenet import _GROUND_TRUTH
 

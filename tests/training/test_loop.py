@@ -27,7 +27,7 @@ from difflow import (
     train,
 )
 from difflow.data import image_grid
-from difflow.runs.minimal_diffusion import minimal_walk
+from difflow.runs import minimal_walk
 from difflow.training import Augmentation, Settings, batches
 from difflow.training.loop import _accelerator_in, _Run
 from difflow.training.objective import _draw

@@ -8,10 +8,7 @@ import torch
 from torch import nn
 from training_networks import DENOISERS, song
 
-from difflow import (
-    EDMDenoiser,
-    train,
-)
+from difflow import EDMDenoiser, train
 from difflow.training import EMA, Settings
 from difflow.training.objective import _Objective
 from difflow.training.state import _load_state, _save_state
