@@ -1,4 +1,4 @@
-"""What the tests share: options, the repository's root, a small model saved to disk, and an explorer's page in a browser."""
+"""What the tests share: options, the repository's root, programs, command lines, an explorer's page."""
 
 import base64
 import json
@@ -72,7 +72,9 @@ const state = STATE, blobs = BLOBS;
 for (const name in blobs) {
   state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
 }
-const model = { get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {} };
+const model = {
+  get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {},
+};
 window.state = state;
 view.render({ model, el: document.getElementById('el') });
 </script>"""
@@ -80,7 +82,8 @@ view.render({ model, el: document.getElementById('el') });
 
 @pytest.fixture
 def on_a_page(tmp_path):
-    "Draw an explorer by its script alone, on a page in Chromium: `state` there holds its traits; an error of the page fails"
+    """Draw an explorer by its script alone, on a page in Chromium: `state` there has its traits; an error of
+    the page fails"""
     chromium = shutil.which('chromium')
     if chromium is None:
         pytest.skip('chromium is not installed')
@@ -120,8 +123,8 @@ def pixels_of():
     grab = 'c => [c.width, c.height, ...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]'
 
     def pixels_of(canvas):
-        wide, high, *shown = canvas.evaluate(grab)
-        return np.array(shown, np.uint8).reshape(high, wide, 4)[..., :3]
+        width, height, *shown = canvas.evaluate(grab)
+        return np.array(shown, np.uint8).reshape(height, width, 4)[..., :3]
 
     return pixels_of
 

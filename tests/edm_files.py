@@ -1,4 +1,4 @@
-"""Write network snapshots in the layout of EDM's, from networks of ours and with a loader's text that does harm."""
+"""Write network snapshots in EDM's layout, from networks of ours and with a loader's text that does harm."""
 
 import pickle
 import sys

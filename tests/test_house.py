@@ -187,7 +187,7 @@ def test_doors_offer_what_is_there(name):
             importlib.import_module(f'difflow.{f"{name}.{file}" if name else file}'), n
         )
     with pytest.raises(AttributeError):
-        module.no_such_name
+        getattr(module, 'no_such_' + 'name')
 
 
 def test_front_door_is_part_of_the_rooms_doors():
@@ -305,6 +305,47 @@ def test_docstrings_say_what_is_returned(path):
     for node in ast.walk(tree(path)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (text := ast.get_docstring(node)):
             assert text.split()[0].rstrip(',:') not in AVOIDED, f'{node.name}: {text}'
+
+
+# One idea in one place
+
+
+def test_commands_take_the_default_numbers_of_steps():
+    "The commands cannot load the constants before their help is printed, so they repeat them"
+    from difflow.cli import root
+    from difflow.samplers.walks import INTERACTIVE_STEPS, PUBLISHED_STEPS, SAMPLING_STEPS
+
+    root._load_commands()
+    defaults = {c.name: inspect.signature(c.callback).parameters for c in root.app.registered_commands}
+    for name, option, steps in [
+        ('sample', 'steps', SAMPLING_STEPS),
+        ('generate', 'steps', SAMPLING_STEPS),
+        ('jacobian', 'steps', SAMPLING_STEPS),
+        ('sweep', 'steps', INTERACTIVE_STEPS),
+        ('forward-backward', 'timestep_respacing', str(PUBLISHED_STEPS)),
+    ]:
+        assert defaults[name][option].default == steps, name
+
+
+@pytest.mark.parametrize('path', MODULES, ids=dotted)
+def test_streams_of_noise_have_names(path):
+    for node in ast.walk(tree(path)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ('normal', 'uniform')
+        ):
+            literal = [k for k in node.keywords if k.arg == 'stream' and isinstance(k.value, ast.Constant)]
+            assert not literal and not any(isinstance(a, ast.Constant) for a in node.args[3:4]), ast.unparse(
+                node
+            )
+
+
+@pytest.mark.parametrize('path', MODULES, ids=dotted)
+def test_files_are_written_in_one_way(path):
+    "`atomic` alone renames a file into its place, but for downloads, which go on where they stopped"
+    if dotted(path) not in ('files', 'checkpoints.downloads'):
+        assert 'os.replace' not in path.read_text() and '.rename(' not in path.read_text()
 
 
 # Words and links

@@ -321,7 +321,7 @@ def test_streams_refuse(call, message):
 
 
 def same(real, imitated):
-    "Assert equal bits, and say how many differ by how much."
+    "Assert equal bits; the message counts those that differ, and by how much."
     other = (real.cpu() != imitated).sum().item()
     assert other == 0, (
         f'{other} of {imitated.numel()} differ, by {(real.cpu() - imitated).abs().max():.3g} at most'

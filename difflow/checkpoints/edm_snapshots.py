@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .formats import _DENOISERS, _NETWORKS, Archive, _Format, _override, _Plan
+from .formats import Archive, _denoisers, _Format, _networks, _override, _Plan
 from .state_dicts import _state_dict, _StateDict
 from .unpickler import _LEGACY, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, _kind_of, _PickledObject, unpickle
 
@@ -110,7 +110,7 @@ def _plan_edm(contents:dict, given:dict) -> _Plan:
     ema, loss = contents['ema'], contents.get('loss', {'attributes': {}})['attributes']
     inner = ema.get('network', {'class': None, 'kwargs': {}})
     kind, names = _PRECONDITIONERS.get(ema['class'], (None, ()))
-    if kind not in _DENOISERS or inner['class'] not in _NETWORKS:
+    if kind not in _denoisers() or inner['class'] not in _networks():
         raise ValueError(f'the file holds an unknown {ema["class"]} of {inner["class"]}')
     options = {name: ema['attributes'][name] for name in names if name in ema['attributes']}
     if kind == 'EDMDenoiser': options |= {name: loss[name] for name in ('P_mean', 'P_std') if name in loss}

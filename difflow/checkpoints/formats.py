@@ -7,27 +7,35 @@ __all__ = ['Archive']
 
 # %% ../../nbs/checkpoints/00_formats.ipynb #997dc869
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from ..denoisers.discrete_time import DDPMDenoiser
-from ..denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
-from ..networks.registry import NETWORKS
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/checkpoints/00_formats.ipynb #7bee27f7
-_DENOISERS = {kind.__name__: kind for kind in (
-    DDPMDenoiser, EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser)}
-_NETWORKS = {name: network for name, network in NETWORKS.items() if not name.startswith('Coded')}
+@cache
+def _denoisers() -> dict[str, type]:
+    "Return the classes of denoisers that a file may name."
+    from difflow.denoisers.discrete_time import DDPMDenoiser
+    from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
+    kinds = DDPMDenoiser, EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser
+    return {kind.__name__: kind for kind in kinds}
+
+@cache
+def _networks() -> dict[str, type]:
+    "Return the classes of networks that a file may name: those without a code."
+    from difflow.networks.registry import NETWORKS
+    return {name: network for name, network in NETWORKS.items() if not name.startswith('Coded')}
 
 # %% ../../nbs/checkpoints/00_formats.ipynb #3dbb878b
 class _Plan(NamedTuple):
     "How to build the denoiser in a file."
-    denoiser:str # class, a key of `_DENOISERS`
+    denoiser:str # class, a key of `_denoisers()`
     options:dict # its arguments
-    network:str # class, a key of `_NETWORKS`
+    network:str # class, a key of `_networks()`
     config:dict # its arguments
     card:dict # where the weights come from
     assumed:dict # arguments that come neither from the file nor from the caller

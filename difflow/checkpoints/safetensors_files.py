@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..files import atomic, tensors_sha256
-from .formats import _DENOISERS, _NETWORKS, Archive, _Format, _is_safetensors, _override, _Plan, _what_is
+from .formats import Archive, _denoisers, _Format, _is_safetensors, _networks, _override, _Plan, _what_is
 from .state_dicts import _state_dict, _StateDict
 
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #7cba60d2
@@ -39,7 +39,7 @@ def _plan_ours(header:dict, given:dict) -> _Plan:
     try: plan = _Plan(header['denoiser'], dict(header['options']), header['network'], dict(header['config']),
                      header['card'], {}, [])
     except (KeyError, TypeError, ValueError) as error: raise ValueError(f'the header lacks {error}') from None
-    if plan.denoiser not in _DENOISERS or plan.network not in _NETWORKS:
+    if plan.denoiser not in _denoisers() or plan.network not in _networks():
         raise ValueError(f'the header names an unknown {plan.denoiser!r} of {plan.network!r}')
     return _override(plan, given)
 

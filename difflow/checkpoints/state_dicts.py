@@ -11,7 +11,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..networks.unet import UNet, as_numbers, unet_levels
 from ..schedulers.scheduler import Scheduler
 from .catalogue import _published_model
 from .formats import Archive, _Plan
@@ -103,6 +102,7 @@ def _file_architecture(tensors:dict[str, Tensor], given:dict) -> dict:
 
 def _check_arguments(architecture:dict, given:dict):
     "Raise ValueError for unknown arguments, and for networks that are no denoiser of images."
+    from difflow.networks.unet import UNet, as_numbers
     allowed = sorted(UNet.__init__.__annotations__.keys() - {'return'}) + list(_DENOISER_OPTIONS)
     unknown = [name for name in given if name not in allowed]
     if unknown: raise ValueError(f'unknown argument {unknown[0]!r}, expected one of {", ".join(allowed)}')
@@ -126,6 +126,7 @@ def _ddpm_options(settings:dict) -> dict:
 
 def _with_attention(config:dict) -> dict:
     "Replace the levels that attend by the sides of their maps, where the image size is known."
+    from difflow.networks.unet import unet_levels
     config = {name: value for name, value in config.items() if name != 'learn_sigma'}
     levels = config.pop('attention_levels')
     if 'attention_resolutions' in config or 'image_size' not in config: return config

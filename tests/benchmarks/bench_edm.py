@@ -1,8 +1,9 @@
-"""A training step and Heun's sampler for CIFAR-10's DDPM++ beside the published code; run with `pytest tests/benchmarks/bench_edm.py -s`.
+"""A training step and Heun's sampler for CIFAR-10's DDPM++ beside the published code.
 
-The published code (github.com/NVlabs/edm) is not part of this repository, for its licence is another: DIFFLOW_EDM names a folder
-that holds it. Where torch finds a GPU the network is that of CIFAR-10; on a processor it is the same at 16 pixels and 32 channels.
-The published path is float32, as its options have it; here it is bfloat16 and `torch.compile` on a GPU, and float32 on a processor."""
+Run with `pytest tests/benchmarks/bench_edm.py -s`. The published code (github.com/NVlabs/edm) is not part of
+this repository, for its licence is another: DIFFLOW_EDM names a folder with it. Where torch finds a GPU the
+network is that of CIFAR-10; on a processor it is the same at 16 pixels and 32 channels. The published path is
+float32, as its options have it; here it is bfloat16 and `torch.compile` on a GPU, float32 on a processor."""
 
 import importlib
 import os
@@ -47,7 +48,7 @@ def edm():
         sys.path.remove(folder)
 
 
-def both(edm, side, channels, device='cpu', **rest):
+def same_networks(edm, side, channels, device='cpu', **rest):
     "The published network and ours, with the same weights, none of them zero"
     torch.manual_seed(0)
     theirs = edm['networks'].EDMPrecond(
@@ -66,7 +67,7 @@ def both(edm, side, channels, device='cpu', **rest):
 
 
 class Published:
-    "One step of the published loop: augmentation, loss, Adam, gradients without NaN, and the average of the weights"
+    "One step of the published loop: augmentation, loss, Adam, gradients without NaN, average of the weights"
 
     def __init__(self, edm, net, batch):
         self.net, self.batch, self.ema = net.train(), batch, deepcopy(net).eval().requires_grad_(False)
@@ -92,7 +93,7 @@ class Published:
 
 
 def in_turn(ways, rounds, warm):
-    "Return the median seconds of each way, of the GPU's clock or of the processor, in turn so that both meet the same machine"
+    "Return the median seconds of each way, run in turn: by the clock with a GPU, else of the processor"
     clock, spent = perf_counter if torch.cuda.is_available() else process_time, {name: [] for name in ways}
     for i in range(rounds + warm):
         for name, way in ways.items():
@@ -106,7 +107,7 @@ def in_turn(ways, rounds, warm):
     return [sorted(times[warm:])[rounds // 2] for times in spent.values()]
 
 
-def say(what, slow, fast, unit=1000):
+def print_ratio(what, slow, fast, unit=1000):
     where = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -121,7 +122,7 @@ def say(what, slow, fast, unit=1000):
 def training(edm, sizes, device, **accelerate):
     from accelerate import Accelerator
 
-    theirs, mine = both(edm, **sizes, device=device)
+    theirs, mine = same_networks(edm, **sizes, device=device)
     torch.manual_seed(1)
     x0, batch = (
         (torch.rand(sizes['batch'], 3, sizes['side'], sizes['side']) * 2 - 1).to(device),
@@ -137,11 +138,11 @@ def training(edm, sizes, device, **accelerate):
         sizes['rounds'],
         5 if device == 'cuda' else 1,
     )
-    return say(f'training step, batch {batch}', slow, fast)
+    return print_ratio(f'training step, batch {batch}', slow, fast)
 
 
 def sampling(edm, sizes, device, precision=None):
-    theirs, mine = both(edm, **sizes, device=device)
+    theirs, mine = same_networks(edm, **sizes, device=device)
     count, seeds = sizes['images'], list(range(sizes['images']))
     latents = torch.stack(
         [
@@ -168,14 +169,14 @@ def sampling(edm, sizes, device, precision=None):
             )
 
     slow, fast = in_turn({'published': published, 'here': here}, max(1, sizes['rounds'] // 4), 1)
-    return say(f'Heun with 18 levels, {count} images', slow, fast), (
+    return print_ratio(f'Heun with 18 levels, {count} images', slow, fast), (
         answers['published'].float().cpu() - answers['here']
     ).abs().max().item()
 
 
 @torch.no_grad()
 def test_networks_and_samplers_are_the_same(edm):
-    theirs, mine = both(edm, **SMALL)
+    theirs, mine = same_networks(edm, **SMALL)
     x, sigma = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 1.0, 20.0])
     torch.testing.assert_close(mine.eval()(x, sigma), theirs.eval()(x, sigma).float(), atol=1e-4, rtol=1e-4)
 

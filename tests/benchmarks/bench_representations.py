@@ -1,6 +1,7 @@
-"""Codes at many times, grids of read-outs and information matrices against the published loops; run with `pytest -s`.
+"""Codes at many times, grids of read-outs and information matrices against the published loops.
 
-CPU seconds of one process, so that a busy machine does not stretch them; the grids by the clock. Sizes are cut to a minute; each test prints its own.
+Run with `pytest tests/benchmarks/bench_representations.py -s`. CPU seconds of one process, so that a busy
+machine does not stretch them; the grids by the clock. Sizes are cut to a minute; each test prints its own.
 """
 
 import os
@@ -68,7 +69,8 @@ def compare_codes(granularities, count, turns=3):
     fast, slow = map(min, zip(*turns))
     print(
         f'\n{count} images of 16x16, WRN-10-1/8: {rows[1] // count} passes {slow:.1f} s, '
-        f'{rows[0] // count} times once {fast:.1f} s, {rows[1] / rows[0]:.2f} x fewer rows, {slow / fast:.2f} x faster'
+        f'{rows[0] // count} times once {fast:.1f} s, {rows[1] / rows[0]:.2f} x fewer rows, '
+        f'{slow / fast:.2f} x faster'
     )
     return rows[1] / rows[0], slow / fast
 
@@ -83,7 +85,7 @@ def test_eleven_times():  # the published g = 2 and 5 lie in the grid of 10
 
 
 def one_by_one(train, test, time, lr, seed, epochs, batch_size, hidden, device='cpu'):
-    "The published loop for one time, rate and seed: a loader, torch's layers, its Adam, test after each epoch"
+    "The published loop for one time, rate and seed: a loader, torch's layers and Adam, tested each epoch"
     (codes, labels), (more, truth) = (tuple(part.to(device) for part in pair) for pair in (train, test))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(codes)))
     held, fit = order[: len(codes) // 10], order[len(codes) // 10 :]
@@ -128,7 +130,8 @@ def on_the_clock(work, threads):
 
 
 def compare_grid(n, times, size, hidden, batch_size, epochs, turns=5):
-    "Print and return the speed-up of 6 rates x 3 seeds x `times` at once on all cores; the loop is as fast on one, and of its rates the first is timed"
+    """Print and return the speed-up of 6 rates x 3 seeds x `times` at once on all cores; the loop is as fast
+    on one, and of its rates the first is timed"""
     train, test = clusters(n, times, size), clusters(n // 5, times, size, seed=1)  # the shares of CIFAR-10
     options = dict(epochs=epochs, batch_size=batch_size, hidden=hidden)
     SingleTime(**options | dict(epochs=1)).fit(*train)  # warm up
@@ -148,8 +151,10 @@ def compare_grid(n, times, size, hidden, batch_size, epochs, turns=5):
     )
     steps = epochs * (n * 9 // 10 // batch_size) * 18 * times
     print(
-        f'\n6 x 3 x {times} read-outs, {n} codes of {size}, {hidden} hidden, batch {batch_size}, {epochs} epochs: {slow:.1f} s one by one, '
-        f'{fast:.2f} s at once ({1e3 * slow / steps:.2f} and {1e3 * fast / steps:.2f} ms a step), {slow / fast:.1f} x, on one core {slow / alone:.1f} x; '
+        f'\n6 x 3 x {times} read-outs, {n} codes of {size}, {hidden} hidden, '
+        f'batch {batch_size}, {epochs} epochs: {slow:.1f} s one by one, {fast:.2f} s at once '
+        f'({1e3 * slow / steps:.2f} and {1e3 * fast / steps:.2f} ms a step), '
+        f'{slow / fast:.1f} x, on one core {slow / alone:.1f} x; '
         f'right {theirs.mean():.3f} and {ours.mean():.3f}'
     )
     assert gap < 3 * noise / np.sqrt(times) + 0.02
@@ -162,8 +167,9 @@ def test_grid_of_small_read_outs():
 
 @pytest.mark.parametrize('size, least', [(8, 10), (16, 10), (128, 5)])
 def test_grid_of_published_read_outs(size, least):
-    """The published width and batch. A step is two matrix products forward and three back, 2 x 256 x 512 x (2 size + 30)
-    operations: 12, 16 and 75 million; with codes of 128 numbers, as published, they are what takes the time"""
+    """The published width and batch. A step is two matrix products forward and three back, 2 x 256 x 512 x
+    (2 size + 30) operations: 12, 16 and 75 million; with codes of 128 numbers, as published, they take the
+    time"""
     assert compare_grid(2000, 11, size, 512, 256, 2) >= least
 
 
@@ -174,14 +180,15 @@ def test_information_matrix():
     side = lambda k: torch.stack([codes[:, pair[k]] for pair in pairs])
     options = dict(steps=100, hidden=32, batch_size=64)
     fast, ours = seconds(lambda: mine_information(side(0), side(1), **options))
-    few = 6
+    timed = 6
     slow, alone = seconds(
-        lambda: [mine_information(codes[:, i], codes[:, j], **options)[0] for i, j in pairs[:few]]
+        lambda: [mine_information(codes[:, i], codes[:, j], **options)[0] for i, j in pairs[:timed]]
     )
     assert alone[0].nats == pytest.approx(ours[0].nats, abs=1e-4)
-    slow *= 363 / few
+    slow *= 363 / timed
     print(
-        f'\n11 x 11, 1,000 codes of 4, 100 steps: 363 trainings {slow:.1f} s (from {few}), 66 at once {fast:.1f} s, {slow / fast:.1f} x'
+        f'\n11 x 11, 1,000 codes of 4, 100 steps: 363 trainings {slow:.1f} s (from {timed}), '
+        f'66 at once {fast:.1f} s, {slow / fast:.1f} x'
     )
     assert 363 / len(pairs) >= 5 and slow / fast >= 5
 
@@ -204,6 +211,7 @@ def test_grid_on_a_gpu():
     slow *= 198 / 3
     ours, theirs = reader.scores_by_time(*test)[:3].mean(), np.mean(found, 0)[1]
     print(
-        f'\n198 read-outs {fast:.1f} s at once, {slow:.1f} s one by one: {slow / fast:.0f} x; right {theirs:.3f} and {ours:.3f}'
+        f'\n198 read-outs {fast:.1f} s at once, {slow:.1f} s one by one: {slow / fast:.0f} x; '
+        f'right {theirs:.3f} and {ours:.3f}'
     )
     assert slow / fast >= 10

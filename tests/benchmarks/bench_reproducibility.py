@@ -1,4 +1,6 @@
-"""Scores by matrix products against the published broadcast; run with `pytest tests/benchmarks/bench_reproducibility.py -s`."""
+"""Scores by matrix products against the published broadcast.
+
+Run with `pytest tests/benchmarks/bench_reproducibility.py -s`."""
 
 from time import process_time
 
@@ -45,7 +47,8 @@ def test_m_score_beside_the_broadcast():
     torch.testing.assert_close(found.similarities, best, atol=1e-6, rtol=0)
     assert found.value == value
     print(
-        f'\n256 x 8192 x 1024: {1000 * fast:.0f} ms, broadcast {slow:.2f} s, {slow / fast:.0f} x (CPU time of one thread)'
+        f'\n256 x 8192 x 1024: {1000 * fast:.0f} ms, broadcast {slow:.2f} s, {slow / fast:.0f} x '
+        f'(CPU time of one thread)'
     )
     assert slow / fast >= 100
 

@@ -1,4 +1,6 @@
-"""A DDPM++ forward with fused attention against attention written out; run with `pytest tests/benchmarks/bench_song_unet.py -s`."""
+"""A DDPM++ forward with fused attention against attention written out.
+
+Run with `pytest tests/benchmarks/bench_song_unet.py -s`."""
 
 from statistics import median
 from time import process_time
@@ -18,7 +20,7 @@ def explicit(q, k, v):
 
 
 def compare(work, monkeypatch, repeats):
-    "Return the CPU seconds of `work` with fused and with explicit attention, alternating, and the largest difference."
+    "Return the CPU seconds of `work` with fused and explicit attention, in turn, and the largest difference"
     seconds, results = {'fused': [], 'explicit': []}, {}
     ways = {'fused': edm_blocks._attend, 'explicit': explicit}
     for i in range(repeats + 1):
@@ -40,9 +42,12 @@ def test_one_attention_layer(monkeypatch):
     "256 channels at 16 and at 32 pixels, batch 8."
     for size in (16, 32):
         q, k, v = torch.randn(3, 8, 1, size**2, 256).unbind(0)
-        fused, written, difference = compare(lambda: edm_blocks._attend(q, k, v), monkeypatch, 7)
+        fused, written, difference = compare(
+            lambda q=q, k=k, v=v: edm_blocks._attend(q, k, v), monkeypatch, 7
+        )
         print(
-            f'\nattention at {size} pixels: {1e3 * written:.1f} ms written out, {1e3 * fused:.1f} ms fused, {written / fused:.2f} x'
+            f'\nattention at {size} pixels: {1e3 * written:.1f} ms written out, {1e3 * fused:.1f} ms fused, '
+            f'{written / fused:.2f} x'
         )
         assert difference < 1e-4
 
@@ -59,6 +64,7 @@ def test_whole_network(arch, monkeypatch):
     x, label = torch.randn(4, 3, 32, 32), torch.linspace(-1, 1, 4)
     fused, written, difference = compare(lambda: net(x, label), monkeypatch, 3)
     print(
-        f'\n{arch}: {1e3 * written:.0f} ms with attention written out, {1e3 * fused:.0f} ms fused, {written / fused:.2f} x'
+        f'\n{arch}: {1e3 * written:.0f} ms with attention written out, {1e3 * fused:.0f} ms fused, '
+        f'{written / fused:.2f} x'
     )
     assert difference < 1e-3

@@ -1,4 +1,6 @@
-"""Preparing images for SSCD, by image with Pillow as published and in batches; run with `pytest tests/benchmarks -s`."""
+"""Preparing images for SSCD, by image with Pillow as published and in batches.
+
+Run with `pytest tests/benchmarks/bench_sscd.py -s`."""
 
 import os
 import shutil
@@ -25,7 +27,8 @@ def published(size):
 
 
 def compare(name, published, ours, count, repeats=9):
-    "Print and return how many times faster ours is by the clock on all cores; the published route is fastest on one: it has nothing to share out"
+    """Print and return how many times faster ours is by the clock on all cores; the published route is
+    fastest on one: it has nothing to share out"""
     works = {'published': (1, published), 'ours on one core': (1, ours), f'ours on {CORES}': (CORES, ours)}
     before, times = torch.get_num_threads(), dict.fromkeys(works, float('inf'))
     try:

@@ -1,4 +1,6 @@
-"""One wavefront against one run a level, and how soon the explorer answers; run with `pytest tests/benchmarks -s` on idle cores."""
+"""All levels in one pass against one run a level, and how soon the explorer answers.
+
+Run with `pytest tests/benchmarks/bench_sweep.py -s` on idle cores."""
 
 from time import perf_counter, sleep
 
@@ -36,8 +38,8 @@ def compare(denoiser, count):
     apart = (together_images - separate_images).abs().max().item()
     assert apart <= 1e-5  # of a range of 2; on one or two cores with AVX-512 it is 0
     print(
-        f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, {fast:.2f} s in one pass, {slow / fast:.1f} x; '
-        f'images differ by {apart:.1e}'
+        f'\n{len(LEVELS)} levels x {count} image(s), {STEPS} steps: {slow:.2f} s one by one, '
+        f'{fast:.2f} s in one pass, {slow / fast:.1f} x; images differ by {apart:.1e}'
     )
     return slow / fast
 

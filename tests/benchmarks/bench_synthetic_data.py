@@ -1,4 +1,6 @@
-"""A labelled set in mixed batches against one class at a time; run with `pytest tests/benchmarks/bench_synthetic_data.py -s`."""
+"""A labelled set in mixed batches against one class at a time.
+
+Run with `pytest tests/benchmarks/bench_synthetic_data.py -s`."""
 
 from functools import partial
 from time import process_time
@@ -17,7 +19,7 @@ def denoiser():
 
 
 def seconds(*works, repeats=3):
-    "Return the least CPU seconds of some runs of each, made in turn so that all meet the same machine, and the results"
+    "Return the least CPU seconds of some runs of each, in turn on the same machine, and the results"
     best, results = [float('inf')] * len(works), [None] * len(works)
     for _ in range(repeats):
         for i, work in enumerate(works):
@@ -37,11 +39,14 @@ def by_class(denoiser, counts):
 
 def test_throughput_does_not_depend_on_the_class_counts(denoiser):
     mixed(denoiser, BALANCED)  # warm up
-    (even, odd), _ = seconds(*(partial(mixed, denoiser, counts) for counts in (BALANCED, SKEWED)), repeats=5)
-    print(
-        f'\n60 images, {STEPS} steps: balanced {60 / even:.1f} images/s, skewed {60 / odd:.1f} images/s, ratio {even / odd:.2f}'
+    (balanced, skewed), _ = seconds(
+        *(partial(mixed, denoiser, counts) for counts in (BALANCED, SKEWED)), repeats=5
     )
-    assert 0.85 < even / odd < 1.18
+    print(
+        f'\n60 images, {STEPS} steps: balanced {60 / balanced:.1f} images/s, '
+        f'skewed {60 / skewed:.1f} images/s, ratio {balanced / skewed:.2f}'
+    )
+    assert 0.85 < balanced / skewed < 1.18
 
 
 @pytest.mark.parametrize('counts', [[1] * 10, [3] * 10, SKEWED], ids=['1 a class', '3 a class', 'skewed'])
@@ -52,6 +57,7 @@ def test_mixed_batches_are_not_slower_than_one_class_at_a_time(denoiser, counts)
     for c, one in enumerate(apart):  # the same images
         assert (together[together.labels == c].images.int() - one.images.int()).abs().max() <= 1
     print(
-        f'\n{sum(counts)} images: {sum(counts) / fast:.1f} images/s mixed, {sum(counts) / slow:.1f} one class at a time, {slow / fast:.2f} x'
+        f'\n{sum(counts)} images: {sum(counts) / fast:.1f} images/s mixed, '
+        f'{sum(counts) / slow:.1f} one class at a time, {slow / fast:.2f} x'
     )
     assert slow / fast > 0.95

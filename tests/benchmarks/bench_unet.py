@@ -1,6 +1,7 @@
 """A DDPM step of the guided-diffusion U-Net: ours against the published way of computing the same numbers.
 
-`pytest tests/benchmarks/bench_unet.py -s` compares them at 64 px on a CPU. With a GPU, the 552.8 M network at 256 px:
+`pytest tests/benchmarks/bench_unet.py -s` compares them at 64 px on a CPU. With a GPU, the 552.8 M network at
+256 px:
 `python tests/benchmarks/bench_unet.py --size 256 --device cuda --dtype bf16 --batch 8 [--compile]`
 """
 
@@ -38,7 +39,7 @@ PUBLISHED_256 = dict(
 
 
 def written_out(self, x, emb=None, size=None):
-    "Attention as the published networks compute it: a width-1 convolution, two einsums, a softmax in float32."
+    "Attention as the published networks compute it: a width-1 convolution, two einsums, a softmax in float32"
     flat = x.flatten(2)
     parts = self.qkv(self.norm(flat)).reshape(len(x) * self.num_heads, -1, flat.shape[2])
     q, k, v = parts.chunk(3, dim=1)  # the old order: head by head
@@ -49,7 +50,7 @@ def written_out(self, x, emb=None, size=None):
 
 
 class PublishedSteps:
-    "Walk the respaced DDPM chain as published: tables of float64 in NumPy, looked up and sent to the device at each use."
+    "Walk the respaced DDPM chain as published: float64 tables in NumPy, sent to the device at each use"
 
     def __init__(self, net, scheduler):
         self.net, self.map = net, scheduler.timesteps.tolist()
@@ -115,7 +116,7 @@ def seconds(work, device):
 
 @torch.inference_mode()
 def compare(config, batch, device='cpu', dtype=torch.float32, compiled=False, steps=3, repeats=3):
-    "Return the median seconds of a step, ours and published, alternating, and the largest difference of the images."
+    "Return the median seconds of a step, ours and published, in turn, and the largest difference of images"
     scheduler = Scheduler.linear(1000).respace('250')
     net, written = network(config, device, dtype), network(config, device, dtype)
     for layer in written.modules():
@@ -156,8 +157,8 @@ def test_a_step_at_64_pixels():
     for batch in (1, 4):
         ours, published, difference = compare(NARROW, batch)
         print(
-            f'\n64 px, batch {batch}: {1e3 * published:.0f} ms a step as published, {1e3 * ours:.0f} ms ours, '
-            f'{published / ours:.2f} x; images differ by {difference:.1e}'
+            f'\n64 px, batch {batch}: {1e3 * published:.0f} ms a step as published, '
+            f'{1e3 * ours:.0f} ms ours, {published / ours:.2f} x; images differ by {difference:.1e}'
         )
         assert difference < 1e-3
         assert published / ours > (1.05 if batch > 1 else 1)  # the two alternate in this process
@@ -191,5 +192,6 @@ if __name__ == '__main__':
         m @ m
         product = min(seconds(lambda: m @ m, a.device)[0] for _ in range(10))
         print(
-            f'{counter.get_total_flops() / ours / (2 * 8192**3 / product):.0%} of the measured rate of matrix products'
+            f'{counter.get_total_flops() / ours / (2 * 8192**3 / product):.0%} '
+            'of the measured rate of matrix products'
         )

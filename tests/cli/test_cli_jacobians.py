@@ -1,4 +1,4 @@
-"""`difflow jacobian` as people get it: the published spellings, the files, going on, and errors in one line."""
+"""`difflow jacobian` as people get it: published spellings, files, going on, and errors in one line."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`difflow represent` and `difflow mix` as people get them: published spellings, files, going on, and errors in one line."""
+"""`difflow represent` and `difflow mix` as people get them: published spellings, files, one-line errors."""
 
 import json
 import sys
@@ -12,7 +12,10 @@ from difflow import ConcatMixer, SingleTime, TimeEncoder, load_images, trajector
 from difflow.representations import sigma_of
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
-SMALL = '--widen-factor 0.0625 --depth 10 --max-images 60 --steps 2 --batch-size 20 --patch-size 2 --channel-mult 1'
+SMALL = (
+    '--widen-factor 0.0625 --depth 10 --max-images 60 --steps 2 --batch-size 20 '
+    '--patch-size 2 --channel-mult 1'
+)
 PLACE = Path('trained_models/0.001/reg-drl/digits_0.0625_none_0')
 BRIEF = '--epochs 2 --batch-size 20 --hidden 8 --lrs 1e-2,1e-3 --seeds 2'
 

@@ -1,4 +1,4 @@
-"""`difflow dataset`, `generate` and `sscd`: files of EDM's layout, runs in parts and in ranks, scores from files."""
+"""`difflow dataset`, `generate` and `sscd`: EDM's layout, runs in parts and in ranks, scores of files."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def photographs(folder, sizes, mode='RGB'):
 def test_zip_has_the_layout_of_edm(difflow, tmp_path):
     difflow('dataset --source digits --dest here/set.zip --max-images 1002')
     with zipfile.ZipFile('here/set.zip') as archive:
-        names, told = archive.namelist(), json.loads(archive.read('dataset.json'))
+        names, labels = archive.namelist(), json.loads(archive.read('dataset.json'))['labels']
         assert all(
             entry.compress_type == zipfile.ZIP_STORED and entry.date_time[0] == 1980
             for entry in archive.infolist()
@@ -84,8 +84,8 @@ def test_zip_has_the_layout_of_edm(difflow, tmp_path):
         last = Image.open(io.BytesIO(archive.read('00001/img00001001.png')))
     assert names == [f'{i // 1000:05d}/img{i:08d}.png' for i in range(1002)] + ['dataset.json']
     source, found = load_images('digits'), load_images('here/set.zip')
-    assert [label for _, label in told['labels']] == source.labels[:1002].tolist() and [
-        n for n, _ in told['labels']
+    assert [label for _, label in labels] == source.labels[:1002].tolist() and [
+        n for n, _ in labels
     ] == names[:-1]
     assert torch.equal(found.images, source.images[:1002]) and torch.equal(found.labels, source.labels[:1002])
     assert last.tobytes() == source.images[1001].numpy().tobytes()
@@ -189,7 +189,8 @@ def test_images_are_those_of_the_library(difflow, models, tmp_path):
     from difflow import load_denoiser
 
     difflow(
-        f'generate --network {models}/plain.safetensors --outdir out --seeds 3,10-11 --steps 5 --sigma-max 20 --batch 2'
+        f'generate --network {models}/plain.safetensors --outdir out --seeds 3,10-11 --steps 5 '
+        '--sigma-max 20 --batch 2'
     )
     denoiser, levels = load_denoiser(models / 'plain.safetensors'), Scheduler.karras(5, 0.002, 20.0)
     found = load_images('out')
@@ -199,12 +200,15 @@ def test_images_are_those_of_the_library(difflow, models, tmp_path):
             denoiser, (1, 1, 8, 8), 'heun', seeds=[seed], scheduler=levels, noise='edm', progress=False
         )
         assert (found.tensor([i]) - expected.clamp(-1, 1)).abs().max() < 1.01 / 127.5
-    told = json.loads((tmp_path / 'out/run.json').read_text())
-    assert told['sigmas'] == levels.sigmas.tolist() and told['solver'] == 'heun'
+    record = json.loads((tmp_path / 'out/run.json').read_text())
+    assert record['sigmas'] == levels.sigmas.tolist() and record['solver'] == 'heun'
 
 
 def test_stopped_runs_and_ranks_end_with_the_same_bytes(difflow, models, tmp_path, monkeypatch):
-    line = f'generate --network {models}/plain.safetensors --seeds 0-10 --steps 3 --batch 3 --subdirs --S_churn 10'
+    line = (
+        f'generate --network {models}/plain.safetensors --seeds 0-10 --steps 3 --batch 3 '
+        '--subdirs --S_churn 10'
+    )
     difflow(f'{line} --outdir whole')
     expected = content(tmp_path / 'whole')
     assert '000000/000010.png' in expected
@@ -281,7 +285,8 @@ def test_euler_takes_churn(difflow, models):
     "As EDM's ablation sampler does, of which it is the default but for the solver"
     for i, more in enumerate(('', '--disc edm', '--disc edm --S_churn 0')):
         difflow(
-            f'generate --network {models}/plain.safetensors --outdir out{i} --seeds 0-2 --steps 6 --solver euler --S_churn 5 {more}'
+            f'generate --network {models}/plain.safetensors --outdir out{i} --seeds 0-2 --steps 6 '
+            f'--solver euler --S_churn 5 {more}'
         )
     found, named, calm = (load_images(f'out{i}').images for i in range(3))
     assert torch.equal(found, named) and not torch.equal(found, calm)
@@ -321,7 +326,8 @@ def test_features_and_scores_from_folders(difflow, models, tmp_path):
     save_images(images[:20], tmp_path / 'train', [f'digit-{i}' for i in range(20)])
     for name in ('a', 'b', 'train'):
         difflow(
-            f'sscd feature --images {name} --features {name}.npz --model {models}/descriptor.safetensors --batch 4'
+            f'sscd feature --images {name} --features {name}.npz '
+            f'--model {models}/descriptor.safetensors --batch 4'
         )
     with np.load('a.npz') as file:
         f, seeds = file['features'], file['seeds']
@@ -360,7 +366,7 @@ def test_bad_features(difflow, models, tmp_path):
     f = np.eye(4, dtype=np.float32)
     for name, arrays in dict(
         a=dict(features=f, seeds=np.arange(4), model='x'),
-        few=dict(features=f[:3]),
+        three=dict(features=f[:3]),
         seeds=dict(features=f, seeds=np.arange(1, 5)),
         model=dict(features=f, model='y'),
         long=dict(features=2 * f),
@@ -372,7 +378,7 @@ def test_bad_features(difflow, models, tmp_path):
     save_images(torch.zeros(1, 1, 28, 28), tmp_path / 'mixed', ['a'])
     save_images(torch.zeros(1, 1, 32, 32), tmp_path / 'mixed', ['b'])
     for line, words in (
-        ('rpscore --source a.npz --target few.npz', '4 and 3 samples'),
+        ('rpscore --source a.npz --target three.npz', '4 and 3 samples'),
         ('rpscore --source a.npz --target seeds.npz', 'seeds differ'),
         ('mscore --source a.npz --target model.npz', 'different descriptors'),
         ('mscore --source a.npz --target long.npz', 'not of length 1'),

@@ -101,8 +101,8 @@ def test_help_says_unit_range_and_default(command, difflow):
     for option in re.split(r'\n  (?=-)', text.split('Options:\n')[-1])[1:-1]:
         option = ' '.join(option.split())
         flag = option.split()[0]
-        said = '[default: ' in option or '[required]' in option or 'default: ' in option or flag == '--help'
-        assert said or 'is: difflow' in option, option
+        stated = '[default: ' in option or '[required]' in option or 'default: ' in option or flag == '--help'
+        assert stated or 'is: difflow' in option, option
         if 'int range' in option:
             assert re.search(r'\dx?<=x|x>=\d|\d<=x', option), option
 
@@ -233,7 +233,8 @@ def pixels(picture):
 def test_sweep_of_a_file_in_another_size(difflow, models, tmp_path):
     Image.effect_mandelbrot((90, 60), (-2, -1.5, 1, 1.5), 50).convert('RGB').save(tmp_path / 'mine.jpg')
     difflow(
-        f'sweep --model {models}/plain.safetensors --image mine.jpg --steps 6 --levels 4 --independent --convention repo'
+        f'sweep --model {models}/plain.safetensors --image mine.jpg --steps 6 --levels 4 --independent '
+        '--convention repo'
     )
     assert Image.open(tmp_path / 'sweep.png').size[0] > 4 * 8
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.jpg', 'sweep.png']
@@ -283,7 +284,8 @@ def pngs(folder):
 
 @pytest.mark.slow
 def test_samples_do_not_depend_on_processes_and_hardly_on_the_batch(run, difflow, models, tmp_path):
-    line = f'sample --model {models}/classes.safetensors --num-sampled-images 23 --steps 2'  # torchrun would take --n
+    # torchrun would take --n
+    line = f'sample --model {models}/classes.safetensors --num-sampled-images 23 --steps 2'
     difflow(f'{line} --batch-size 4 --out one')
     difflow(f'{line} --batch-size 7 --out other')
     torchrun = [
@@ -373,7 +375,7 @@ def test_ctrl_c_while_writing_keeps_what_was_there(models, tmp_path, monkeypatch
         monkeypatch.setattr(
             Image.Image,
             'save',
-            lambda self, path, format, **options: (half if format == broken else whole)(
+            lambda self, path, format, broken=broken, **options: (half if format == broken else whole)(
                 self, path, format=format, **options
             ),
         )
@@ -432,8 +434,9 @@ def test_training_starts_from_a_snapshot_of_edm(difflow, tmp_path):
 
 
 SMALL_EDM = (
-    '--arch ddpmpp --precond vp --duration 0.001 --batch 16 --lr-rampup 500 --ema 0.0005 --augment 0.12 --tick 0.2 --snap 2 '
-    '--dump 3 --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 4'
+    '--arch ddpmpp --precond vp --duration 0.001 --batch 16 --lr-rampup 500 --ema 0.0005 --augment 0.12 '
+    '--tick 0.2 --snap 2 --dump 3 --model-channels 32 --channel-mult 1 --num-res-blocks 1 '
+    '--attention-resolutions 4'
 )
 
 
@@ -535,7 +538,8 @@ def test_a_published_checkpoint_is_tuned_to_another_number_of_classes(difflow, t
     for c in range(3):
         save_images(digits[digits.labels == c][:8], tmp_path / f'three/{c}')
     line = (
-        f'train --data three --class-cond --denoiser eps {TINY} --steps 1 --pretrained-ckpt UNet_epoch_1_ema_0.9995.pt'
+        f'train --data three --class-cond --denoiser eps {TINY} --steps 1 '
+        '--pretrained-ckpt UNet_epoch_1_ema_0.9995.pt'
     ).replace('0.003', '1e-12')
     assert 'label_emb.weight' in difflow(f'{line} --out a', code=2).stderr
     difflow(f'{line} --out b --delete-keys label_emb.weight out.2.bias --seed 4')

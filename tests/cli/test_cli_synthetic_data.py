@@ -76,7 +76,8 @@ def test_help_needs_no_torch(python):
 
 def test_table_is_what_the_library_says(difflow, folder):
     code, out, err = difflow(
-        f'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --counts 20 {SMALL} --seed 3 --out runs/a.npz'
+        'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --counts 20 '
+        f'{SMALL} --seed 3 --out runs/a.npz'
     )
     assert code == 0, err
     assert 'real + synthetic' in out and out.strip().split('\n')[-1].endswith('runs/a.npz, runs/a.png')
@@ -105,7 +106,8 @@ def test_one_protocol_auroc_and_the_test_part_of_a_built_in_set(difflow):
     made = load_images('digits', max_images=60)
     write('made.npz', made)
     code, out, err = difflow(
-        f'cas --real digits --max-real 50 --synthetic made.npz --protocol steps --steps 3 --metric auroc {SMALL}'
+        'cas --real digits --max-real 50 --synthetic made.npz --protocol steps --steps 3 --metric auroc '
+        f'{SMALL}'
     )
     assert code == 0, err
     file = np.load('cas.npz')
@@ -168,7 +170,10 @@ def test_sets_of_torchvision_in_its_layout(name, sizes, shape, difflow_here, mon
         (20 * labels).to(torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous(), labels
     )
     write('made.npz', made)
-    line = f'cas --real {name} --data-dir files --synthetic made.npz --protocol steps --steps 1 --seeds 1 --batch-size 8 --augmentation none'
+    line = (
+        f'cas --real {name} --data-dir files --synthetic made.npz --protocol steps --steps 1 --seeds 1 '
+        '--batch-size 8 --augmentation none'
+    )
     code, out, err = difflow_here(line)
     assert code == 0, err
     file = np.load('cas.npz')
@@ -202,11 +207,13 @@ def test_real_images_mean_the_same_whatever_reads_them(tmp_path, monkeypatch):
     [
         (
             '--real flowers',
-            'flowers is not in dataset: put its 2040 train images in dataset/flowers/train, 102 folders, one a class',
+            'flowers is not in dataset: put its 2040 train images in dataset/flowers/train, '
+            '102 folders, one a class',
         ),
         (
             '--real CIFAR10 --data-dir there',
-            'torchvision.datasets.CIFAR10: Dataset not found or corrupted. You can use --download to download it',
+            'torchvision.datasets.CIFAR10: Dataset not found or corrupted. '
+            'You can use --download to download it',
         ),
         ('--real melanoma', 'melanoma is not in dataset'),
         ('--real flower', "unknown image set 'flower'"),

@@ -67,8 +67,8 @@ def test_belief_propagation_follows_the_theory():
             (found.inside, theory.upward(epsilon, 7), upward),
             (found.marginals, theory.marginal(epsilon, 7), both),
         )
-        for beliefs, expected, bound in pairs:
-            assert max(abs(a - b) for a, b in zip(truth(beliefs), expected)) < bound, (
+        for beliefs, expected, tolerance in pairs:
+            assert max(abs(a - b) for a, b in zip(truth(beliefs), expected)) < tolerance, (
                 epsilon,
                 truth(beliefs),
                 expected,

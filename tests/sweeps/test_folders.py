@@ -462,7 +462,7 @@ def test_model_gets_the_true_class(tmp_path):
     ],
 )
 def test_spelling(words, expected):
-    from difflow.cli.sweeps import _spread
+    from difflow.cli.folders import _spread
 
     assert _spread(words.split()) == expected.split()
 
@@ -491,16 +491,16 @@ def test_published_spelling(home, tmp_path, capsys):
     dashed = re.sub(r'--\w+', lambda name: name[0].replace('_', '-'), line).replace('2 5', '2,5')
     dashed = dashed.replace('--use-ddim True', '--use-ddim').replace('--class-cond False', '--no-class-cond')
     assert '0 made' in difflow(dashed)[1]
-    for words, said in (
+    for words, message in (
         ('--step_reverse 9', '0..8, got 9'),
-        ('--step_reverse 2 x', 'allowed are integers'),
+        ('--step_reverse 2 x', 'not integers'),
         ('--num_classes 0', 'num_classes'),
         ('--seed 5', 'seed 4 -> 5'),
         ('--sampler heun', '--use_ddim'),
         ('--model nowhere', 'nowhere'),
     ):
         code, out, error = difflow(f'{line} {words}')
-        assert code == 2 and out == '' and error.count('\n') == 1 and said in error, error
+        assert code == 2 and out == '' and error.count('\n') == 1 and message in error, error
     assert difflow('--step_reverse 5')[0] == 2
     half = f'{line} --use_fp16 True'.replace(f'{tmp_path}/out', f'{tmp_path}/half')
     assert (

@@ -229,10 +229,10 @@ def test_wait_completes_the_saved_picture_where_no_browser_shows_the_widget():
 
 
 def test_fewer_steps_than_levels():
-    few = SweepExplorer(Counting(), DIGITS, steps=3)
-    assert few._levels['step_reverse'] == [0, 1, 2, 3] and len(few.images) == 4
-    few.steps = 30
-    assert len(few.images) == 26
+    explorer = SweepExplorer(Counting(), DIGITS, steps=3)
+    assert explorer._levels['step_reverse'] == [0, 1, 2, 3] and len(explorer.images) == 4
+    explorer.steps = 30
+    assert len(explorer.images) == 26
 
 
 BAD = [

@@ -1,4 +1,6 @@
-"""Layer-wise change at ten levels against the published algorithm; run with `pytest tests/benchmarks/bench_classifiers.py -s`."""
+"""Layer-wise change at ten levels against the published algorithm.
+
+Run with `pytest tests/benchmarks/bench_layer_change.py -s`."""
 
 from time import process_time
 
@@ -92,7 +94,7 @@ def test_statistics_and_change_at_ten_levels(inputs):
                 torch.testing.assert_close(torch.tensor(measure[s, i]), values, atol=1e-4, rtol=1e-3)
     ratios = sorted(b[0] / a[0] for a, b in times)
     print(
-        f'\nstatistics and change, {LEVELS} levels x {IMAGES} images: published {slow:.2f} CPU s, ours {fast:.2f}, '
-        f'{slow / fast:.2f} x (each time: {", ".join(f"{r:.2f}" for r in ratios)})'
+        f'\nstatistics and change, {LEVELS} levels x {IMAGES} images: published {slow:.2f} CPU s, '
+        f'ours {fast:.2f}, {slow / fast:.2f} x (each time: {", ".join(f"{r:.2f}" for r in ratios)})'
     )
     assert slow / fast >= 1.8

@@ -1,4 +1,6 @@
-"""Jacobian and rank against the published way, and the products that the randomised route saves; run with `pytest -s`."""
+"""Jacobian and rank against the published way, and the products that the randomised route saves.
+
+Run with `pytest tests/benchmarks/bench_spectra.py -s`."""
 
 import math
 import os
@@ -86,7 +88,7 @@ NETWORKS = {
 
 
 def compare(name, threads):
-    "Print and return how many times faster ours is, by the clock: with several threads that is what one waits for"
+    "Print and return how many times faster ours is by the clock: with several threads one waits for that"
     denoiser, before = NETWORKS[name](), torch.get_num_threads()
     x = normal((1, *denoiser.image_shape))
     torch.set_num_threads(threads)
@@ -115,7 +117,8 @@ def test_whole_matrix_is_five_times_faster(name):
 
 @pytest.mark.parametrize('name', list(NETWORKS))
 def test_whole_matrix_on_one_core(name):
-    "At D = 192 all rows forward alone take a fifth of the published way: one core is near what it can do, and 5x is not in it"
+    """At D = 192 all rows forward alone take a fifth of the published way: one core is near what it can do,
+    and 5x is not in it"""
     assert compare(name, 1) >= (5 if name.startswith('published') else 2.5)
 
 
@@ -147,7 +150,8 @@ def test_a_tenth_of_the_products_where_the_rank_is_low(name):
     fast, found = seconds(lambda: jacobian_spectrum(denoiser, x, sigma, k=28, iterations=1, probes=6))
     rank = numerical_rank(found)
     print(
-        f'\n{name}: true rank {true} of 1024 ({100 * true / 1024:.1f} %), {found.products} products: {rank}; {whole / fast:.1f} x faster'
+        f'\n{name}: true rank {true} of 1024 ({100 * true / 1024:.1f} %), {found.products} products: {rank}; '
+        f'{whole / fast:.1f} x faster'
     )
     assert true < 0.03 * 1024 + 1 and found.products <= 1024 / 10
     assert int(rank.low) <= true <= int(rank.high) and int(rank.rank) == true
@@ -214,7 +218,7 @@ def levels(*parts, floor=0.0):
 
 
 def is_right(name, denoiser, x, true, **options):
-    "Tell whether the rank is found, right and within a tenth of the products; its interval holds it in any case"
+    "Return whether the rank is right within a tenth of the products; assert that it is in its interval"
     found = jacobian_spectrum(denoiser, x, 1.0, k=92, **options)
     return (
         int(report(name, true, found).rank) == true
@@ -226,7 +230,7 @@ def is_right(name, denoiser, x, true, **options):
 @pytest.mark.parametrize('name', SLOW)
 @pytest.mark.parametrize('seed', range(4))
 def test_a_tenth_of_the_products_at_3072_where_the_fall_is_slow(name, seed):
-    "Within a tenth the number is right; only its interval is some values wide, and by default the search goes on"
+    "Within a tenth the number is right; its interval is some values wide, so by default the search goes on"
     assert is_right(name, *shuffled(SLOW[name], seed), iterations=1)
 
 
@@ -250,7 +254,7 @@ LEVELS = {
 @pytest.mark.parametrize('name', LEVELS)
 @pytest.mark.parametrize('floor', [0.0, 3e-3, 1e-2])
 def test_a_tenth_of_the_products_for_two_and_three_levels(name, floor):
-    "Over the highest floor the interval stays some values wide within a tenth, and by default the search goes on"
+    "Over the highest floor the interval stays some values wide within a tenth; by default the search goes on"
     options = dict(iterations=1) if floor == 1e-2 else {}
     for seed in range(3):
         assert is_right(
@@ -261,7 +265,7 @@ def test_a_tenth_of_the_products_for_two_and_three_levels(name, floor):
 @pytest.mark.parametrize('floor', [1.5e-2, 2e-2])
 @pytest.mark.parametrize('seed', range(3))
 def test_a_rank_that_fills_k_over_a_high_floor_takes_more_than_a_tenth(floor, seed):
-    "The limit: within a tenth it is one off or unknown, as the interval says; by default it is found with an eighth"
+    "The limit: within a tenth it is one off or unknown, as the interval shows; by default an eighth finds it"
     denoiser, x, true = shuffled(levels((90, 1.0), floor=floor), seed)
     less = numerical_rank(jacobian_spectrum(denoiser, x, 1.0, k=92, iterations=1))
     assert int(less.low) <= true <= int(less.high) and abs(int(less.rank) - true) <= (
@@ -293,7 +297,7 @@ def test_points_of_different_rank_are_found_together_in_few_products():
     torch.testing.assert_close(right @ right.mT, torch.eye(92).expand(4, 92, 92), atol=1e-5, rtol=0)
 
 
-def test_a_rank_beyond_k_is_said():
+def test_a_rank_beyond_k_is_reported():
     rank = numerical_rank(
         jacobian_spectrum(gaussian((I <= 200).double(), 1.0), normal((1, 1, 32, 32)), 1.0, k=40)
     )
@@ -302,7 +306,7 @@ def test_a_rank_beyond_k_is_said():
 
 
 def test_points_in_batches():
-    "Products are made for all points in one call of the network; on a CPU, which is busy with one, that gains little"
+    "Products are made for all points in one call of the network; on a CPU, busy with one, that gains little"
     denoiser, x = network(8, 3, 32), normal((4, 3, 8, 8))
     jacobian(denoiser, x[:1], 0.5)
     together, all_of_them = min(
@@ -323,6 +327,7 @@ def test_gpu():
     fast, rank = wall_seconds(lambda: ours(denoiser, x, 0.5))
     slow, expected = wall_seconds(lambda: published(denoiser, x, 0.5))
     print(
-        f'\nD = 3072 on {torch.cuda.get_device_name()}: published {slow:.1f} s, ours {fast:.2f} s, {slow / fast:.1f} x, rank {rank}, {expected}'
+        f'\nD = 3072 on {torch.cuda.get_device_name()}: published {slow:.1f} s, ours {fast:.2f} s, '
+        f'{slow / fast:.1f} x, rank {rank}, {expected}'
     )
     assert abs(rank - expected) <= 1

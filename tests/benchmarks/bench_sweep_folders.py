@@ -1,4 +1,6 @@
-"""A 10-level study of 32 images: one wavefront against one level at a time, batch as given; run with `pytest tests/benchmarks -s`."""
+"""A 10-level study of 32 images: all levels in one pass against one level at a time, batch as given.
+
+Run with `pytest tests/benchmarks/bench_sweep_folders.py -s`."""
 
 from time import process_time
 
@@ -60,7 +62,8 @@ def seconds(work, *arguments):
 
 
 def test_ten_levels_of_32_images(model, tmp_path):
-    "On a CPU the network's arithmetic is all there is, and it is the same in both; what one run saves is start-up, and a GPU's idle rows"
+    """On a CPU the network's arithmetic is all there is, and it is the same in both; what one run saves is
+    start-up, and a GPU's idle rows"""
     (tmp_path / 'a').mkdir()
     forward_backward(
         load_denoiser(model / 'model.safetensors'), load_images(model / 'images', 16, 1).tensor([0]), 1, STEPS
@@ -73,8 +76,9 @@ def test_ten_levels_of_32_images(model, tmp_path):
     for folder in 'abc':
         assert len(list((tmp_path / folder).glob('*.png'))) == IMAGES * len(LEVELS)
     print(
-        f'\n{len(LEVELS)} levels x {IMAGES} images: {slow:.2f} CPU s one level at a time, {fast:.2f} s in one run with batches of {BATCH} '
-        f'({slow / fast:.2f} x), {full:.2f} s with batches of {IMAGES} ({slow / full:.2f} x)'
+        f'\n{len(LEVELS)} levels x {IMAGES} images: {slow:.2f} CPU s one level at a time, '
+        f'{fast:.2f} s in one run with batches of {BATCH} ({slow / fast:.2f} x), '
+        f'{full:.2f} s with batches of {IMAGES} ({slow / full:.2f} x)'
     )
     assert slow / min(fast, full) > 0.9
 
@@ -83,6 +87,7 @@ def test_going_on_costs_little(model, tmp_path):
     "A run that is complete is checked, file by file, and nothing is made"
     whole, again = seconds(in_one_run, model, tmp_path), seconds(in_one_run, model, tmp_path)
     print(
-        f'\ncomplete run looked over in {again:.3f} s, {1000 * again / IMAGES / len(LEVELS):.2f} ms a file; made in {whole:.2f} s'
+        f'\ncomplete run checked in {again:.3f} s, {1000 * again / IMAGES / len(LEVELS):.2f} ms a file; '
+        f'made in {whole:.2f} s'
     )
     assert again < 0.2 * whole

@@ -1,4 +1,6 @@
-"""One streamed product against two broadcast passes in float64, and against the bare products; run with `pytest tests/benchmarks/bench_optimal_denoiser.py -s`."""
+"""One streamed product against two broadcast passes in float64, and against the bare products.
+
+Run with `pytest tests/benchmarks/bench_optimal.py -s`."""
 
 from time import process_time
 
@@ -76,20 +78,21 @@ def floats(images):
 
 
 def bare_products(floats, x):
-    "The two matrix products alone, on data that are float32 already (four times the memory) and weights that are known"
+    "The two matrix products alone, on data in float32 already (four times the memory) and known weights"
     rows, weights = x.flatten(1), torch.rand(len(x), len(floats))
     return rows @ floats.T, weights @ floats
 
 
 def test_beside_the_published_algorithm(images, denoiser):
     x, sigma = noisy(images, 3.0), 3.0
-    few = OptimalDenoiser(images[:SLICE])
+    slice_denoiser = OptimalDenoiser(images[:SLICE])
     slow, expected = seconds(lambda: published(images[:SLICE], x, sigma), 1)
-    torch.testing.assert_close(few(x, sigma).double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(slice_denoiser(x, sigma).double(), expected, atol=1e-5, rtol=0)
     fast, _ = seconds(lambda: denoiser(x, sigma))
     whole = slow * COUNT / SLICE
     print(
-        f'\n{COUNT} images {SHAPE}, batch {BATCH}: {fast:.2f} s; published {slow:.2f} s for {SLICE} of them, so {whole:.0f} s: {whole / fast:.0f} x'
+        f'\n{COUNT} images {SHAPE}, batch {BATCH}: {fast:.2f} s; published {slow:.2f} s for {SLICE} of them, '
+        f'so {whole:.0f} s: {whole / fast:.0f} x'
     )
     assert whole / fast >= 150
 
@@ -99,8 +102,8 @@ def test_beside_the_bare_products_at_every_sigma(images, floats, denoiser):
     for sigma in SIGMAS:
         x = noisy(images, sigma)
         bare, ours = (
-            seconds(lambda: bare_products(floats, x), 3)[0],
-            seconds(lambda: denoiser(x, sigma), 3)[0],
+            seconds(lambda x=x: bare_products(floats, x), 3)[0],
+            seconds(lambda x=x, sigma=sigma: denoiser(x, sigma), 3)[0],
         )
         ratios[sigma] = ours / bare
         print(f'\nsigma {sigma:6}: {ours:.2f} s, bare products {bare:.2f} s, {ours / bare:.2f} x', end='')
@@ -111,9 +114,11 @@ MEMORY = """if True:
     import sys
     import torch
     sys.path.insert(0, 'tests/benchmarks')
-    from bench_optimal_denoiser import smooth_images, noisy, COUNT
+    from bench_optimal import smooth_images, noisy, COUNT
     from difflow import OptimalDenoiser
-    def status(name): return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(name)) / 1024
+    def status(name):
+        lines = open('/proc/self/status')
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
     torch.set_num_threads(1)
     images = smooth_images(COUNT)
     x = noisy(images, 3.).repeat(int(sys.argv[1]), 1, 1, 1)

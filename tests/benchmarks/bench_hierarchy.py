@@ -1,4 +1,6 @@
-"""Belief propagation by levels against the same algorithm node by node; run with `pytest tests/benchmarks -s`."""
+"""Belief propagation by levels against the same algorithm node by node.
+
+Run with `pytest tests/benchmarks/bench_hierarchy.py -s`."""
 
 from time import process_time
 
@@ -71,8 +73,9 @@ def test_levels_are_twenty_times_faster_than_nodes():
     half, batched = seconds(lambda: node_by_node(rules, leaves))
     difference = np.abs(ours.squeeze(2).transpose(1, 2).numpy() - plain).max()
     print(
-        f'\nL = 7, {COUNT} strings, processor time: {slow:.2f} s node by node, {half:.2f} s node by node with all strings '
-        f'at once, {fast:.3f} s by levels: {slow / fast:.0f} x and {half / fast:.1f} x; largest difference {difference:.0e}'
+        f'\nL = 7, {COUNT} strings, processor time: {slow:.2f} s node by node, {half:.2f} s node by node '
+        f'with all strings at once, {fast:.3f} s by levels: {slow / fast:.0f} x and {half / fast:.1f} x; '
+        f'largest difference {difference:.0e}'
     )
     assert difference < 1e-9 and np.abs(batched - plain).max() < 1e-9
     assert slow / fast >= 20

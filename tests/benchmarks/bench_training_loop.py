@@ -1,6 +1,7 @@
-"""A training step of the published 32-pixel U-Net, ours against the published path; run with `pytest tests/benchmarks/bench_training_step.py -s`.
+"""A training step of the published 32-pixel U-Net, ours against the published path.
 
-Where torch finds a GPU that takes a third test, in bfloat16 and compiled; alone: `pytest tests/benchmarks/bench_training_step.py -s -k gpu`."""
+Run with `pytest tests/benchmarks/bench_training_loop.py -s`. Where torch finds a GPU that takes a third test,
+in bfloat16 and compiled; alone with `-k gpu`."""
 
 from time import perf_counter, process_time
 
@@ -21,7 +22,8 @@ GPU_BATCH, GPU_ROUNDS = 128, 20
 
 
 def published_attention(block, x, emb=None, size=None):
-    "Attend by two einsums with a softmax in float32 between them; the whole block is computed again in the backward pass"
+    """Attend by two einsums with a softmax in float32 between them; the whole block is computed again in the
+    backward pass"""
 
     def attend(x):
         batch, channels, height, width = x.shape
@@ -108,17 +110,19 @@ def test_training_step():
     slow, fast = [], []
     for i in range(ROUNDS + 1):  # in turn, so that both meet the same machine; the first round warms up
         slow.append(seconds(lambda: theirs.step(x0, labels)))
-        fast.append(seconds(lambda: mine.step(i, x0, labels)))
+        fast.append(seconds(lambda i=i: mine.step(i, x0, labels)))
     slow, fast = min(slow[1:]), min(fast[1:])
     print(
-        f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, {fast:.2f} here, {slow / fast:.2f} x'
+        f'\nbatch {BATCH}, {torch.get_num_threads()} threads: {slow:.2f} CPU seconds published, '
+        f'{fast:.2f} here, {slow / fast:.2f} x'
     )
     assert slow / fast >= 1.4
 
 
 @pytest.mark.cuda
 def test_training_step_on_a_gpu():
-    "bfloat16 and `torch.compile` against float32 as published, in turn; the rounds before are for the compiler and for cuDNN"
+    """bfloat16 and `torch.compile` against float32 as published, in turn; the rounds before are for the
+    compiler and for cuDNN"""
     torch.backends.cudnn.benchmark = True
     x0, labels = (torch.rand(GPU_BATCH, 3, 32, 32) * 2 - 1).cuda(), (torch.arange(GPU_BATCH) % 10).cuda()
     theirs, mine = Published(network(), 'cuda'), ours(GPU_BATCH, compile=True, mixed_precision='bf16')
@@ -133,6 +137,7 @@ def test_training_step_on_a_gpu():
             spent[name].append(perf_counter() - start)
     slow, fast = (sorted(times[5:])[GPU_ROUNDS // 2] for times in spent.values())
     print(
-        f'\n{torch.cuda.get_device_name()}, batch {GPU_BATCH}: {1000 * slow:.1f} ms published, {1000 * fast:.1f} ms here, {slow / fast:.2f} x'
+        f'\n{torch.cuda.get_device_name()}, batch {GPU_BATCH}: {1000 * slow:.1f} ms published, '
+        f'{1000 * fast:.1f} ms here, {slow / fast:.2f} x'
     )
     assert slow / fast >= 2.5
