@@ -106,7 +106,7 @@ def light_modules():
 
 @pytest.fixture(scope='module')
 def imports(python):
-    "Import each module seven times, in forks of a process that has torch: torch's CPU seconds, (seconds, modules)"
+    "Import each module seven times, in forks that have torch: CPU seconds of torch, (seconds, modules)"
     code = """if True:
         import importlib, json, os, sys, time
         start = time.process_time()
@@ -222,7 +222,8 @@ def test_wheel_works_where_it_is_installed(built, tmp_path, run, python):
         import difflow
         from difflow import load_denoiser, load_images
         print(difflow.__file__)
-        print(len(load_images('mnist5k')), *(load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}))"""
+        shapes = [load_denoiser(name).image_shape for name in {EMBEDDED_MODELS}]
+        print(len(load_images('mnist5k')), *shapes)"""
     file, found = python(code, cwd=tmp_path, env={'PYTHONPATH': str(target)}).strip().split('\n')
     assert Path(file).is_relative_to(target) and found.startswith('5000 (1, ')
 

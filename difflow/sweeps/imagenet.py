@@ -111,7 +111,7 @@ def balanced_indices(
     num_per_class:int|None=None, # the first so many images of each; None: all
     synsets:Sequence[str]|None=None, # classes in the order in which they are taken; None: by label
 ) -> list[int]: # ascending
-    "Return the indices of equally many images of each class; ValueError without labels, or for too few images."
+    "Return the indices of equally many images a class; ValueError without labels, or for too few images."
     if num_classes is num_per_class is None: return list(range(len(images)))
     if images.labels is None:
         hint = f' (no {_GROUND_TRUTH} was found)' if any(map(_STOCK.fullmatch, images.names)) else ''
