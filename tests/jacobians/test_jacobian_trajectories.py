@@ -4,19 +4,17 @@ import math
 
 import pytest
 import torch
-from small_denoisers import gaussian, network
+from small_denoisers import network
 
-from difflow import Denoiser, MoLRG, Scheduler, VEDenoiser, euler, heun, normal, sample
+from difflow import Denoiser, MoLRG, Scheduler, VEDenoiser, heun, normal, sample
 from difflow.jacobians import (
     Rank,
     RankCurve,
     edit,
     ranks_along,
-    singular_directions,
     trajectory,
     trajectory_ranks,
 )
-from difflow.jacobians.edits import _levels_below
 
 X = torch.zeros(2, 1, 4, 4)
 
@@ -77,24 +75,6 @@ def test_callback_sees_every_level():
 
 
 # Edits
-
-
-def test_edit_of_a_gaussian_is_linear():
-    denoiser, _ = gaussian(16, torch.logspace(-1, 1, 16).double(), (1, 4, 4))
-    x, sigma = 2 * normal((1, 1, 4, 4), seeds=3), 2.0
-    found = singular_directions(denoiser, x, sigma, k=2)
-    images = edit(denoiser, x, sigma, found.right[0, 0], [-1, 0, 1, 2], sampler=euler)
-    step = images[2] - images[1]
-    torch.testing.assert_close(images[3] - images[2], step, atol=1e-4, rtol=0)
-    cosine = (step * found.right[0, 0]).sum() / step.norm()
-    assert cosine > 0.999 and not images.is_inference()
-
-
-def test_levels_below():
-    denoiser = network()
-    assert _levels_below(denoiser, 5.0, 1) == [5.0, 0.0] and _levels_below(denoiser, 0.001, 9) == [0.001, 0.0]
-    levels = _levels_below(denoiser, 5.0, 9)
-    assert len(levels) == 10 and levels[0] == pytest.approx(5) and levels[-1] == 0
 
 
 # What is refused
