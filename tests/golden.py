@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 FIXTURES = Path(__file__).parent / 'fixtures'
+EDM_LEVELS = [80, 57.586, 40.786, 28.375, 19.353, 12.910, 8.4009, 5.3152, 3.2568]  # its 18 for CIFAR-10
+EDM_LEVELS += [1.9233, 1.0882, 0.5853, 0.2964, 0.1395, 0.0599, 0.0229, 0.0075, 0.002]
 
 
 def wave(shape, a=0.01, b=0.3):

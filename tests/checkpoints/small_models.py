@@ -3,6 +3,7 @@
 import torch
 
 from difflow import SongUNet, UNet
+from edm_networks import TINY
 from golden import fill, wave
 
 TELL = dict(image_size=32, num_head_channels=32, use_new_attention_order=False, schedule='linear')
@@ -17,17 +18,6 @@ def answer(denoiser, labels=None):
     x, sigma = wave((2, *denoiser.image_shape)), torch.tensor([0.3, 5.0])
     with torch.inference_mode():
         return denoiser(x, sigma, labels)
-
-
-TINY = dict(
-    img_resolution=16,
-    in_channels=3,
-    out_channels=3,
-    model_channels=16,
-    channel_mult=[1, 2],
-    num_blocks=1,
-    attn_resolutions=[8],
-)
 
 
 def tiny(kind=SongUNet, **options):

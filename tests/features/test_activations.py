@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from token_network import Tokens
 from torch import nn
 
-from difflow.features import LayerHooks, activation_statistics, export_statistics
+from difflow.features import activation_statistics, export_statistics
 from difflow.features.activations import _balanced_choice, _Moments
+from token_network import Tokens, kept
 
 
 @pytest.fixture
@@ -21,14 +21,6 @@ def model():
 @pytest.fixture
 def images():
     return torch.rand(23, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-
-
-def kept(model, images):
-    "All activations of the watched layers"
-    found = {}
-    with LayerHooks(model, model.layers, lambda name, a: found.update({name: a})) as hooked:
-        logits = hooked(images)
-    return found, logits['class']
 
 
 def test_second_moment_is_the_published_statistic(model, images):

@@ -10,7 +10,7 @@ from difflow import Denoiser, EDMDenoiser, IDDPMDenoiser, Scheduler, SongUNet, h
 from difflow.samplers import AblationSampler, ablation_sample, ablation_sampler, discretize
 from difflow.samplers.ablation import _NoiseTrajectory
 from edm_networks import TINY, ramp
-from golden import FIXTURES, fill, wave
+from golden import EDM_LEVELS, FIXTURES, fill, wave
 
 GOLDEN = np.load(FIXTURES / 'edm.npz')
 
@@ -183,27 +183,7 @@ def test_published_ranges(name, steps, low, high):
 
 
 def test_published_18_steps():
-    printed = [
-        80,
-        57.586,
-        40.786,
-        28.375,
-        19.353,
-        12.910,
-        8.4009,
-        5.3152,
-        3.2568,
-        1.9233,
-        1.0882,
-        0.5853,
-        0.2964,
-        0.1395,
-        0.0599,
-        0.0229,
-        0.0075,
-        0.002,
-    ]
-    assert discretize(Stub(), 18).walk()[:-1] == pytest.approx(printed, rel=1e-2, abs=6e-5)
+    assert discretize(Stub(), 18).walk()[:-1] == pytest.approx(EDM_LEVELS, rel=1e-2, abs=6e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from difflow import load_images
 from difflow.data import save_images
-from difflow.features import LayerHooks, SmallClassifier, activation_statistics
+from difflow.features import SmallClassifier, activation_statistics
 from difflow.sweeps import (
     LayerChange,
     activation_change,
@@ -23,19 +22,7 @@ from difflow.sweeps import (
     pair_images,
 )
 from difflow.sweeps.layer_change import _chunks
-
-
-class Tokens(nn.Module):
-    "A network with maps, tokens and logits"
-
-    def __init__(self):
-        super().__init__()
-        self.maps, self.tokens, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 6), nn.Linear(6, 3)
-        self.layers = ['maps', 'tokens', 'head']
-
-    def forward(self, images):
-        tokens = self.tokens(self.maps(images).relu().flatten(2).transpose(1, 2))
-        return self.head(tokens.tanh().mean(1))
+from token_network import Tokens, kept
 
 
 @pytest.fixture
@@ -47,14 +34,6 @@ def model():
 @pytest.fixture
 def images():
     return torch.rand(23, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
-
-
-def kept(model, images):
-    "All activations of the watched layers"
-    found = {}
-    with LayerHooks(model, model.layers, lambda name, a: found.update({name: a})) as hooked:
-        logits = hooked(images)
-    return found, logits['class']
 
 
 def reference(model, start, samples, statistics):

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from difflow.features import LayerHooks
+
 
 class Tokens(nn.Module):
     "A network with maps, tokens and logits"
@@ -14,3 +16,11 @@ class Tokens(nn.Module):
     def forward(self, images):
         tokens = self.tokens(self.maps(images).relu().flatten(2).transpose(1, 2))
         return self.head(tokens.tanh().mean(1))
+
+
+def kept(model, images):
+    "All activations of the watched layers"
+    found = {}
+    with LayerHooks(model, model.layers, lambda name, a: found.update({name: a})) as hooked:
+        logits = hooked(images)
+    return found, logits['class']
