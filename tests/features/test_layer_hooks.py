@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from token_network import Tokens
 from torch import nn
 
 from difflow.features import LayerHooks, activation_statistics
+from token_network import Tokens
 
 
 @pytest.fixture
