@@ -1,7 +1,9 @@
 from .folder import Report as Report
 from .folder import fill as fill
 from .folder import read_lines as read_lines
+from .identity import check_identity as check_identity
 from .identity import model_hash as model_hash
+from .identity import run_identity as run_identity
 from .items import Broken as Broken
 from .items import Item as Item
 from .items import Output as Output
