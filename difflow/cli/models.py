@@ -36,6 +36,12 @@ def _load_model(model:str, device:str, **given) -> 'Denoiser':
     device = _device_of(device)
     return load_denoiser(model, **given).to(device)
 
+def _model_facts(name:str, denoiser:'Denoiser') -> str:
+    "Return in words which model is used"
+    channels, height, width = denoiser.image_shape or ('any',) * 3
+    classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
+    return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}'
+
 def _check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"
     if label is None or 0 <= label < (denoiser.num_classes or 0): return

@@ -50,6 +50,7 @@ _SamplerOption = _option(str, 'ddpm, ddim, euler, heun or dpmpp_2m')
 _GuidanceOption = _option(float, 'w in D(no label) + w (D(label) - D(no label)); 1 is no guidance')
 _DeviceOption = _option(str, 'cpu, cuda, cuda:1, ...; auto: cuda where torch finds a GPU, else cpu')
 _BatchSizeOption = _count('images in the network at once')
+_RestartOption = _flag('--restart', 'begin anew: first remove what this command has written to --out')
 
 def _foreign_option(kind:type, text:str, *names:str) -> object:
     "Describe what the file of a foreign model cannot tell, spelt with underscores or dashes"

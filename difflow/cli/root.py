@@ -49,6 +49,11 @@ def main(
         else: raise
     sys.exit(_stop('stopped', 130) if code == 130 else code)
 
+def _print_used(what:str) -> None:
+    "Print what a command uses, its first line, from the first process alone"
+    from difflow.runs.ranks import rank_and_world
+    if rank_and_world()[0] == 0: print(what, flush=True)
+
 def _print_done(what:str, paths:Sequence[Path|str], start:float) -> None:
     "Print what was made, where it is, and the seconds since `start`"
     print(f'{what}, {time.perf_counter() - start:.1f} s: {", ".join(map(str, paths))}')

@@ -16,3 +16,5 @@ from .samples import read_images as read_images
 from .samples import sample_folder as sample_folder
 from .samples import wanted_images as wanted_images
 from .samples import write_npz as write_npz
+from .tables import fill_table as fill_table
+from .tables import run_of as run_of

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import atomic
-from .identity import _settings_digest, _sha256
+from .identity import _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
 from .progress import _progress_bar, _read_from
 from .ranks import _share, rank_and_world
@@ -93,6 +93,7 @@ class _RunFolder(_WorkFolder):
     def agree(self):
         "Write the settings; ValueError naming those that differ from what made the folder"
         file = self.path / _SETTINGS
+        if self.path.is_file(): raise ValueError(f'{self.path} is no folder')
         if not file.exists():
             there = next((f for i in self.items for f in i.files if (self.path / f).exists()), None)
             if there and not file.exists(): # no other rank wrote it in the meantime
@@ -100,9 +101,7 @@ class _RunFolder(_WorkFolder):
             self.write(_SETTINGS, json.dumps(self.settings, indent=1).encode() + b'\n')
         try: before = dict(json.loads(file.read_bytes()))
         except (ValueError, TypeError) as e: raise ValueError(f'{file}: no settings of a run ({e})') from None
-        names = [n for n in {**before, **self.settings} if before.get(n) != self.settings.get(n)]
-        changed = ', '.join(f'{n} {before.get(n)} -> {self.settings.get(n)}' for n in names)
-        if changed: raise ValueError(f'{self.path} was made with other settings: {changed}')
+        check_identity(before, self.settings, self.path)
 
     def put(self, output:Output):
         "Write a file, then note it"
@@ -130,11 +129,22 @@ class _RunFolder(_WorkFolder):
         if any(item.name not in self.broken and lacking(item.files) for item in self.items): return False
         self.tells = self.is_first()
         rows = [row for file, row in sorted(self.records.items()) if (self.path / file).exists()]
-        self.write(MANIFEST, _lines(rows))
-        if self.broken: self.write(_BROKEN, _lines(row for _, row in sorted(self.broken.items())))
+        self.write_list(MANIFEST, rows)
+        if self.broken: self.write_list(_BROKEN, [row for _, row in sorted(self.broken.items())])
         else: (self.path / _BROKEN).unlink(missing_ok=True)
         shutil.rmtree(self.path / _WORK, ignore_errors=True)
         return True
+
+    def write_list(self, name:str, rows:Iterable[dict]):
+        "Write a list, unless it stands there already"
+        if _read_from(self.path / name) != _lines(rows): self.write(name, _lines(rows))
+
+    def check_there(self):
+        "Raise OSError where what this process wrote is no longer there"
+        files = [row['file'] for row in self.mine if 'file' in row]
+        gone = [file for file in files if not (self.path / file).exists()]
+        if gone: raise OSError(f'{self.path}: {len(gone)} files were removed while the run went on, '
+                               f'{gone[0]} among them; the same command makes them again')
 
 # %% ../../nbs/runs/04_folder.ipynb #b8669dca
 @dataclass
@@ -146,8 +156,19 @@ class Report:
     complete:bool # every item of every rank is accounted for, and the manifest is written
     tells:bool # this rank is the one of all that reports the end
     broken:dict[str, str] # {item: why it could not be read}, of all ranks so far
+    others:int=0 # files of the same run in the folder that this call did not ask for
 
 # %% ../../nbs/runs/04_folder.ipynb #98b121d8
+def _remove_run(folder:str|Path, world:int=1) -> None:
+    "Remove what a run has written to `folder`, and nothing else; ValueError where other ranks are at work"
+    if world > 1: raise ValueError(f'restart is for one process, this is one of {world}: remove {folder}')
+    work = _WorkFolder(folder)
+    lists = [work.path / MANIFEST, *work.lists()]
+    for row in [row for file in lists for row in read_lines(file)]:
+        if 'file' in row: (work.path / row['file']).unlink(missing_ok=True)
+    shutil.rmtree(work.path / _WORK, ignore_errors=True)
+    for name in (MANIFEST, _BROKEN, _SETTINGS): (work.path / name).unlink(missing_ok=True)
+
 def _make_all(run:_RunFolder, batch:list[Item], wanted:frozenset[str], make:_Make,
               strict:bool) -> list[Output]:
     "Return what is made of a batch, and note what is broken; ValueError for that if `strict`"
@@ -171,10 +192,12 @@ def fill(
     unit:str='file', # what the bar counts
     rank:int|None=None, # 0..world-1; None: as in `rank_and_world`
     world:int|None=None, # number of ranks
+    restart:bool=False, # begin anew: first remove what a run has written to the folder
 ) -> Report:
-    "Write what is missing; ValueError for bad items, other settings and, if `strict`, a broken item"
+    "Write what is missing; ValueError for bad items, another run and, if `strict`, a broken item"
     rank, world = rank_and_world(rank, world)
     _check_items(items, batch_size)
+    if restart: _remove_run(folder, world)
     run, made, kept, writing = _RunFolder(folder, settings, items, rank), 0, 0, []
     files = [file for item in items for file in item.files]
     bar = _progress_bar(run.lists, len(files), sum(file in run.records for file in files),
@@ -190,7 +213,9 @@ def fill(
             writing = [pool.submit(run.put, result) for result in results]
             made += len(results)
         for task in writing: task.result()
+    run.check_there()
     complete, names = run.finish(), {item.name for item in items}
+    others = len(run.records.keys() - {file for item in items for file in item.files})
     broken = {name: row['reason'] for name, row in run.broken.items() if name in names}
     tells = run.tells or complete and rank == made == 0
-    return Report(Path(folder), made, kept, complete, tells, broken)
+    return Report(Path(folder), made, kept, complete, tells, broken, others)

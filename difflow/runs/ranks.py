@@ -9,14 +9,30 @@ __all__ = ['rank_and_world']
 import os
 from collections.abc import Sequence
 
+from ..checks import check_number
+
 # %% ../../nbs/runs/01_ranks.ipynb #2fa3f404
+_LAUNCHERS = ( # names of the rank and of the number of ranks
+    ('RANK', 'WORLD_SIZE'), # torchrun, accelerate launch
+    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'), ('SLURM_PROCID', 'SLURM_NTASKS')) # srun
+
+def _from_environment(names:tuple[str, str]) -> tuple[int, int]|None:
+    "Return rank and number of ranks under two names of the environment; ValueError where they are no numbers"
+    words = [os.environ.get(name) for name in names]
+    if None in words and (names[0] != 'RANK' or words == [None, None]): return None
+    if not all(word and word.isdecimal() for word in words):
+        there = ', '.join(f'{name}={word!r}' for name, word in zip(names, words))
+        raise ValueError(f'{there} in the environment: wanted are integers')
+    return int(words[0]), int(words[1])
+
 def rank_and_world(
-    rank:int|None=None, # 0..world-1; None: `RANK` of the environment, else 0
-    world:int|None=None, # >= 1; None: `WORLD_SIZE` of the environment, else 1
+    rank:int|None=None, # 0..world-1; None: as the launcher states it in the environment, else 0
+    world:int|None=None, # >= 1; None: as the launcher states it, else 1
 ) -> tuple[int, int]:
     "Return the number of this process and how many there are; ValueError for a rank outside 0..world-1"
-    rank = int(os.environ.get('RANK', 0)) if rank is None else rank
-    world = int(os.environ.get('WORLD_SIZE', 1)) if world is None else world
+    here, all_ = next((pair for pair in map(_from_environment, _LAUNCHERS) if pair), (0, 1))
+    world = check_number('world', all_ if world is None else world, 1, whole=True)
+    rank = here if rank is None else rank
     if not 0 <= rank < world: raise ValueError(f'rank must be in 0..{world - 1} of {world} ranks, got {rank}')
     return rank, world
 

@@ -159,7 +159,7 @@ def test_other_settings_are_refused_and_named(plain, tmp_path):
         ({'run': 'toy'}, 'seed 0 -> None'),
         (SETTINGS | {'steps': [2, 3]}, r'steps None -> \[2, 3\]'),
     ):
-        with pytest.raises(ValueError, match=f'other settings: {words}$'):
+        with pytest.raises(ValueError, match=f'is of another run: {words}; give another'):
             fill(tmp_path, other, ITEMS, make, 3)
     assert content(tmp_path) == plain
     (tmp_path / 'run.json').write_text('[1')

@@ -95,7 +95,7 @@ def test_other_samplers_and_models_do_not_mix(tmp_path):
         (plain, 'euler', 3),
         (GaussianDenoiser(torch.zeros(1, 4, 4), 0.5), 'euler', 2),
     ):
-        with pytest.raises(ValueError, match='other settings'):
+        with pytest.raises(ValueError, match='of another run'):
             sample_folder(denoiser, tmp_path, wanted, sampler, steps=steps)
     with np.load(write_npz(tmp_path, wanted, tmp_path / 'all.npz')) as npz:
         assert npz.files == ['arr_0'] and len(npz['arr_0']) == 3
