@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,19 @@ def atomic(
     path:str|Path, # an existing file is replaced; its folder is made if need be
     folder:str|Path|None=None, # where the temporary file lies, on the same file system; None: beside `path`
 ) -> Iterator[Path]: # in `folder`, hidden, with the ending of `path`
-    "Yield a temporary path to write to, renamed to `path` at the end; removed where the block raises."
+    "Yield a temporary path, renamed to `path` at the end, removed where the block raises; OSError names it."
     path = Path(path)
     folder = path.parent if folder is None else Path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = folder / f'.{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}'
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
-    finally: partial.unlink(missing_ok=True)
+    except OSError as error:
+        if error.filename not in (None, str(partial), str(path.parent)): raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None # a full disk names no file
+    finally:
+        with suppress(OSError): partial.unlink(missing_ok=True)
 
 # %% ../nbs/01_files.ipynb #a350232e
 def remove_partials(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .models import _device_of
-from .options import _check_ending, _count, _DeviceOption, _option
-from .root import _print_done, app
+from .models import _data_facts, _device_of
+from .options import _check_ending, _count, _DeviceOption, _flag, _option
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.reproducibility.scores import Score
@@ -33,17 +33,27 @@ def _feature_command(
     images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
     features:_option(Path, 'the npz to write'),
     model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file')='sscd_disc_large',
-    batch:_count('images at once')=64, device:_DeviceOption='auto',
+    batch:_count('images at once')=64,
+    restart:_flag('--restart', 'begin anew: first remove --features')=False, device:_DeviceOption='auto',
 ) -> None:
     "Describe every image by a unit vector; again: go on with a stopped run."
     start = time.perf_counter()
     _check_ending(features, '.npz')
+    from difflow.data.sets import load_images
     from difflow.features.descriptors import sscd_features
     from difflow.runs.ranks import rank_and_world
-    found = sscd_features(images, model, batch, features, _device_of(device), shard=rank_and_world(),
-                          progress=sys.stderr.isatty())
-    if found is None: return
+    pictures, (rank, world) = load_images(images), rank_and_world()
+    _print_used(f'descriptor {model}; {_data_facts(pictures)}')
+    found = sscd_features(pictures, model, batch, features, _device_of(device), shard=(rank, world),
+                          restart=restart, progress=sys.stderr.isatty())
+    if found is None: return print(f'rank {rank} of {world}: the other ranks are still at work')
     _print_done(f'{len(found)} images, {found.shape[1]} elements each', [features], start)
+
+def _print_compared(source:Path, target:Path, t:float) -> None:
+    "Print what is compared, the first line"
+    from difflow.features.descriptors import load_features
+    sizes = [f'{path}, {len(load_features(path).features)} images' for path in (source, target)]
+    _print_used(f'{sizes[0]}, with {sizes[1]}; the same above {t:g}')
 
 def _print_score(score:'Score') -> None:
     "Print a score with its interval"
@@ -57,6 +67,7 @@ def _rpscore_command(source:_FeaturesOption,
                      t:_ThresholdOption=0.6) -> None:
     "Compare row by row and print the RP score."
     from difflow.reproducibility.scores import rp_score
+    _print_compared(source, target, t)
     _print_score(rp_score(source, target, t))
 
 @_sscd_app.command('mscore', short_help='How often a sample copies a training image.')
@@ -64,6 +75,7 @@ def _mscore_command(source:_FeaturesOption, target:_option(Path, 'those of the t
                     t:_ThresholdOption=0.6) -> None:
     "Compare with the nearest training image, and print the M score and the GL score, which is 1 - M."
     from difflow.reproducibility.scores import m_score, score
+    _print_compared(source, target, t)
     memorised = m_score(source, target, t)
     _print_score(memorised)
     _print_score(score('GL score', memorised.similarities, t))

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/07_folders.ipynb #df888fa5
-import os
 import sys
 import time
 from pathlib import Path
@@ -24,13 +23,14 @@ from difflow.cli.options import (
     _numbers,
     _option,
     _overrides,
+    _RestartOption,
     _SamplerOption,
     _SplitOption,
     _switch,
 )
 
-from .models import _load_model
-from .root import _print_done, app
+from .models import _data_facts, _load_model, _model_facts
+from .root import _others, _print_done, _print_share, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -84,26 +84,29 @@ def _data(denoiser:'Denoiser', options:dict) -> tuple['ImageSet', list[int]]:
     synsets = read_synsets(options['synsets'])
     return images, balanced_indices(images, options['num_classes'], options['num_per_class'], synsets)
 
-_SAME = 'seed', 'batch_size', 'convention', 'independent', 'guidance', 'format', 'strict'
+_SAME = 'seed', 'batch_size', 'convention', 'independent', 'guidance', 'format', 'strict', 'restart'
 
 def _run(options:dict) -> None:
     "Send the data set forward and backward as the `options` of the command say, and print what was made"
     start, levels, sampler = time.perf_counter(), _levels_of(options['step_reverse']), options['sampler']
     if options['use_ddim'] and sampler not in ('ddpm', 'ddim'):
         raise ValueError(f'--use_ddim and --sampler {sampler}: allowed is one of them')
+    from difflow.runs.ranks import rank_and_world
     from difflow.sweeps.folders import forward_backward_folder
     denoiser = _load(options)
     images, chosen = _data(denoiser, options)
     bar = options['progress']
+    facts = _model_facts(options['model_path'], denoiser), _data_facts(images)
+    _print_used(f'{facts[0]}; {len(chosen)} chosen of {facts[1]}')
     report = forward_backward_folder(
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],
-        progress=sys.stderr.isatty() or 'RANK' in os.environ if bar is None else bar,
+        progress=sys.stderr.isatty() or rank_and_world()[1] > 1 if bar is None else bar,
         **{name: options[name] for name in _SAME})
-    if not report.tells: return # another rank does, when all of it is made
+    if not report.tells: return _print_share(report) # another rank reports the end
     for reason in report.broken.values(): print(f'difflow: skipped {reason}', file=sys.stderr)
     skipped = f', {len(report.broken)} files skipped' if report.broken else ''
-    what = f'{len(chosen)} images x {len(levels)} levels{skipped}, {report.made} made here'
+    what = f'{len(chosen)} images x {len(levels)} levels{skipped}, {report.made} made here{_others(report)}'
     _print_done(what, [report.folder], start)
 
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
@@ -131,6 +134,7 @@ def _forward_backward_command(context:typer.Context,
     devkit:_option(Path|None, "folder of ImageNet's development kit; default: in and beside the images")=None,
     synsets:_option(Path|None, "classes in the kit's order: meta.mat, or a WNID a line; default: 1000")=None,
     progress:_switch('show a bar; default: in a terminal and under torchrun', 'progress', bool|None)=None,
+    restart:_RestartOption=False,
     dtype:_option(str, 'of the network: float32, float16 or bfloat16')='float32',
     use_fp16:_switch('the same as --dtype float16', 'use_fp16')=False,
     image_size:_ARCHITECTURE['image_size']=None, num_heads:_ARCHITECTURE['num_heads']=None,

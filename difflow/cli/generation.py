@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .models import _device_of, _load_model
+from .models import _device_of, _load_model, _model_facts
 from .options import _count, _dashed, _DeviceOption, _flag, _option
-from .root import _print_done, app
+from .root import _others, _print_done, _print_share, _print_used, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,21 +120,24 @@ def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
 def _generate(options:dict) -> None:
     "Make the images of all seeds as the `options` of the command say, and print what was made"
     from difflow.runs.folder import fill
-    from difflow.runs.identity import model_hash
+    from difflow.runs.identity import run_identity
     from difflow.runs.items import Item
     from difflow.samplers.sampling import NOISES
     start, seeds = time.perf_counter(), _seeds_in(options['seeds'])
     if options['noise'] not in NOISES:
         raise ValueError(f'--noise {options["noise"]!r}: known are {", ".join(NOISES)}')
     walk = _walk_of(_open_network(options), options)
-    settings = dict(model=model_hash(walk.denoiser), solver=options['solver'], disc=options['disc'],
-                    schedule=options['schedule'], scaling=options['scaling'], noise=options['noise'],
-                    sigmas=walk.scheduler.sigmas.tolist(), label=walk.label, subdirs=options['subdirs'],
-                    **{k: v if math.isfinite(v) else 'inf' for k, v in walk.options.items()})
+    facts = _model_facts(options['network'] or options['dataset'], walk.denoiser)
+    levels = len(walk.scheduler.sigmas)
+    _print_used(f'{facts}; {options["solver"]} on {levels} levels; {len(seeds)} images')
+    names = 'solver', 'disc', 'schedule', 'scaling', 'noise', 'subdirs'
+    settings = run_identity(walk.denoiser, sigmas=walk.scheduler.sigmas.tolist(), label=walk.label,
+                            **{name: options[name] for name in names}, **walk.options)
     items = [Item(str(seed), (_file_of(seed, options['subdirs']),)) for seed in seeds]
     report = fill(options['outdir'], settings, items, walk.make, options['batch'],
-                  progress=sys.stderr.isatty(), unit='image')
-    if report.complete: _print_done(f'{len(seeds)} images, {report.made} made here', [report.folder], start)
+                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'])
+    if not report.tells: return _print_share(report)
+    _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start)
 
 # %% ../../nbs/cli/10_generation.ipynb #7abe0cfd
 @app.command('generate', short_help='Make images from seeds, for any model, into a folder.')
@@ -159,6 +162,7 @@ def _generate_command(context:typer.Context,
     optimal_denoiser:_dashed(bool, 'the exact mean over --dataset as the model', 'optimal_denoiser')=False,
     dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
     noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
+    restart:_flag('--restart', 'begin anew: first remove what this command has written to --outdir')=False,
     device:_DeviceOption='auto',
 ) -> None:
     "Make an image for each seed; again: go on with a stopped run. Under torchrun the ranks share the seeds."

@@ -16,6 +16,7 @@ from .options import _ARCHITECTURE, _overrides
 from .root import app
 
 if TYPE_CHECKING:
+    from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/02_models.ipynb #2d5a1194
@@ -41,6 +42,10 @@ def _model_facts(name:str, denoiser:'Denoiser') -> str:
     channels, height, width = denoiser.image_shape or ('any',) * 3
     classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
     return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}'
+
+def _data_facts(images:'ImageSet') -> str:
+    "Return in words which images are used"
+    return getattr(images, 'summary', lambda: f'{len(images)} images')()
 
 def _check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"

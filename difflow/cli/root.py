@@ -11,8 +11,12 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from difflow.runs.folder import Report
 
 # %% ../../nbs/cli/00_root.ipynb #02d3cef4
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -53,6 +57,17 @@ def _print_used(what:str) -> None:
     "Print what a command uses, its first line, from the first process alone"
     from difflow.runs.ranks import rank_and_world
     if rank_and_world()[0] == 0: print(what, flush=True)
+
+def _print_share(report:'Report') -> None:
+    "Print what one of several processes made, where it is not the one that reports the end"
+    from difflow.runs.ranks import rank_and_world
+    rank, world = rank_and_world()
+    share = f'{report.made} of its share made here, {report.kept} there already: {report.folder}'
+    if world > 1: print(f'rank {rank} of {world}: {share}')
+
+def _others(report:'Report') -> str:
+    "Return in words what the folder of a run holds beside what this command asks for"
+    return f', beside {report.others} others' if report.others else ''
 
 def _print_done(what:str, paths:Sequence[Path|str], start:float) -> None:
     "Print what was made, where it is, and the seconds since `start`"

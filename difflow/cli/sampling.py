@@ -23,11 +23,12 @@ from difflow.cli.options import (
     _GuidanceOption,
     _ModelOption,
     _option,
+    _RestartOption,
     _SamplerOption,
 )
 
-from .models import _check_label, _load_model
-from .root import _print_done, app
+from .models import _check_label, _load_model, _model_facts
+from .root import _others, _print_done, _print_share, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
@@ -76,6 +77,11 @@ def _walk(denoiser:'Denoiser', options:dict, given:set[str]) -> dict: # argument
     elif options['legacy']: raise ValueError('--legacy goes with --ddim')
     return dict(sampler=sampler, steps=steps, scheduler=scheduler, guidance=options['guidance'])
 
+def _walk_facts(denoiser:'Denoiser', walk:dict) -> str:
+    "Return in words how images are made from noise"
+    levels = len((walk['scheduler'] or denoiser.steps(walk['steps'])).walk()) - 1
+    return f'{walk["sampler"]} on {levels} levels'
+
 def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict) -> None:
     "Make the images and write them as one picture"
     import torch
@@ -96,7 +102,7 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
     from difflow.runs.samples import read_images, sample_folder, write_npz
     out = options['out']
     report = sample_folder(denoiser, out, images, batch_size=options['batch_size'],
-                           progress=sys.stderr.isatty(), **walk)
+                           progress=sys.stderr.isatty(), restart=options['restart'], **walk)
     if not report.tells: return report
     if options['npz']: write_npz(out, images, options['npz'])
     if options['grid']:
@@ -122,7 +128,7 @@ def _sample_command(context:typer.Context,
     out:_option(Path, 'folder of the PNG files; or, ending in .png, one picture of all')=Path('samples'),
     grid:_flag('--grid', 'also one picture of all in the folder, grid.png')=False,
     npz:_option(Path|None, 'also all in one file: arr_0 images, arr_1 labels; default: none')=None,
-    batch_size:_BatchSizeOption=64, device:_DeviceOption='auto',
+    batch_size:_BatchSizeOption=64, restart:_RestartOption=False, device:_DeviceOption='auto',
 ) -> None:
     "Make images from noise, seed after seed; the same command again makes what is missing."
     start, options = time.perf_counter(), context.params
@@ -131,9 +137,10 @@ def _sample_command(context:typer.Context,
     if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
     denoiser = _load_model(model, device)
     images, walk = _wanted(denoiser, options), _walk(denoiser, options, _given_options(context))
+    _print_used(f'{_model_facts(model, denoiser)}; {_walk_facts(denoiser, walk)}; {len(images)} images')
     if alone: _one_picture(denoiser, images, options, walk)
     else:
         report = _folder(denoiser, images, options, walk)
-        if not report.tells: return  # another rank does, when all of it is made
-    made = '' if alone or report.made == len(images) else f', {report.made} made here'
+        if not report.tells: return _print_share(report)  # another rank reports the end
+    made = '' if alone or report.made == len(images) else f', {report.made} made here{_others(report)}'
     _print_done(f'{len(images)} images by {model}{made}', [p for p in (out, npz) if p], start)

@@ -108,10 +108,10 @@ class _Extraction:
         pixels = [rows.pixels(i)[None] for i in range(len(rows))]
         return [torch.cat(pixels)] if len({p.shape for p in pixels}) == 1 else pixels
 
-    @torch.inference_mode()
     def features(self, start:int) -> Tensor: # (B, dims), on the CPU
         "Return the descriptors of the batch at `start`"
-        return self.model(self.prepare(start)).float().cpu()
+        with torch.inference_mode(): features = self.model(self.prepare(start)).float().cpu()
+        return features.clone() # an ordinary tensor
 
 # %% ../../nbs/features/06_descriptors.ipynb #5550abfd
 def _write_features(

@@ -25,7 +25,7 @@ from ..samplers.sampling import sample, sampling_plan
 from ..samplers.walks import SAMPLING_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from .folder import Report, fill
-from .identity import model_hash
+from .identity import run_identity
 from .items import Item, Output, encode_image
 
 # %% ../../nbs/runs/05_samples.ipynb #c2fa0c7d
@@ -109,17 +109,18 @@ def sample_folder(
     progress:bool=False, # show a bar
     rank:int|None=None, # 0..world-1; None: as in `rank_and_world`
     world:int|None=None, # number of processes
+    restart:bool=False, # begin anew: first remove what a run has written to `folder`
 ) -> Report:
     "Write the `images` that are missing; ValueError for what does not fit, before any work"
     make = _Maker(denoiser, images, as_sampler(sampler), steps, scheduler, guidance)
     make.check()
     walk = (scheduler or denoiser.steps(steps)).walk()
     levels = hashlib.sha256(' '.join(f'{sigma:.6g}' for sigma in walk).encode()).hexdigest()[:16]
-    settings = dict(model=model_hash(denoiser), sampler=str(make.options['sampler']), steps=len(walk) - 1,
-                    levels=levels, guidance=float(guidance))
+    settings = run_identity(denoiser, sampler=str(make.options['sampler']), steps=len(walk) - 1,
+                            levels=levels, guidance=float(guidance))
     items = [Item(w.file, (w.file,)) for w in images]
     return fill(folder, settings, items, make, batch_size, progress=progress, unit='image', rank=rank,
-                world=world)
+                world=world, restart=restart)
 
 # %% ../../nbs/runs/05_samples.ipynb #55bc6cd5
 def read_images(

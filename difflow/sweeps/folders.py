@@ -21,7 +21,7 @@ from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..noise import normal
 from ..runs.folder import Report, fill
-from ..runs.identity import model_hash
+from ..runs.identity import model_hash, run_identity
 from ..runs.items import ENDINGS, Broken, Item, Output, encode_image
 from ..samplers.guidance import device_of
 from ..samplers.registry import as_sampler
@@ -63,11 +63,10 @@ class _FolderRun:
 
     def settings(self) -> dict:
         "Return all that decides what a file holds, which the choice of images, levels and batches does not."
-        names = '\n'.join(self.images.names) + (str(self.images.labels.tolist()) if self.labelled else '')
-        data = hashlib.sha256(names.encode()).hexdigest()[:16]
-        return dict(run='forward-backward', model=self.model, data=data, schedule=self.grid.to_dict(),
-                    sampler=self.sampler.name, seed=self.seed, labels=self.labelled, format=self.format,
-                    **self.arguments)
+        names = hashlib.sha256('\n'.join(self.images.names).encode()).hexdigest()[:16]
+        return dict(run='forward-backward', model=self.model, **run_identity(None, self.images), names=names,
+                    schedule=self.grid.to_dict(), sampler=self.sampler.name, seed=self.seed,
+                    labels=self.labelled, format=self.format, **self.arguments)
 
     def file(self, i:int, r:int) -> str:
         "Return the name of image `i` after `step_reverse` = `r`."
@@ -171,6 +170,7 @@ def forward_backward_folder(
     progress:bool=False, # show a bar, on rank 0
     rank:int|None=None, # 0..world-1; None: as torchrun sets it
     world:int|None=None, # number of ranks
+    restart:bool=False, # begin anew: first remove what a run has written to `out`
     **options:float, # of the sampler
 ) -> Report:
     "Send a data set forward and backward into a folder; ValueError for bad input before any work."
@@ -180,4 +180,4 @@ def forward_backward_folder(
     items = run.items(chosen)
     place = {images.names[i]: i for i in chosen}
     make = lambda batch, wanted: run.outputs(batch, wanted, place)
-    return fill(out, run.settings(), items, make, batch_size, strict, progress, 'image', rank, world)
+    return fill(out, run.settings(), items, make, batch_size, strict, progress, 'image', rank, world, restart)

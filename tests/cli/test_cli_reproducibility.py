@@ -229,7 +229,7 @@ def test_more_seeds_can_be_added(difflow, models):
     line = f'generate --network {models}/plain.safetensors --outdir out --steps 2'
     difflow(f'{line} --seeds 0-2')
     assert '5 images, 2 made here' in difflow(f'{line} --seeds 0-4')
-    assert 'other settings: sigmas' in difflow(f'{line} --seeds 0-4 --rho 5', 2)
+    assert 'is of another run: sigmas' in difflow(f'{line} --seeds 0-4 --rho 5', 2)
 
 
 def test_classes_are_drawn_or_given(difflow, models):

@@ -430,7 +430,7 @@ def test_training_starts_from_a_snapshot_of_edm(difflow, tmp_path):
     difflow(f'{line} on')
     after, before = states(tmp_path / 'on/model.safetensors'), net.state_dict()
     assert all(torch.allclose(before[k], after[f'net.{k}'], atol=1e-6) for k in before)
-    assert 'other settings: seed 0 -> 1' in difflow(f'{line} on --seed 1', code=2).stderr
+    assert 'is of another run: seed 0 -> 1' in difflow(f'{line} on --seed 1', code=2).stderr
 
 
 SMALL_EDM = (
