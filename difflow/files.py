@@ -37,7 +37,7 @@ def atomic(
         os.replace(partial, path)
     except OSError as error:
         if error.filename not in (None, str(partial), str(path.parent)): raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None # a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None # a full disk names none
     finally:
         with suppress(OSError): partial.unlink(missing_ok=True)
 
