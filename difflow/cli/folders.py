@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/07_folders.ipynb #df888fa5
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ from difflow.cli.options import (
 )
 
 from .models import _data_facts, _load_model, _model_facts
-from .root import _others, _print_done, _print_share, _print_used, app
+from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -91,18 +92,17 @@ def _run(options:dict) -> None:
     start, levels, sampler = time.perf_counter(), _levels_of(options['step_reverse']), options['sampler']
     if options['use_ddim'] and sampler not in ('ddpm', 'ddim'):
         raise ValueError(f'--use_ddim and --sampler {sampler}: allowed is one of them')
-    from difflow.runs.ranks import rank_and_world
     from difflow.sweeps.folders import forward_backward_folder
     denoiser = _load(options)
     images, chosen = _data(denoiser, options)
-    bar = options['progress']
+    bar, launched = options['progress'], bool({'RANK', 'SLURM_PROCID'} & set(os.environ))
     facts = _model_facts(options['model_path'], denoiser), _data_facts(images)
-    _print_used(f'{facts[0]}; {len(chosen)} chosen of {facts[1]}')
+    first = _print_first(f'{facts[0]}; {len(chosen)} chosen of {facts[1]}')
     report = forward_backward_folder(
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],
-        progress=sys.stderr.isatty() or rank_and_world()[1] > 1 if bar is None else bar,
-        **{name: options[name] for name in _SAME})
+        progress=sys.stderr.isatty() or launched if bar is None else bar,
+        on_start=first, **{name: options[name] for name in _SAME})
     if not report.tells: return _print_share(report) # another rank reports the end
     for reason in report.broken.values(): print(f'difflow: skipped {reason}', file=sys.stderr)
     skipped = f', {len(report.broken)} files skipped' if report.broken else ''

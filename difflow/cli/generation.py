@@ -19,7 +19,7 @@ import typer
 
 from .models import _device_of, _load_model, _model_facts
 from .options import _count, _dashed, _DeviceOption, _flag, _option
-from .root import _others, _print_done, _print_share, _print_used, app
+from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,13 +129,13 @@ def _generate(options:dict) -> None:
     walk = _walk_of(_open_network(options), options)
     facts = _model_facts(options['network'] or options['dataset'], walk.denoiser)
     levels = len(walk.scheduler.sigmas)
-    _print_used(f'{facts}; {options["solver"]} on {levels} levels; {len(seeds)} images')
+    first = _print_first(f'{facts}; {options["solver"]} on {levels} levels; {len(seeds)} images')
     names = 'solver', 'disc', 'schedule', 'scaling', 'noise', 'subdirs'
     settings = run_identity(walk.denoiser, sigmas=walk.scheduler.sigmas.tolist(), label=walk.label,
                             **{name: options[name] for name in names}, **walk.options)
     items = [Item(str(seed), (_file_of(seed, options['subdirs']),)) for seed in seeds]
     report = fill(options['outdir'], settings, items, walk.make, options['batch'],
-                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'])
+                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'], on_start=first)
     if not report.tells: return _print_share(report)
     _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start)
 

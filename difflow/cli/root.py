@@ -8,7 +8,7 @@ __all__ = ['app', 'main']
 # %% ../../nbs/cli/00_root.ipynb #f1c4ef65
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,13 @@ def _print_used(what:str) -> None:
     "Print what a command uses, its first line, from the first process alone"
     from difflow.runs.ranks import rank_and_world
     if rank_and_world()[0] == 0: print(what, flush=True)
+
+def _print_first(what:str) -> Callable:
+    "Return a function of anything that prints what a command uses when it is called first"
+    left = [what]
+    def show(*_:object) -> None:
+        if left: _print_used(left.pop())
+    return show
 
 def _print_share(report:'Report') -> None:
     "Print what one of several processes made, where it is not the one that reports the end"

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/04_sampling.ipynb #be29e2e9
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from difflow.cli.options import (
 )
 
 from .models import _check_label, _load_model, _model_facts
-from .root import _others, _print_done, _print_share, _print_used, app
+from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
@@ -82,7 +83,8 @@ def _walk_facts(denoiser:'Denoiser', walk:dict) -> str:
     levels = len((walk['scheduler'] or denoiser.steps(walk['steps'])).walk()) - 1
     return f'{walk["sampler"]} on {levels} levels'
 
-def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict) -> None:
+def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict,
+                 first:Callable) -> None:
     "Make the images and write them as one picture"
     import torch
 
@@ -91,10 +93,11 @@ def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict
     labels = None if images[0].label is None else torch.tensor([w.label for w in images])
     made = sample(denoiser, (len(images), *denoiser.image_shape), labels=labels,
                   seeds=[w.seed for w in images], batch_size=options['batch_size'],
-                  progress=sys.stderr.isatty(), **walk)
+                  progress=sys.stderr.isatty(), callback=first, **walk)
     write_png(image_grid(made), options['out'])
 
-def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict) -> 'Report':
+def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict,
+            first:Callable) -> 'Report':
     "Make the images that are missing and, when all are there, the grid and the npz"
     import torch
 
@@ -102,7 +105,8 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
     from difflow.runs.samples import read_images, sample_folder, write_npz
     out = options['out']
     report = sample_folder(denoiser, out, images, batch_size=options['batch_size'],
-                           progress=sys.stderr.isatty(), restart=options['restart'], **walk)
+                           progress=sys.stderr.isatty(), restart=options['restart'],
+                           on_start=first, **walk)
     if not report.tells: return report
     if options['npz']: write_npz(out, images, options['npz'])
     if options['grid']:
@@ -137,10 +141,10 @@ def _sample_command(context:typer.Context,
     if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
     denoiser = _load_model(model, device)
     images, walk = _wanted(denoiser, options), _walk(denoiser, options, _given_options(context))
-    _print_used(f'{_model_facts(model, denoiser)}; {_walk_facts(denoiser, walk)}; {len(images)} images')
-    if alone: _one_picture(denoiser, images, options, walk)
+    facts = f'{_model_facts(model, denoiser)}; {_walk_facts(denoiser, walk)}; {len(images)} images'
+    if alone: _one_picture(denoiser, images, options, walk, _print_first(facts))
     else:
-        report = _folder(denoiser, images, options, walk)
+        report = _folder(denoiser, images, options, walk, _print_first(facts))
         if not report.tells: return _print_share(report)  # another rank reports the end
     made = '' if alone or report.made == len(images) else f', {report.made} made here{_others(report)}'
     _print_done(f'{len(images)} images by {model}{made}', [p for p in (out, npz) if p], start)

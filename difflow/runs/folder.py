@@ -192,12 +192,14 @@ def fill(
     rank:int|None=None, # 0..world-1; None: as in `rank_and_world`
     world:int|None=None, # number of ranks
     restart:bool=False, # begin anew: first remove what a run has written to the folder
+    on_start:Callable[[], None]|None=None, # called once, when all is checked and before the first batch
 ) -> Report:
     "Write what is missing; ValueError for bad items, another run and, if `strict`, a broken item"
     rank, world = rank_and_world(rank, world)
     _check_items(items, batch_size)
     if restart: _remove_run(folder, world)
     run, made, kept, writing = _RunFolder(folder, settings, items, rank), 0, 0, []
+    if on_start is not None: on_start()
     files = [file for item in items for file in item.files]
     bar = _progress_bar(run.lists, len(files), sum(file in run.records for file in files),
                         progress and rank == 0, unit)

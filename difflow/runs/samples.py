@@ -7,7 +7,7 @@ __all__ = ['SampleRequest', 'wanted_images', 'sample_folder', 'read_images', 'wr
 
 # %% ../../nbs/runs/05_samples.ipynb #f51db6e6
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -110,6 +110,7 @@ def sample_folder(
     rank:int|None=None, # 0..world-1; None: as in `rank_and_world`
     world:int|None=None, # number of processes
     restart:bool=False, # begin anew: first remove what a run has written to `folder`
+    on_start:Callable[[], None]|None=None, # called once, when all is checked
 ) -> Report:
     "Write the `images` that are missing; ValueError for what does not fit, before any work"
     make = _Maker(denoiser, images, as_sampler(sampler), steps, scheduler, guidance)
@@ -120,7 +121,7 @@ def sample_folder(
                             levels=levels, guidance=float(guidance))
     items = [Item(w.file, (w.file,)) for w in images]
     return fill(folder, settings, items, make, batch_size, progress=progress, unit='image', rank=rank,
-                world=world, restart=restart)
+                world=world, restart=restart, on_start=on_start)
 
 # %% ../../nbs/runs/05_samples.ipynb #55bc6cd5
 def read_images(

@@ -74,7 +74,7 @@ def fill_table(
     batch_size:int=1, # rows made at once, >= 1
     known:Callable[[], Mapping[str, _Row]]|None=None, # rows by name, of the finished file
     restart:bool=False, # begin anew, whatever is there
-    **options:Any, # of `fill`: progress, unit, rank, world
+    **options:Any, # of `fill`: progress, unit, rank, world, on_start
 ) -> Report:
     "Write a table row by row; ValueError for another run of the same path, before any work"
     path, (rank, world) = Path(path), rank_and_world(options.get('rank'), options.get('world'))
@@ -84,7 +84,9 @@ def fill_table(
         check_identity(run_of(path), made_of, path)
         rows = dict.fromkeys(names) if known is None else known()
     missing = [name for name in names if name not in rows]
-    if not missing: return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
+    if not missing:
+        if options.get('on_start'): options['on_start']()
+        return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
     files = {name: f'{i:06d}.npz' for i, name in enumerate(missing)}
     items = [Item(name, (file,)) for name, file in files.items()]
     numbers = {name: i for i, name in enumerate(names)}

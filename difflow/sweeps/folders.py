@@ -8,7 +8,7 @@ __all__ = ['forward_backward_folder']
 # %% ../../nbs/sweeps/03_folders.ipynb #ca01ca25
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -171,6 +171,7 @@ def forward_backward_folder(
     rank:int|None=None, # 0..world-1; None: as torchrun sets it
     world:int|None=None, # number of ranks
     restart:bool=False, # begin anew: first remove what a run has written to `out`
+    on_start:Callable[[], None]|None=None, # called once, when all is checked
     **options:float, # of the sampler
 ) -> Report:
     "Send a data set forward and backward into a folder; ValueError for bad input before any work."
@@ -180,4 +181,5 @@ def forward_backward_folder(
     items = run.items(chosen)
     place = {images.names[i]: i for i in chosen}
     make = lambda batch, wanted: run.outputs(batch, wanted, place)
-    return fill(out, run.settings(), items, make, batch_size, strict, progress, 'image', rank, world, restart)
+    return fill(out, run.settings(), items, make, batch_size, strict, progress, 'image', rank, world, restart,
+                on_start)

@@ -339,7 +339,7 @@ def test_features_and_scores_from_folders(difflow, models, tmp_path):
     )
     assert 'RP score = 0.4000' in difflow('sscd rpscore --source a.npz --target b.npz --t 0.99999')
     printed = difflow('sscd mscore --source b.npz --target train.npz --t 0.99999')
-    assert 'M score = 0.4000' in printed.split('\n')[0] and 'GL score = 0.6000' in printed.split('\n')[1]
+    assert 'M score = 0.4000' in printed.split('\n')[1] and 'GL score = 0.6000' in printed.split('\n')[2]
 
 
 def test_features_of_the_published_script_are_read(difflow):
