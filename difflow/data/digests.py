@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from .transforms import _crop_words, _TransformedSet
 
 # %% ../../nbs/data/11_digests.ipynb #27f94671
 _MANY, _MUCH, _KEPT = 2000, 2**24, 256 # files and bytes worth remembering; how many folders and zips
-_Rows = dict[str, list] # name: size, mtime and ctime in ns, inode, SHA-256 of the content
+_Rows = dict[str, str] # name: 'SIZE MTIME CTIME INODE SHA256', times in ns
 
 def _memory(root:Path) -> Path|None:
     "Return the file that remembers the digests of the files in a folder or zip, None where there is no home"
@@ -44,27 +44,34 @@ def _recall(root:Path) -> _Rows:
     "Return what is remembered of the files in a folder or zip"
     try: rows = json.loads(_memory(root).read_bytes())
     except (OSError, ValueError, AttributeError): return {}
-    sound = isinstance(rows, dict) and all(isinstance(r, list) and len(r) == 5 for r in rows.values())
-    return rows if sound else {}
+    return rows if isinstance(rows, dict) and all(isinstance(row, str) for row in rows.values()) else {}
 
 def _remember(root:Path, rows:_Rows) -> None:
     "Write what is known of the files in a folder or zip, and forget what was used long ago; or do nothing"
     file = _memory(root)
+    if file is None: return
     try:
         with atomic(file) as partial: partial.write_text(json.dumps(rows, separators=(',', ':')))
         old = sorted(file.parent.glob('*.json'), key=os.path.getmtime)[:-_KEPT]
         for other in old: other.unlink(missing_ok=True)
-    except (OSError, AttributeError): return
+    except OSError: return
 
-def _facts(path:str|Path) -> list[int]:
-    "Return size, mtime, ctime and inode of a file"
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+class _Facts(NamedTuple):
+    "What is known of a file without reading it"
+    words:str # size, mtime and ctime in ns, inode
+    size:int
+    changed:int # mtime or ctime, whichever is later
 
-def _settled(facts:list[int], now:int) -> bool:
-    "Return whether a file was last changed so long before `now`, in ns, that another change has another time"
-    changed = max(facts[1:3])
-    return now - changed > (2e9 if changed % 1_000_000_000 == 0 else 1e8)
+    @classmethod
+    def of(cls, path:str|Path) -> '_Facts':
+        "Return the facts of a file"
+        s = os.stat(path)
+        words = f'{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino} '
+        return cls(words, s.st_size, max(s.st_mtime_ns, s.st_ctime_ns))
+
+    def settled(self, now:int) -> bool:
+        "Return whether the file was last changed so long before `now`, in ns, that a change has another time"
+        return now - self.changed > (2e9 if self.changed % 1_000_000_000 == 0 else 1e8)
 
 # %% ../../nbs/data/11_digests.ipynb #88dec0ab
 def _hashes(read:_FileReader, names:Sequence[str]) -> list[str]:
@@ -90,25 +97,26 @@ def _file_digests(read:_FileReader, names:Sequence[str]) -> list[str]:
     "Return the SHA-256 of the content of files, read or remembered"
     now, root = time.time_ns(), os.path.join(str(read.root), '')
     try:
-        if read.zipped: facts = dict.fromkeys(names, _facts(read.root))
-        else: facts = {n: _facts(root + n) for n in names}
+        if read.zipped: facts = dict.fromkeys(names, _Facts.of(read.root))
+        else: facts = {n: _Facts.of(root + n) for n in names}
     except OSError as e: raise ValueError(f'{e.filename}: unreadable image ({e.strerror})') from e
-    rows = _recall(read.root) if len(facts) >= _MANY or sum(f[0] for f in facts.values()) >= _MUCH else {}
-    new = [n for n, f in facts.items() if rows.get(n, ())[:4] != f]
-    if read.zipped and new: rows = {n: row for n, row in rows.items() if row[:4] == facts[new[0]]}
+    size = lambda names: sum(facts[n].size for n in names) // (max(1, len(facts)) if read.zipped else 1)
+    rows = _recall(read.root) if len(facts) >= _MANY or size(facts) >= _MUCH else {}
+    new = [n for n, fact in facts.items() if not rows.get(n, '').startswith(fact.words)]
     hashed = dict(zip(new, _hashes(read, new), strict=True)) if new else {}
-    found = {n: hashed.get(n) or rows[n][4] for n in facts}
-    size = facts[new[0]][0] if read.zipped and new else sum(facts[n][0] for n in new)
-    settled = {n: [*facts[n], hashed[n]] for n in new if _settled(facts[n], now)}
-    if settled and (len(new) >= _MANY or size >= _MUCH): _remember(read.root, rows | settled)
-    return [found[n] for n in names]
+    settled = {n: facts[n].words + hashed[n] for n in new if facts[n].settled(now)}
+    if settled and (len(new) >= _MANY or size(new) >= _MUCH):
+        if read.zipped: rows = {n: row for n, row in rows.items() if row.startswith(facts[new[0]].words)}
+        _remember(read.root, rows | settled)
+    return [hashed.get(n) or rows[n][len(facts[n].words):] for n in names]
 
 # %% ../../nbs/data/11_digests.ipynb #8b8e85de
 def _pixel_digest(pixels:Tensor) -> str:
     "Return the SHA-256 of type, shape and values of an image"
-    pixels = pixels.detach().cpu().contiguous()
+    pixels = pixels.detach().cpu()
     digest = hashlib.sha256(f'{pixels.dtype} {tuple(pixels.shape)}'.encode())
-    digest.update(pixels.reshape(-1).view(torch.uint8).numpy())
+    if pixels.dtype == torch.bfloat16: pixels = pixels.view(torch.int16) # which numpy has
+    digest.update(pixels.numpy().tobytes())
     return digest.hexdigest()
 
 def _contents(read:Callable[[int], Image.Image], indices:np.ndarray) -> list[str]:

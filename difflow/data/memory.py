@@ -142,7 +142,8 @@ def _item_labels(items:Any, first:Any) -> tuple[Any, list[str]|None]:
         return None if all(v is None for v in labels) else labels, getattr(feature, 'names', None)
     if not isinstance(first, (tuple, list)) or len(first) < 2: return None, None
     classes = [c if isinstance(c, str) else ', '.join(c) for c in getattr(items, 'classes', None) or ()]
-    labels = _targets(items)
+    try: labels = _targets(items)
+    except ValueError: labels = None
     if labels is None: labels = [items[i][1] for i in range(len(items))] # no integers: for the message
     if all(v is None for v in labels): return None, None
     return labels, classes or None
