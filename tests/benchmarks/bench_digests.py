@@ -46,8 +46,8 @@ def timed(work, *arguments):
     return result, process_time() - start
 
 
-@pytest.mark.parametrize('write', [packed, spread])
-def test_digest_of_50000_images(tmp_path, monkeypatch, write):
+@pytest.mark.parametrize(('write', 'limit'), [(packed, 0.5), (spread, 1)])  # a folder: 50,000 calls of stat
+def test_digest_of_50000_images(tmp_path, monkeypatch, write, limit):
     monkeypatch.setenv('DIFFLOW_CACHE', str(tmp_path / 'cache'))
     rng = np.random.default_rng(0)
     place = write(tmp_path, [png(rng) for _ in range(500)])
@@ -60,4 +60,4 @@ def test_digest_of_50000_images(tmp_path, monkeypatch, write):
         f'{seconds / remembered:.0f} times faster; decoding all of it {50 * pixels:.1f} s'
     )
     assert first == again and len(os.listdir(tmp_path / 'cache/digests')) == 1
-    assert seconds < 10 and remembered < 0.5 < 50 * pixels
+    assert seconds < 10 and remembered < limit < 50 * pixels
