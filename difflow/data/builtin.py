@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..files import package_file
-from .readers import _ArrayReader, _ImageSource, _numbered
+from .readers import _ArrayReader, _ImageSource, _numbered, _train_test
 
 # %% ../../nbs/data/02_builtin.ipynb #3d03417d
 def _digits(seed:int) -> _ImageSource:
@@ -28,8 +28,8 @@ def _mnist5k(seed:int) -> _ImageSource:
     file = package_file('embedded', 'mnist5k.npz')
     with file.open('rb') as f, np.load(f) as data:
         images, labels = data['images'], data['labels']
-    test = np.arange(5000) >= 4000
-    return _ImageSource(_ArrayReader(images), labels, _numbered('mnist5k', 5000), list('0123456789'), test)
+    parts = _train_test(np.arange(5000) >= 4000)
+    return _ImageSource(_ArrayReader(images), labels, _numbered('mnist5k', 5000), list('0123456789'), parts)
 
 # %% ../../nbs/data/02_builtin.ipynb #4973a248
 _PALETTE = {'black': (0, 0, 0), 'white': (255, 255, 255), 'red': (228, 26, 28), 'green': (77, 175, 74),
@@ -46,7 +46,7 @@ def _colored_mnist(seed:int) -> _ImageSource:
     labels = np.stack([grey.labels, background, foreground], 1)
     images = images.round().astype(np.uint8)
     names = _numbered('colored_mnist', 5000)
-    return _ImageSource(_ArrayReader(images), labels, names, grey.classes, grey.test)
+    return _ImageSource(_ArrayReader(images), labels, names, grey.classes, grey.parts)
 
 # %% ../../nbs/data/02_builtin.ipynb #0a8e498b
 _SHAPES = 'square', 'circle', 'triangle', 'cross', 'diamond'
@@ -78,8 +78,8 @@ def _shapes(seed:int) -> _ImageSource:
     colours, m = np.array(list(_PALETTE.values()), np.float32), masks[labels[:, 2], labels[:, 3]][..., None]
     ground, ink = (colours[labels[:, i]][:, None, None] for i in (0, 1))
     images = (m * ink + (1 - m) * ground).round().astype(np.uint8)
-    test = np.arange(len(labels)) >= 4000
-    return _ImageSource(_ArrayReader(images), labels, _numbered('shapes', len(labels)), None, test)
+    parts = _train_test(np.arange(len(labels)) >= 4000)
+    return _ImageSource(_ArrayReader(images), labels, _numbered('shapes', len(labels)), None, parts)
 
 # %% ../../nbs/data/02_builtin.ipynb #6f3829ba
 def _mnist_m(
@@ -108,9 +108,9 @@ def _mnist_m5k(seed:int) -> _ImageSource:
     "Put `_mnist5k` on patches of two photographs, drawn from `seed`, 28x28 in colour; labels (N,)"
     from sklearn.datasets import load_sample_images
     grey = _mnist5k(seed)
-    images = _mnist_m(grey.read.images, load_sample_images().images, seed, grey.test)
+    images = _mnist_m(grey.read.images, load_sample_images().images, seed, grey.parts == 'test')
     names = _numbered('mnist_m5k', len(images))
-    return _ImageSource(_ArrayReader(images), grey.labels, names, grey.classes, grey.test)
+    return _ImageSource(_ArrayReader(images), grey.labels, names, grey.classes, grey.parts)
 
 # %% ../../nbs/data/02_builtin.ipynb #f5682bdd
 EMBEDDED:dict[str, Callable[[int], _ImageSource]] = { # name -> source by a seed, of the colours

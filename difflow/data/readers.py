@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -28,11 +28,15 @@ class _ImageSource(NamedTuple):
     labels:np.ndarray|None # int (n,) or (n,k)
     names:list[str] # n of them
     classes:list[str]|None # the name of label 0, 1, ...
-    test:np.ndarray|None = None # bool (n,): the published test set, where there is one
+    parts:np.ndarray|None = None # of str (n,): 'train', 'val' or 'test', where the set has parts of its own
 
 def _numbered(name:str, n:int) -> list[str]:
     "Return names for `n` images by their place in the whole set"
     return [f'{name}-{i:05d}' for i in range(n)]
+
+def _train_test(test:np.ndarray) -> np.ndarray: # of str (n,)
+    "Return the part of each image by what is true of those of the test set"
+    return np.where(test, 'test', 'train')
 
 # %% ../../nbs/data/01_readers.ipynb #3eeb9488
 def _channels_last(images:np.ndarray) -> np.ndarray:
@@ -54,10 +58,18 @@ class _ArrayReader:
         return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 # %% ../../nbs/data/01_readers.ipynb #39040c24
+def _upright(picture:Image.Image) -> Image.Image:
+    "Turn and mirror a picture as its EXIF orientation, 2..8, wants it; others, and broken EXIF, as they are"
+    try: turned = picture.getexif().get(0x0112, 1) in range(2, 9)
+    except Exception: turned = False  # the pixels are sound, what a camera wrote beside them is not
+    return ImageOps.exif_transpose(picture) if turned else picture
+
 class _FileReader:
     "Image files under a folder or inside a zip, opened one at a time"
-    def __init__(self, root:Path, names:list[str], zipped:bool=False):
+    def __init__(self, root:Path, names:list[str], zipped:bool=False, orient:bool=True,
+                 top:str=''): # the folder of the zip that all names are below, with its slash
         self.root, self.names, self.zipped = Path(root), names, zipped
+        self.orient, self.top = orient, top
         self._handle = None  # (process, its open zip)
 
     def __getstate__(self) -> dict: return {**self.__dict__, '_handle': None}
@@ -67,7 +79,11 @@ class _FileReader:
         if not self.zipped: return (self.root / name).read_bytes()
         if self._handle is None or self._handle[0] != os.getpid():
             self._handle = os.getpid(), zipfile.ZipFile(self.root)
-        return self._handle[1].read(name)
+        return self._handle[1].read(self.top + name)
+
+    def place(self, i:int) -> str:
+        "Return what messages call file `i`"
+        return str(self.root / self.names[i])
 
     def __call__(self, i:int) -> Image.Image:
         "Decode file `i`; ValueError naming it where it is missing, truncated or no image"
@@ -76,21 +92,32 @@ class _FileReader:
             picture.load()
         except Exception as e:  # every decoder has its own way to fail
             reason = 'no image format that Pillow knows' if isinstance(e, UnidentifiedImageError) else e
-            raise ValueError(f'{self.root / self.names[i]}: unreadable image ({reason})') from e
-        return picture
+            raise ValueError(f'{self.place(i)}: unreadable image ({reason})') from e
+        return _upright(picture) if self.orient else picture
 
 # %% ../../nbs/data/01_readers.ipynb #e2bf439a
 class _TorchvisionReader:
     "Pictures out of a data set of torchvision"
     def __init__(self, dataset:Dataset, name:str): self.dataset, self.name = dataset, name
+
+    def place(self, i:int) -> str: return f'{self.name}-{i:05d}'
+
     def __call__(self, i:int) -> Image.Image:
         try: picture = self.dataset[i][0]
-        except Exception as e: raise ValueError(f'{self.name}-{i:05d}: unreadable image ({e})') from e
+        except Exception as e: raise ValueError(f'{self.place(i)}: unreadable image ({e})') from e
         if not isinstance(picture, Image.Image):
             raise ValueError(f'torchvision.datasets.{self.name} holds {type(picture).__name__}, not pictures')
         return picture
 
 # %% ../../nbs/data/01_readers.ipynb #fd200ebb
+def _in_8_bits(read:Callable[[int], Image.Image], i:int, channels:int|None) -> Image.Image:
+    "Open picture `i` and bring it to 8 bits and `channels`; ValueError naming it where it cannot be"
+    picture = read(i)
+    try: return _to_mode(picture, channels)
+    except Exception as e:
+        place = f'{read.place(i)}: ' if hasattr(read, 'place') else ''
+        raise ValueError(f'{place}{e}') from e
+
 def _pixels(picture:Image.Image, channels:int|None, size:int|None) -> Tensor:
     "Return `picture` as uint8 (C,H,W): brought to 8 bits and `channels`, then to `size`"
     picture = _to_mode(picture, channels)
@@ -111,5 +138,7 @@ class _LazyImages:
 
     def __getitem__(self, i):
         "Decode image `i` to uint8 (C,H,W); an index tensor gives another `_LazyImages`"
-        if isinstance(i, int): return _pixels(self.read(int(self.indices[i])), self.channels, self.size)
+        if isinstance(i, int):
+            picture = _in_8_bits(self.read, int(self.indices[i]), self.channels)
+            return _pixels(picture, self.channels, self.size)
         return _LazyImages(self.read, self.indices[i.numpy()], self.size, self.channels)

@@ -4,9 +4,11 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from image_files import edm_zip, encode
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from difflow import ImageSet, load_images
@@ -48,6 +50,52 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / 'x.png').write_text('<html>404</html>')
     with pytest.raises(ValueError, match='x.png: unreadable image .no image format that Pillow knows'):
         load_images(tmp_path / 'x.png')
+
+
+@pytest.mark.parametrize('orientation', range(10))
+@pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP'])
+def test_photos_come_upright_or_as_stored(tmp_path, orientation, format):
+    "The eight orientations of the EXIF standard, by where row 0 and column 0 of the stored pixels belong"
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[:, :8], stored[:4, 8:] = 255, 128
+    upright = {
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: stored[::-1].transpose(1, 0, 2),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: stored[:, ::-1].transpose(1, 0, 2),
+    }.get(orientation, stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / 'p', format, exif=exif, quality=100)
+    (tmp_path / 'p').rename(tmp_path / f'p.{format.lower()}')
+    for orient, wanted in ((True, upright), (False, stored)):
+        for path in (tmp_path, tmp_path / f'p.{format.lower()}'):
+            found = load_images(path, orient=orient).images[0].permute(1, 2, 0).numpy()
+            assert found.shape == wanted.shape and abs(found.astype(int) - wanted).max() < 30
+    assert load_images(tmp_path).image_shape == load_images(tmp_path, orient=True).image_shape
+
+
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
+def test_broken_exif_leaves_the_picture_as_it_is(tmp_path):
+    Image.new('RGB', (16, 8)).save(tmp_path / 'p.jpg', exif=b'Exif\x00\x00MM\x00*\xff\xff\xff\xff')
+    assert load_images(tmp_path).image_shape == (3, 8, 16)
+
+
+def test_a_picture_without_8_bits_is_named(tmp_path):
+    "Mode F has no known range: the file is named, in a folder, a zip and alone, and found by `broken`"
+    Image.new('L', (8, 8)).save(tmp_path / 'a.png')
+    Image.fromarray(np.random.rand(8, 8).astype(np.float32)).save(tmp_path / 'b.tif')
+    Image.fromarray(np.full((8, 8), -1, np.int32)).save(tmp_path / 'c.tif')
+    for kind in ('b', 'c'):
+        with pytest.raises(ValueError, match=f"{kind}.tif: mode '[FI]', .*allowed is 0..65535"):
+            load_images(tmp_path / f'{kind}.tif')
+    s = load_images(tmp_path, channels=3)
+    assert list(s.broken()) == [1, 2]
+    with pytest.raises(ValueError, match='b.tif: mode'):
+        s.tensor()
 
 
 def test_a_file_that_vanished_is_named(flat):

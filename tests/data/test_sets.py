@@ -175,7 +175,7 @@ def test_names_and_paths(tmp_path, flat):
         (np.zeros((2, 4, 4), np.int32), 'got int32'),
         (np.zeros((2, 4, 4), np.float32), r'got torch.float32 \(2, 4, 4\)'),
         ([Image.new('L', (4, 4)), Image.new('L', (5, 4))], r'one size, got \[\(4, 4\), \(5, 4\)\]'),
-        ([torch.zeros(1, 4, 4)], 'got list of Tensor'),
+        ([torch.zeros(1, 4, 4), torch.zeros(1, 5, 4)], r'one shape and type, got .*1, 4, 4'),
         (Image.new('L', (4, 4)), 'got Image'),
         (b'digits', 'got bytes'),
         (None, 'got NoneType'),

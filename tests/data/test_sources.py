@@ -166,7 +166,12 @@ def test_npz_layouts(tmp_path, pixels, keys, layout, channels):
         ({'images': np.zeros((2, 4, 4, 5), np.uint8)}, "'images' is uint8 (2, 4, 4, 5), wanted uint8"),
         ({'images': np.zeros((4, 4), np.uint8)}, 'wanted uint8'),
         ({'images': np.zeros((0, 4, 4), np.uint8)}, 'wanted uint8'),
-        ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.arange(3)}, "'arr_1': labels are 2 integers"),
+        ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.arange(1)}, "'arr_1': labels are 2 integers"),
+        (
+            {'images': np.zeros((2, 4, 4), np.uint8), 'labels': np.arange(3)},
+            "'labels': labels are 2 integers",
+        ),
+        ({'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.array([0, None])}, 'unreadable npz'),
         (
             {'arr_0': np.zeros((2, 4, 4), np.uint8), 'arr_1': np.array([0.5, 1])},
             "'arr_1': labels are 2 integers",
@@ -181,6 +186,19 @@ def test_wrong_npz_is_named(tmp_path, arrays, message):
     assert message in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ('labels', 'expected', 'words'),
+    [(np.arange(8), [0, 1, 2, 3, 4, 5], '8 labels for 6 images'), (None, None, '6 images without labels')],
+)
+@pytest.mark.parametrize('write', [np.savez, np.savez_compressed])
+def test_npz_as_minimal_diffusion_writes_it(tmp_path, pixels, labels, expected, words, write):
+    "Labels of whole batches, or None, which numpy pickles: read, with a warning, and never unpickled"
+    write(tmp_path / 'a.npz', pixels.permute(0, 2, 3, 1).numpy(), labels)
+    with pytest.warns(UserWarning, match=f"a.npz: 'arr_1'.*{words}"):
+        s = load_images(tmp_path / 'a.npz')
+    assert torch.equal(s.images, pixels) and (s.labels if labels is None else s.labels.tolist()) == expected
+
+
 def test_npz_never_unpickles(tmp_path):
     class Attack:
         def __reduce__(self):
@@ -189,6 +207,11 @@ def test_npz_never_unpickles(tmp_path):
     np.savez(tmp_path / 'a.npz', arr_0=np.array([Attack()], object))
     with pytest.raises(ValueError, match='unreadable npz'):
         load_images(tmp_path / 'a.npz')
+    lone = np.empty((), object)
+    lone[()] = Attack()
+    np.savez(tmp_path / 'b.npz', np.zeros((2, 4, 4), np.uint8), lone)
+    with pytest.warns(UserWarning, match='one Python object'):
+        assert load_images(tmp_path / 'b.npz').labels is None
     assert not (tmp_path / 'ran').exists()
 
 

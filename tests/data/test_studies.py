@@ -55,7 +55,7 @@ def test_forty_three_numbered_folders_are_the_labels(tmp_path):
     small = published_set('gtsrb', tmp_path, size=16, channels=1)
     assert small.images.shape == (43, 1, 16, 16) and small[[4]].images.shape == (1, 1, 16, 16)
     for bad in (dict(size=0), dict(channels=2)):
-        with pytest.raises(ValueError, match='allowed is'):
+        with pytest.raises(ValueError, match='size must be an integer >= 1|allowed is'):
             published_set('gtsrb', tmp_path, **bad)
 
 
