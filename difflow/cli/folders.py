@@ -97,7 +97,8 @@ def _run(options:dict) -> None:
     images, chosen = _data(denoiser, options)
     bar, launched = options['progress'], bool({'RANK', 'SLURM_PROCID'} & set(os.environ))
     facts = _model_facts(options['model_path'], denoiser), _data_facts(images)
-    first = _print_first(f'{facts[0]}; {len(chosen)} chosen of {facts[1]}')
+    some = '' if len(chosen) == len(images) else f'{len(chosen)} chosen of '
+    first = _print_first(f'{facts[0]}; {some}{facts[1]}')
     report = forward_backward_folder(
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],

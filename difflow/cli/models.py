@@ -45,7 +45,7 @@ def _model_facts(name:str, denoiser:'Denoiser') -> str:
 
 def _data_facts(images:'ImageSet') -> str:
     "Return in words which images are used"
-    return getattr(images, 'summary', lambda: f'{len(images)} images')()
+    return images.summary()
 
 def _check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"

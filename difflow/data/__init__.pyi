@@ -4,6 +4,7 @@ from .canvas import show_images as show_images
 from .canvas import to_float as to_float
 from .canvas import to_uint8 as to_uint8
 from .canvas import write_png as write_png
+from .digests import image_digests as image_digests
 from .digests import images_digest as images_digest
 from .resizing import Preprocess as Preprocess
 from .resizing import resize_bilinear as resize_bilinear

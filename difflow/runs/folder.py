@@ -89,6 +89,8 @@ class _RunFolder(_WorkFolder):
         self.digest, self.tells = _settings_digest(self.settings), False
         self.agree()
         self.read()
+        self.contents = {file: item.content for item in items for file in item.files if item.content}
+        self.check_contents()
 
     def agree(self):
         "Write the settings; ValueError naming those that differ from what made the folder"
@@ -107,7 +109,17 @@ class _RunFolder(_WorkFolder):
         "Write a file, then note it"
         data = output.data() if callable(output.data) else output.data
         self.write(output.file, data)
-        self.note({'file': output.file, **output.record, 'settings': self.digest, 'sha256': _sha256(data)})
+        content = {'content': self.contents[output.file]} if output.file in self.contents else {}
+        marks = {**content, 'settings': self.digest, 'sha256': _sha256(data)}
+        self.note({'file': output.file, **output.record, **marks})
+
+    def check_contents(self):
+        "Raise ValueError where a file was made of something else than what its item is of now"
+        for file, content in self.contents.items():
+            before = self.records.get(file, {}).get('content', content)
+            if before == content or not (self.path / file).exists(): continue
+            name = next(item.name for item in self.items if file in item.files)
+            check_identity({name: before}, {name: content}, f'{self.path}/{file}')
 
     def read(self):
         "Read what all processes have noted, the lists first and then what they are merged into"

@@ -21,6 +21,7 @@ class Item(NamedTuple):
     "One thing that goes in, and the files that come out of it"
     name:str # unique in the run, the same at every start
     files:tuple[str, ...] # within the folder, at least one
+    content:str|None=None # digest of what goes in, where the settings of the run do not state it
 
 class Output(NamedTuple):
     "One file that came out"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.canvas import EXTENSIONS, to_uint8
+from ..data.digests import image_digests
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..noise import normal
@@ -63,10 +64,11 @@ class _FolderRun:
 
     def settings(self) -> dict:
         "Return all that decides what a file holds, which the choice of images, levels and batches does not."
-        names = hashlib.sha256('\n'.join(self.images.names).encode()).hexdigest()[:16]
-        return dict(run='forward-backward', model=self.model, **run_identity(None, self.images), names=names,
-                    schedule=self.grid.to_dict(), sampler=self.sampler.name, seed=self.seed,
-                    labels=self.labelled, format=self.format, **self.arguments)
+        names = '\n'.join(self.images.names) + (str(self.images.labels.tolist()) if self.labelled else '')
+        data = f'{len(self.images)} of digest {hashlib.sha256(names.encode()).hexdigest()[:16]}'
+        return run_identity(self.denoiser, run='forward-backward', names=data, schedule=self.grid.to_dict(),
+                            sampler=self.sampler.name, seed=self.seed, labels=self.labelled,
+                            format=self.format, **self.arguments)
 
     def file(self, i:int, r:int) -> str:
         "Return the name of image `i` after `step_reverse` = `r`."
@@ -78,8 +80,10 @@ class _FolderRun:
         return None if index is None else int(self.grid.timesteps[index])
 
     def items(self, chosen:Sequence[int]) -> list[Item]:
-        "Return the items of a run: images by name."
-        return [Item(self.images.names[i], tuple(self.file(i, r) for r in self.levels)) for i in chosen]
+        "Return the items of a run: images by name and content."
+        contents = image_digests(self.images[list(chosen)])
+        return [Item(self.images.names[i], tuple(self.file(i, r) for r in self.levels), content)
+                for i, content in zip(chosen, contents)]
 
     def walk(self, x0:Tensor, indices:list[int], levels:list[int]) -> Sweep:
         "Return images sent to all `levels` and back, with the noise of their places in the set."

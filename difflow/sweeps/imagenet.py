@@ -92,7 +92,7 @@ def open_images(
     synsets:str|Path|None=None, # as in `read_synsets`; None: meta.mat beside the ground truth, or the 1000
 ) -> ImageSet: # decoded on access
     "Open a data set with its true labels; ValueError for a missing kit, and files of no class."
-    images = load_images(data, size, channels, split=split)
+    images = load_images(data, size, channels, split=split, orient=False) # as published
     if not Path(data).is_dir() and Path(data).suffix != '.zip': return images
     truth = _find_ground_truth(data, devkit)
     meta = truth and truth.parent / 'meta.mat'

@@ -1,6 +1,7 @@
 """A folder filled in parts: every order of ranks, every kind of damage, nothing mixed, nothing lost."""
 
 import json
+import os
 import random
 import shutil
 from contextlib import suppress
@@ -99,9 +100,10 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_damaged_file_is_made_again_and_nothing_else(damage, plain, tmp_path):
+def test_damaged_file_is_made_again_and_nothing_else(damage, plain, tmp_path, tmp_path_factory):
     fill(tmp_path, SETTINGS, ITEMS, make, 3)
     before = stamps(tmp_path)
+    os.link(tmp_path / 'sub/04_b.txt', tmp_path_factory.mktemp('kept') / 'b')  # its number is not given again
     DAMAGE[damage](tmp_path / 'sub/04_b.txt')
     report = fill(tmp_path, SETTINGS, ITEMS, make, 3)
     assert (report.made, report.kept) == (1, 25) and content(tmp_path) == plain
@@ -173,6 +175,44 @@ def test_files_of_somebody_else_are_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match='holds 03_a.txt but no run.json'):
         fill(tmp_path, SETTINGS, ITEMS, make, 3)
     assert content(tmp_path) == {'03_a.txt': b'mine', 'log.txt': b'mine, too'}
+
+
+def test_items_of_other_content_are_refused_and_repaired_ones_made(plain, tmp_path):
+    of = lambda **other: [Item(i.name, i.files, other.get(i.name.replace(' ', '_'), 'same')) for i in ITEMS]
+    fill(tmp_path, SETTINGS, of(), broken_at('item 4'), 3)
+    with pytest.raises(ValueError, match=r'07_a.txt is of another run: item 7 same -> new; give another'):
+        fill(tmp_path, SETTINGS, of(item_7='new'), make, 3)
+    report = fill(tmp_path, SETTINGS, of(item_4='repaired'), make, 3)
+    assert (report.made, report.kept, report.broken) == (2, 24, {})
+    for file in ITEMS[7].files:
+        (tmp_path / file).unlink()
+    assert fill(tmp_path, SETTINGS, of(item_4='repaired', item_7='new'), make, 3).made == 2
+    assert (tmp_path / '04_a.txt').read_bytes() == plain['04_a.txt']
+    rows = {row['file']: row['content'] for row in read_lines(tmp_path / 'manifest.jsonl')}
+    assert rows['07_a.txt'] == 'new' and rows['04_a.txt'] == 'repaired' and rows['00_a.txt'] == 'same'
+
+
+def test_what_was_removed_under_a_run_is_no_success(tmp_path):
+    def undermined(batch, wanted):
+        yield from make(batch, wanted)
+        if batch[0].name == 'item 6':
+            (tmp_path / '00_a.txt').unlink()
+
+    with pytest.raises(OSError, match=r'1 files were removed while the run went on, 00_a.txt'):
+        fill(tmp_path, SETTINGS, ITEMS, undermined, 3)
+    assert fill(tmp_path, SETTINGS, ITEMS, make, 3).made == 1
+
+
+def test_restart_removes_what_a_run_has_written_and_nothing_else(plain, tmp_path):
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / 'sub' / 'mine.txt').write_text('mine')
+    fill(tmp_path, SETTINGS, ITEMS, make, 3)
+    fill(tmp_path, SETTINGS, ITEMS, make, 3, rank=0, world=2)
+    report = fill(tmp_path, SETTINGS | {'seed': 1}, ITEMS[:2], make, 3, restart=True)
+    assert (report.made, report.kept, report.others) == (4, 0, 0)
+    assert sorted(stamps(tmp_path)) == sorted(['sub/mine.txt', *(f for i in ITEMS[:2] for f in i.files)])
+    with pytest.raises(ValueError, match='restart is for one process, this is one of 2'):
+        fill(tmp_path, SETTINGS, ITEMS, make, 3, restart=True, rank=1, world=2)
 
 
 # What goes wrong
