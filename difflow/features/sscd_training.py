@@ -112,7 +112,8 @@ def train_sscd(
 
     from difflow.training.order import batches
     settings = settings or SSCDSettings(**options)
-    images = ImageSet.of(to_uint8(images) if isinstance(images, Tensor) else images)
+    held = ImageSet.of(images)
+    images = ImageSet.of(to_uint8(images)) if isinstance(images, Tensor) else held
     augmentation = augmentation or SSCDAugmentation()
     check_images(images.tensor([0]), (len(model.preprocess.mean), *images.image_shape[1:]), 'images')
     check_number('batch_size', settings.batch_size, 2, len(images), whole=True)

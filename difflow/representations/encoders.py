@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -27,6 +28,7 @@ def sigma_of(
     "Return the noise level at time `t`; raise ValueError for times outside 0..1 and levels that fall."
     sigma_min = check_number('sigma_min', sigma_min, above=0)
     sigma_max = check_number('sigma_max', sigma_max, above=sigma_min)
+    if not isinstance(t, (Tensor, Sequence, np.ndarray)) or isinstance(t, str): t = check_number('t', t, 0, 1)
     t = torch.as_tensor(t, dtype=torch.float64)
     if t.numel() and not (0 <= t.min() and t.max() <= 1):
         raise ValueError(f't must be in 0..1, got {t.min()}..{t.max()}')
@@ -135,6 +137,7 @@ class TimeEncoder(nn.Module):
     def forward(self, x0:Tensor, t:Tensor|float) -> Tensor: # (B, C, H, W), (B,) or () in 0..1 -> (B, D)
         "Return the codes; raise ValueError for images of other channels or times outside 0..1."
         self.check(x0)
+        if not isinstance(t, Tensor): t = check_number('t', t, 0, 1)
         t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device)
         sigma_of(t.detach().cpu())
         if t.ndim > 1 or t.numel() not in (1, len(x0)):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..statistics.intervals import bootstrap_interval
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #881303f7
@@ -71,6 +72,17 @@ class CAS:
     metric:str # accuracy or auroc
     classes:list[str] # K names
 
+    def __post_init__(self):
+        if self.answers.ndim != 5 or self.labels.shape != self.answers.shape[3:4]:
+            shapes = tuple(self.answers.shape), tuple(self.labels.shape)
+            raise ValueError(f'answers must be (P,A,S,N,K), labels (N,), got {shapes[0]}, {shapes[1]}')
+        sizes, given = (len(self.protocols), len(self.arms), len(self.seeds)), tuple(self.answers.shape[:3])
+        if given != sizes:
+            raise ValueError(f'answers must be for {sizes} protocols, arms, seeds, got {given}')
+        if not self.answers.isfinite().all():
+            raise ValueError('answers must be finite, they hold NaN or infinity')
+        _check_metric(self.metric)
+
     def with_metric(self, metric:str) -> 'CAS':
         "Return the same answers with another metric; ValueError for an unknown one"
         _check_metric(metric)
@@ -89,6 +101,8 @@ class CAS:
 
     def resampled(self, protocol:str, arm:str, resamples:int=500, seed:int=0) -> Tensor: # (resamples,)
         "Return the mean score of bootstrap samples of test images and seeds, the same for every arm"
+        resamples = check_number('resamples', resamples, 1, whole=True)
+        seed = check_number('seed', seed, 0, whole=True)
         rng, n, s = np.random.default_rng(seed), len(self.labels), len(self.seeds)
         images, seeds = (torch.from_numpy(rng.multinomial(k, np.full(k, 1 / k), resamples)) for k in (n, s))
         p, a = self._at(protocol, arm)
