@@ -22,7 +22,7 @@ _ESTIMATORS = 'mine', 'ksg', 'gaussian'
 class InformationMatrix(NamedTuple):
     "Mutual information between the codes of all pairs of T times, in nats."
     nats:np.ndarray # (T, T), symmetric
-    errors:np.ndarray # (T, T), standard errors
+    errors:np.ndarray # (T, T), standard errors, of ksg and mine with what they miss on Gaussian codes
 
     @property
     def normalised(self) -> np.ndarray: # (T, T), about 0..1
