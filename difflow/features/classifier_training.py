@@ -50,7 +50,6 @@ def _targets(model:SmallClassifier, images:ImageSet) -> Tensor: # int64 (N, head
     "Return a column of labels for each head; ValueError where they are missing or out of range"
     if not isinstance(images, ImageSet) or not len(images):
         raise ValueError(f'images must be an ImageSet of at least one image, got {images!r:.80}')
-    check_images(images.tensor([0]), model.image_shape, 'images')
     sizes = list(model.config['heads'].values())
     if images.labels is None: raise ValueError('the images have no labels')
     labels = images.labels.reshape(len(images), -1)
@@ -59,6 +58,7 @@ def _targets(model:SmallClassifier, images:ImageSet) -> Tensor: # int64 (N, head
     for column, size in zip(labels.T, sizes):
         if column.min() < 0 or column.max() >= size:
             raise ValueError(f'labels {column.min()}..{column.max()}: allowed is 0..{size - 1}')
+    check_images(images.tensor([0]).clamp(-1, 1), model.image_shape, 'images')
     return labels
 
 def _by_head(model:SmallClassifier, out:Tensor|dict[str, Tensor]) -> dict[str, Tensor]:
