@@ -58,6 +58,18 @@ def _confusion(answers:Tensor, labels:Tensor) -> Tensor: # int64 (K, K): row the
     k = answers.shape[1]
     return (labels * k + answers.argmax(1)).bincount(minlength=k * k).reshape(k, k)
 
+def _check_answers(cas:'CAS') -> None:
+    "Raise ValueError where answers are of other shapes than what they are said to answer, or not finite"
+    if cas.answers.ndim != 5 or cas.labels.shape != cas.answers.shape[3:4]:
+        shapes = tuple(cas.answers.shape), tuple(cas.labels.shape)
+        raise ValueError(f'answers must be (P,A,S,N,K), labels (N,), got {shapes[0]}, {shapes[1]}')
+    sizes, given = (len(cas.protocols), len(cas.arms), len(cas.seeds)), tuple(cas.answers.shape[:3])
+    if given != sizes:
+        raise ValueError(f'answers must be for {sizes} protocols, arms, seeds, got {given}')
+    if not cas.answers.isfinite().all():
+        raise ValueError('answers must be finite, they hold NaN or infinity')
+    _check_metric(cas.metric)
+
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #f8f9d479
 @dataclass(frozen=True)
 class CAS:
@@ -72,16 +84,7 @@ class CAS:
     metric:str # accuracy or auroc
     classes:list[str] # K names
 
-    def __post_init__(self):
-        if self.answers.ndim != 5 or self.labels.shape != self.answers.shape[3:4]:
-            shapes = tuple(self.answers.shape), tuple(self.labels.shape)
-            raise ValueError(f'answers must be (P,A,S,N,K), labels (N,), got {shapes[0]}, {shapes[1]}')
-        sizes, given = (len(self.protocols), len(self.arms), len(self.seeds)), tuple(self.answers.shape[:3])
-        if given != sizes:
-            raise ValueError(f'answers must be for {sizes} protocols, arms, seeds, got {given}')
-        if not self.answers.isfinite().all():
-            raise ValueError('answers must be finite, they hold NaN or infinity')
-        _check_metric(self.metric)
+    def __post_init__(self): _check_answers(self)
 
     def with_metric(self, metric:str) -> 'CAS':
         "Return the same answers with another metric; ValueError for an unknown one"
