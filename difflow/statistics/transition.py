@@ -73,8 +73,8 @@ def _check_curve(levels:np.ndarray, kept:np.ndarray) -> tuple[np.ndarray, np.nda
 def _no_fall(levels:np.ndarray, kept:np.ndarray, chance:float, fit:tuple[float, float]) -> str:
     "Return why there is no fall in what is kept, '' where there is one."
     share, half, (first, *_, last) = kept.mean(1), (1 + chance) / 2, levels
-    if share.min() > half: return f'more than {half:g} is kept at every level: no fall up to {last:g}'
-    if share.max() < half: return f'less than {half:g} is kept at every level: no fall from {first:g} on'
+    if share.min() > half + 1e-9: return f'more than {half:g} is kept at every level: no fall up to {last:g}'
+    if share.max() < half - 1e-9: return f'less than {half:g} is kept at every level, from {first:g} on'
     curve = chance + (1 - chance) * _fall((levels - fit[0]) / fit[1])
     gain = kept.shape[1] * (_loss(share, np.full(len(levels), share.mean())) - _loss(share, curve))
     if gain < 1.92: return 'what is kept does not fall with the level: a constant share explains it as well'
@@ -85,8 +85,8 @@ def _bounds(levels:np.ndarray, share:np.ndarray, chance:float, fit:tuple[float, 
     "Return which midpoints, and which widths, the fit of a resample stands for: (low, high) of both."
     (midpoint, width), half, span = fit, (1 + chance) / 2, levels[-1] - levels[0]
     any_width = (0., np.inf)
-    if share.min() > half: return [(np.inf, np.inf), any_width]
-    if share.max() < half: return [(-np.inf, -np.inf), any_width]
+    if share.min() > half + 1e-9: return [(np.inf, np.inf), any_width]
+    if share.max() < half - 1e-9: return [(-np.inf, -np.inf), any_width]
     if width > 10 * span: return [(-np.inf, np.inf), any_width] # flat
     if midpoint < levels[0]: return [(-np.inf, -np.inf), any_width]
     if midpoint > levels[-1]: return [(np.inf, np.inf), any_width]
