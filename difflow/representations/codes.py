@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checks import check_number
 from ..data.sets import ImageSet, check_images
+from ..data.studies import PublishedImages
 from ..denoisers.base import Denoiser
 from ..files import atomic, tensors_sha256
 from ..noise import Stream, normal
@@ -37,6 +38,16 @@ def check_times(times:Sequence[float]) -> list[float]:
     return times
 
 # %% ../../nbs/representations/03_codes.ipynb #9c11e25a
+_Images = ImageSet|PublishedImages|Tensor
+
+def _held(images:_Images) -> ImageSet|PublishedImages:
+    "Return images as a set, those of a study as they are; raise ValueError for what holds no images."
+    return images if isinstance(images, PublishedImages) else ImageSet.of(images)
+
+def _rows_of(images:ImageSet|PublishedImages, rows:Sequence[int]) -> Tensor: # (B, C, H, W)
+    "Return these images as a tensor."
+    return images.tensor(rows) if isinstance(images, ImageSet) else images[list(rows)]
+
 @torch.no_grad()
 def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # (B, C, H, W) -> (B, T, D)
     "Encode a batch at all times, each distinct one once."
@@ -46,7 +57,7 @@ def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # 
 
 def trajectory_codes(
     encoder:TimeEncoder,
-    images:ImageSet|Tensor, # N images
+    images:_Images, # N images
     times:Sequence[float]=tuple(i / 10 for i in range(11)), # ascending in 0..1
     batch_size:int=250, # images in a batch, >= 1
     out:str|Path|None=None, # an npz with codes, times and labels
@@ -55,15 +66,15 @@ def trajectory_codes(
     "Encode images at every time; raise ValueError for times or images that do not fit."
     times, training = check_times(times), encoder.training
     if out is not None and Path(out).suffix != '.npz': raise ValueError(f'{out}: the name must end in .npz')
-    batch_size, images = check_number('batch_size', batch_size, 1, whole=True), ImageSet.of(images)
+    batch_size, images = check_number('batch_size', batch_size, 1, whole=True), _held(images)
     device, count = next(encoder.parameters()).device, len(images)
-    encoder.check(images.tensor([0]))
-    work = lambda rows: _encode(encoder, images.tensor(rows).to(device), times).cpu()
+    encoder.check(_rows_of(images, [0]))
+    work = lambda rows: _encode(encoder, _rows_of(images, rows).to(device), times).cpu()
     encoder.eval()
     try:
         parts = {i: range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)}
         if out is None: return torch.cat([work(rows) for rows in parts.values()])
-        pixels = _pixels_digest(images.tensor(rows) for rows in parts.values())
+        pixels = _pixels_digest(_rows_of(images, rows) for rows in parts.values())
         settings = dict(times=times, images=count, pixels=pixels, batch_size=batch_size,
                         encoder=_encoder_digest(encoder))
         codes = _encode_in_parts(work, parts, settings, Path(out), progress)
@@ -153,7 +164,7 @@ def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
 @torch.no_grad()
 def unet_features(
     denoiser:Denoiser, # with a network in `.net`
-    images:ImageSet|Tensor, # N images
+    images:_Images, # N images
     sigmas:Sequence[float], # T noise levels, > 0
     layer:str|None=None, # name of a module of the network, None: its middle
     batch_size:int=100, # images in a batch, >= 1
@@ -163,8 +174,8 @@ def unet_features(
     "Return a layer's activations for noised images, averaged over the area; ValueError if it has none."
     module = _feature_layer(getattr(denoiser, 'net', None), layer)
     sigmas, batch_size = _check_sigmas(sigmas), check_number('batch_size', batch_size, 1, whole=True)
-    images = ImageSet.of(images)
-    check_images(images.tensor([0]).clamp(-1, 1), denoiser.image_shape, 'images')
+    images = _held(images)
+    check_images(_rows_of(images, [0]).clamp(-1, 1), denoiser.image_shape, 'images')
     labels = _one_label_each(denoiser, labels, len(images))
     device, outputs, parts = device_of(denoiser), [], []
     if labels is not None: labels = labels.to(device)
@@ -172,7 +183,7 @@ def unet_features(
     try:
         for i in range(0, len(images), batch_size):
             rows = list(range(i, min(i + batch_size, len(images))))
-            x0 = images.tensor(rows).to(device)
+            x0 = _rows_of(images, rows).to(device)
             noise = normal(x0.shape, seeds, stream=Stream.FORWARD, images=rows, device=device)
             row_labels = None if labels is None else labels[rows]
             codes = []
