@@ -78,9 +78,10 @@ def _digest(*arrays:'np.ndarray') -> str:
     for array in arrays: digest.update(f'{array.shape} {array.dtype}'.encode() + array.tobytes())
     return digest.hexdigest()[:16]
 
-def _check_width(name:str, mixer:'Mixer') -> None:
-    "Raise ValueError for a width that a read-out cannot have"
-    try: mixer.check_width()
+def _mixer(name:str, **options) -> 'Mixer':
+    "Return a read-out; ValueError that names it for settings that it cannot have"
+    from difflow.representations.mixers import MIXERS
+    try: return MIXERS[name](**options)
     except ValueError as error: raise ValueError(f'--mixers {name}: {error}') from None
 
 @app.command('mix', short_help='Read labels from codes: one time, their mean, all in a row, or a sequence.')
@@ -111,8 +112,7 @@ def _mix_command(
     options = dict(epochs=epochs, batch_size=batch_size, hidden=hidden, standardise=standardise)
     own = {} if seeds is None else {'seeds': seeds}
     if lrs is not None: own['lrs'] = tuple(_numbers(lrs, '--lrs', float))
-    wanted = {name: MIXERS[name](**options, **own, device=device) for name in mixers.split(',')}
-    for name, mixer in wanted.items(): _check_width(name, mixer)
+    wanted = {name: _mixer(name, **options, **own, device=device) for name in mixers.split(',')}
     folder = _study_folder(root, score_lr, mode, data, widen_factor, aug, seed)
     train, test = (_read_codes(folder / f'{split}.npz', granularity) for split in ('train', 'test'))
     out = out or folder / ('mix.json' if granularity is None else f'mix_{granularity}.json')

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..statistics.intervals import bootstrap_interval
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #881303f7
@@ -57,6 +58,18 @@ def _confusion(answers:Tensor, labels:Tensor) -> Tensor: # int64 (K, K): row the
     k = answers.shape[1]
     return (labels * k + answers.argmax(1)).bincount(minlength=k * k).reshape(k, k)
 
+def _check_answers(cas:'CAS') -> None:
+    "Raise ValueError where answers are of other shapes than what they are said to answer, or not finite"
+    if cas.answers.ndim != 5 or cas.labels.shape != cas.answers.shape[3:4]:
+        shapes = tuple(cas.answers.shape), tuple(cas.labels.shape)
+        raise ValueError(f'answers must be (P,A,S,N,K), labels (N,), got {shapes[0]}, {shapes[1]}')
+    sizes, given = (len(cas.protocols), len(cas.arms), len(cas.seeds)), tuple(cas.answers.shape[:3])
+    if given != sizes:
+        raise ValueError(f'answers must be for {sizes} protocols, arms, seeds, got {given}')
+    if not cas.answers.isfinite().all():
+        raise ValueError('answers must be finite, they hold NaN or infinity')
+    _check_metric(cas.metric)
+
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #f8f9d479
 @dataclass(frozen=True)
 class CAS:
@@ -70,6 +83,8 @@ class CAS:
     labels:Tensor # (N,) of the test images
     metric:str # accuracy or auroc
     classes:list[str] # K names
+
+    def __post_init__(self): _check_answers(self)
 
     def with_metric(self, metric:str) -> 'CAS':
         "Return the same answers with another metric; ValueError for an unknown one"
@@ -89,6 +104,8 @@ class CAS:
 
     def resampled(self, protocol:str, arm:str, resamples:int=500, seed:int=0) -> Tensor: # (resamples,)
         "Return the mean score of bootstrap samples of test images and seeds, the same for every arm"
+        resamples = check_number('resamples', resamples, 1, whole=True)
+        seed = check_number('seed', seed, 0, whole=True)
         rng, n, s = np.random.default_rng(seed), len(self.labels), len(self.seeds)
         images, seeds = (torch.from_numpy(rng.multinomial(k, np.full(k, 1 / k), resamples)) for k in (n, s))
         p, a = self._at(protocol, arm)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_number
 from ..data.sets import ImageSet
 from ..features.classifier_training import random_warp
 from ..features.classifiers import SmallClassifier
@@ -84,8 +85,10 @@ class ClassifierRecipe:
     def __post_init__(self):
         ranges = dict(batch_size=(2, 2**20), lr=(1e-12, 1e3), momentum=(0, 1), weight_decay=(0, 1e3))
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f'{name} must be in {low}..{high}, got {getattr(self, name)}')
+            value = check_number(name, getattr(self, name), low, high, whole=name == 'batch_size')
+            object.__setattr__(self, name, value)
+        if not callable(self.classifier) and not isinstance(self.classifier, str):
+            raise ValueError(f'classifier must be a name or a function, got {self.classifier!r}')
         if not callable(self.augmentation) and self.augmentation not in _AUGMENTATIONS:
             known = ', '.join(_AUGMENTATIONS)
             raise ValueError(f'augmentation must be one of {known} or a function, got {self.augmentation!r}')
@@ -96,14 +99,15 @@ class ClassifierRecipe:
         return self.augmentation if callable(self.augmentation) else _AUGMENTATIONS[self.augmentation]
 
     def rate(self, step:int, steps:int) -> float:
-        "Return the learning rate of a step, 0..`steps`-1"
+        "Return the learning rate of a step, 0..`steps`-1; ValueError outside"
+        steps = check_number('steps', steps, 1, whole=True)
+        step = check_number('step', step, 0, steps - 1, whole=True)
         return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 # %% ../../nbs/synthetic_data/00_cas_training.ipynb #691dd6ed
 def _check_steps(steps:int) -> None:
     "Raise ValueError unless `steps` is an integer >= 1"
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
+    check_number('steps', steps, 1, whole=True)
 
 def _fit(
     images:ImageSet, # with one label each, 0..classes-1
@@ -132,10 +136,12 @@ def _fit(
         if callback is not None: callback(step, loss.detach())
     return network.eval()
 
-@torch.inference_mode()
+@torch.no_grad()
 def _probabilities(network:nn.Module, images:ImageSet, batch_size:int=250) -> Tensor: # float32 (N, classes)
-    "Return the class probabilities of each image, rows that sum to 1"
+    "Return the class probabilities of each image, rows that sum to 1; ValueError where training diverged"
     device = next(network.parameters()).device
     parts = [network(images.tensor(part).to(device)).softmax(1).cpu()
              for part in torch.arange(len(images)).split(batch_size)]
-    return torch.cat(parts)
+    answers = torch.cat(parts)
+    if not answers.isfinite().all(): raise ValueError('the training diverged, its answers are NaN: lower lr')
+    return answers

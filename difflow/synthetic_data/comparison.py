@@ -9,9 +9,11 @@ __all__ = ['compare_sets']
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..data.sets import ImageSet
 from .cas_scores import CAS, _check_metric
 from .cas_training import ClassifierRecipe, _check_steps, _fit, _probabilities
@@ -54,6 +56,8 @@ def _check_sets(sets:Mapping[str, ImageSet]) -> int: # number of classes
     "Return the number of classes that all `sets` share with the first; ValueError where they do not fit"
     (first, leader), *_ = sets.items()
     for name, images in sets.items():
+        if not isinstance(images, ImageSet):
+            raise ValueError(f'{name} must be an ImageSet with labels, got {type(images).__name__}')
         if len(images) < 2: raise ValueError(f'{name} must hold at least 2 images, got {len(images)}')
         if images.labels is not None and images.labels.ndim == 1 and len(images.labels.unique()) < 2:
             raise ValueError(f'{name} has one class: a classifier needs at least 2')
@@ -85,7 +89,7 @@ def _planned_steps(
     unknown = [p for p in protocols if p not in _PROTOCOLS]
     if unknown or not protocols:
         raise ValueError(f'protocol must be among {", ".join(_PROTOCOLS)}, got {list(protocols)}')
-    if not 0 < epochs < math.inf: raise ValueError(f'epochs must be > 0, got {epochs}')
+    epochs = check_number('epochs', epochs, above=0)
     if steps is not None: _check_steps(steps)
     passes = [math.ceil(epochs * n / batch_size) for n in sizes]
     rows = {'epochs': passes, 'steps': [steps or max(passes)] * len(passes)}
@@ -97,6 +101,14 @@ def _overall(
 ) -> Callable[[int, Tensor], None]|None:
     "Return a callback of one training that reports the steps of all: `done` before it, `total` in the end"
     return None if callback is None else lambda step, loss: callback(done + step + 1, total)
+
+def _seed_list(seeds:int|Sequence[int]) -> list[int]:
+    "Return seeds as integers: 0..`seeds`-1 for a number; ValueError for none and for what are no integers"
+    if not hasattr(seeds, '__len__') or np.ndim(seeds) == 0 and not isinstance(seeds, str):
+        return list(range(check_number('seeds', seeds, 1, whole=True)))
+    seeds = [check_number('seeds', seed, 0, whole=True) for seed in seeds]
+    if not seeds: raise ValueError('seeds must name at least one seed, got none')
+    return seeds
 
 def compare_sets(
     sets:Mapping[str, ImageSet], # {arm: training set}; differences are to the first
@@ -111,8 +123,7 @@ def compare_sets(
 ) -> CAS:
     "Train on every set by every protocol and seed, and test on `real_test`; ValueError before any work"
     protocols = [protocol] if isinstance(protocol, str) else list(protocol)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not seeds: raise ValueError('seeds must name at least one seed, got none')
+    seeds = _seed_list(seeds)
     _check_metric(metric)
     recipe, classes = recipe or ClassifierRecipe(), _check_sets({**sets, 'real_test': real_test})
     counts = _planned_steps([len(s) for s in sets.values()], protocols, epochs, steps, recipe.batch_size)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..data.canvas import to_uint8
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
@@ -35,6 +36,7 @@ def class_counts(
     names:Sequence[str]|None=None, # of the classes
 ) -> Tensor: # int64 (classes,)
     "Return how many images of each class; ValueError for unknown classes, negative counts and none at all"
+    classes = check_number('classes', classes, 1, whole=True)
     if isinstance(counts, Mapping):
         known = {name: i for i, name in enumerate(names or [])} | {i: i for i in range(classes)}
         unknown = [key for key in counts if key not in known]
@@ -44,12 +46,10 @@ def class_counts(
     else:
         counts = counts.tolist() if isinstance(counts, (Tensor, np.ndarray)) else counts
         given = [counts] * classes if np.ndim(counts) == 0 else list(counts)
-    for count in given:
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
-            raise ValueError(f'counts must be integers >= 0, got {count!r}')
+    given = [check_number('counts', count, 0, whole=True) for count in given]
     if len(given) != classes: raise ValueError(f'{len(given)} counts for {classes} classes')
     if not any(given): raise ValueError(f'counts must ask for at least one image, got {classes} times 0')
-    return torch.tensor([int(count) for count in given])
+    return torch.tensor(given)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #554dea42
 def _labels_and_seeds(counts:Tensor, seed:int=0) -> tuple[Tensor, list[int]]: # int64 (N,), N seeds
@@ -72,6 +72,7 @@ def labelled_samples(
 ) -> ImageSet:
     "Draw a labelled set; ValueError for unknown classes and denoisers without classes before any work"
     if denoiser.num_classes is None: raise ValueError('labelled_samples needs a denoiser with classes')
+    seed = check_number('seed', seed, 0, whole=True)
     labels, seeds = _labels_and_seeds(class_counts(counts, denoiser.num_classes, classes), seed)
     shape = len(labels), *denoiser.image_shape
     images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, progress=progress,
@@ -98,8 +99,7 @@ def classification_accuracy_score(
     real_train, synthetic, real_test = sets = [ImageSet.of(source) for source in sources.values()]
     classes = _check_sets(dict(zip(sources, sets)))
     for n in counts:
-        if not classes <= n <= len(synthetic):
-            raise ValueError(f'counts must be in {classes}..{len(synthetic)}, got {n}')
+        check_number('counts', n, classes, len(synthetic), whole=True)
     order = stratified_order(len(synthetic), synthetic.labels.numpy())
     arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': _join_sets(real_train, synthetic)}
     arms |= {f'synthetic {n}': synthetic[order[:n]] for n in counts if n < len(synthetic)}
@@ -128,5 +128,6 @@ def copy_check(
     model = descriptor if isinstance(descriptor, SSCD) else load_descriptor(descriptor)
     threshold = model.threshold if threshold is None else threshold
     if threshold is None: raise ValueError('this descriptor has no threshold of its own: give threshold=')
+    threshold = check_number('threshold', threshold, -1, 1)
     train, *others = (sscd_features(images, model) for images in (real_train, synthetic, real_test))
     return CopyScores(*(m_score(other, train, threshold) for other in others))

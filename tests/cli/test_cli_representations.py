@@ -280,7 +280,7 @@ def test_linear_probes_are_of_those_that_have_them(difflow, codes):
     code, _, err = difflow('mix --data made --hidden 0')
     assert (
         code == 2
-        and '--mixers gru: hidden of a GRU must be >= 1' in err
+        and '--mixers gru: hidden must be an integer >= 1' in err
         and not (codes / 'mix.json').exists()
     )
     assert (

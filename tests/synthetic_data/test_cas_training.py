@@ -61,9 +61,9 @@ def test_shift_flip_keeps_pixels_of_its_image():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(lr=0), 'lr must be in'),
-        (dict(batch_size=1), 'batch_size must be in 2..'),
-        (dict(momentum=2), 'momentum must be in 0..1, got 2'),
+        (dict(lr=0), 'lr must be a number in'),
+        (dict(batch_size=1), 'batch_size must be an integer in 2..'),
+        (dict(momentum=2), 'momentum must be a number in 0..1, got 2'),
         (dict(augmentation='crop'), "got 'crop'"),
     ],
 )

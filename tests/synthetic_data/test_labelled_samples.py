@@ -62,7 +62,7 @@ def test_sets_that_do_not_fit_are_refused(tmp_path):
             sets[place] = images
             with pytest.raises(ValueError, match=message):
                 classification_accuracy_score(*sets, **train)
-    with pytest.raises(ValueError, match='counts must be in 2..20, got 30'):
+    with pytest.raises(ValueError, match='counts must be an integer in 2..20, got 30'):
         classification_accuracy_score(good, good, good, counts=[30])
 
 
@@ -91,10 +91,10 @@ def test_counts():
         ({5: 1}, 'class 5 is unknown'),
         ({'c': 1}, "class 'c' is unknown"),
         ([1], '1 counts for 2'),
-        ([-1, 2], 'integers >= 0, got -1'),
+        ([-1, 2], 'counts must be an integer >= 0, got -1'),
         (0, 'at least one image, got 2 times 0'),
-        (2.5, 'integers >= 0, got 2.5'),
-        ({0: 2.7}, 'integers >= 0, got 2.7'),
+        (2.5, 'an integer >= 0, got 2.5'),
+        ({0: 2.7}, 'an integer >= 0, got 2.7'),
         (True, 'got True'),
         ('x', "got 'x'"),
         ([1, None], 'got None'),
