@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.sets import ImageSet
+from ..checks import check_number
+from ..data.sets import ImageSet, check_images
 from ..noise import Stream, normal, uniform
 from ..training.ema import EMA
 from ..training.order import batches
@@ -28,7 +29,11 @@ def random_warp(
     step:int=0,         # of the training: other random numbers at every step
     strength:float=1.,  # 0 leaves the images as they are; 1 turns by up to 15 degrees and moves by up to 7 %
 ) -> Tensor:            # (B,C,H,W) in [-1, 1]
-    "Return each image turned, scaled, slanted, moved and bent at random"
+    "Return each image turned, scaled, slanted, moved and bent at random; ValueError for bad numbers"
+    seed, step = check_number('seed', seed, 0, whole=True), check_number('step', step, 0, whole=True)
+    strength = check_number('strength', strength, 0)
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f'images must be floats (B,C,H,W), not {images.dtype} {tuple(images.shape)}')
     n, device = len(images), images.device
     u = strength * (2 * uniform((n, 6), seed, step, stream=Stream.WARP, device=device) - 1)
     angle, slant = u[:, 0] * math.pi / 12, 0.2 * u[:, 1]
@@ -43,6 +48,9 @@ def random_warp(
 # %% ../../nbs/features/01_classifier_training.ipynb #9e669c73
 def _targets(model:SmallClassifier, images:ImageSet) -> Tensor: # int64 (N, heads)
     "Return a column of labels for each head; ValueError where they are missing or out of range"
+    if not isinstance(images, ImageSet) or not len(images):
+        raise ValueError(f'images must be an ImageSet of at least one image, got {images!r:.80}')
+    check_images(images.tensor([0]), model.image_shape, 'images')
     sizes = list(model.config['heads'].values())
     if images.labels is None: raise ValueError('the images have no labels')
     labels = images.labels.reshape(len(images), -1)
@@ -66,6 +74,7 @@ def train_classifier(
     **fields,                   # of `Settings`: steps, batch_size, lr, warmup, weight_decay, seed, ...
 ) -> SmallClassifier:           # averaged weights, in eval mode
     "Train a copy of `model`; ValueError for bad settings and labels before any work"
+    smoothing, strength = check_number('smoothing', smoothing, 0, 1), check_number('strength', strength, 0)
     s, targets = Settings(**fields), _targets(model, images)
     average = EMA(model, s.ema_halflife)
     student = deepcopy(model).requires_grad_(True).train()
@@ -83,7 +92,7 @@ def train_classifier(
         if callback is not None: callback(step, loss.detach())
     return average.model
 
-@torch.inference_mode()
+@torch.no_grad()
 def _accuracy(
     model:SmallClassifier,
     images:ImageSet,        # with a label for each head

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.archives import read_tensors
 from ..checkpoints.safetensors_files import write_tensors
+from ..checks import check_number, check_shape
 from ..data.canvas import to_uint8
 from ..files import package_file, tensors_sha256
 
@@ -45,10 +46,12 @@ class SmallClassifier(nn.Module):
     ):
         super().__init__()
         heads = {'digit': 10} if heads is None else dict(heads)
-        if not heads or min(heads.values()) < 2: raise ValueError(f'heads={heads}: each needs >= 2 classes')
-        if width < 2: raise ValueError(f'width={width}: allowed is >= 2')
+        if not heads: raise ValueError('heads must name at least one label, got none')
+        heads = {k: check_number(f'classes of head {k!r}', v, 2, whole=True) for k, v in heads.items()}
+        width = check_number('width', width, 2, whole=True)
+        image_shape = check_shape('image_shape', image_shape)
         self.config = dict(heads=heads, image_shape=list(image_shape), width=width)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.stem = _conv(image_shape[0], width // 2)
         self.stages = nn.ModuleList([_ResidualStage(width // 2, width), _ResidualStage(width, 2 * width),
                                      _ResidualStage(2 * width, 4 * width)])

@@ -36,12 +36,22 @@ class Features(NamedTuple):
 def check_features(
     features:Tensor|np.ndarray, # (N, dims)
     name:str='features', # what the message calls them
-) -> Tensor: # float32
-    "Return descriptors as a tensor; ValueError where there are none, or a row has not length 1"
+    rows:int=1, # at least so many
+    unit:bool=True, # rows of length 1, as descriptors are
+) -> Tensor: # float32; as they came where `unit` is False
+    "Return features as a tensor; ValueError where there are too few, one is not finite or not of length 1"
+    if not isinstance(features, (Tensor, np.ndarray)):
+        raise ValueError(f'{name} must be floats (N, dims), not {type(features).__name__}')
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(f'{name} must be floats (N, dims), none of them 0, not {features.dtype} '
                          f'{tuple(features.shape)}')
+    if len(features) < rows: raise ValueError(f'{name} must have at least {rows} rows, got {len(features)}')
+    broken = ~features.isfinite().all(1)
+    if broken.any():
+        raise ValueError(f'{name}: {int(broken.sum())} of {len(features)} rows hold NaN or infinity, '
+                         f'the first is row {int(broken.nonzero()[0])}')
+    if not unit: return features
     features = features.float()
     lengths = features.norm(dim=1)
     wrong = ~((lengths - 1).abs() < 1e-3)  # NaN, too

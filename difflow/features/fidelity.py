@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_number
 from ..data.canvas import to_uint8
 from ..data.sets import ImageSet
 from .classifiers import embedded_classifiers, load_classifier
+from .descriptors import check_features
 
 # %% ../../nbs/features/09_fidelity.ipynb #c51e68c4
 def _inception() -> Callable:
@@ -43,21 +45,32 @@ def _feature_network(
     setattr(children[parent] if parent else network, leaf, nn.Identity())
     return network
 
-@torch.inference_mode()
+@torch.no_grad()
 def image_features(
     images:ImageSet|Tensor, # a set, images (N,C,H,W) in [-1, 1], or features (N, D), returned as they are
     network:str|nn.Module|Callable='mnist5k', # a classifier, 'inception', or extract(images) -> (B, D)
-    batch_size:int=250,
+    batch_size:int=250, # images at once, >= 1
+    name:str='images', # what messages call them
 ) -> Tensor: # float32 (N, D), on the CPU
-    "Return the features of images; ValueError for fewer than 2 images or features that are no matrix"
-    if len(images) < 2: raise ValueError(f'a set must hold at least 2 images, got {len(images)}')
-    if isinstance(images, Tensor) and images.ndim == 2: return images
-    extract = _feature_network(network)
-    read = images.tensor if isinstance(images, ImageSet) else images.__getitem__
-    parts = [extract(read(part)) for part in torch.arange(len(images)).split(batch_size)]
-    features = torch.cat(parts).float().cpu()
-    if features.ndim != 2: raise ValueError(f'features must have shape (N, D), not {tuple(features.shape)}')
-    return features
+    "Return the features of images; ValueError for fewer than 2, and features that are no finite matrix"
+    check_number('batch_size', batch_size, 1, whole=True)
+    if getattr(images, 'ndim', 0) == 2: return check_features(images, name, rows=2, unit=False)
+    held = ImageSet.of(images)
+    if len(held) < 2: raise ValueError(f'{name}: a set must hold at least 2 images, got {len(held)}')
+    extract, stays = _feature_network(network), isinstance(images, Tensor) and images.is_floating_point()
+    read = images.__getitem__ if stays else held.tensor # where they are, as they are
+    parts = [extract(read(part)) for part in torch.arange(len(held)).split(batch_size)]
+    return check_features(torch.cat(parts).float().cpu(), f'features of {name}', unit=False)
+
+def _features_of_both(
+    real:ImageSet|Tensor, synthetic:ImageSet|Tensor, network:str|nn.Module|Callable,
+) -> tuple[Tensor, Tensor]: # (N, D), (M, D)
+    "Return the features of two sets; ValueError that names the set for bad ones, and for other dimensions"
+    sets = dict(real=real, synthetic=synthetic)
+    real, synthetic = (image_features(images, network, name=name) for name, images in sets.items())
+    if real.shape[1:] != synthetic.shape[1:]:
+        raise ValueError(f'real has {real.shape[1]} features an image, synthetic {synthetic.shape[1]}')
+    return real, synthetic
 
 # %% ../../nbs/features/09_fidelity.ipynb #eb1c2a70
 class _KnownFeatures(nn.Module):
@@ -69,9 +82,7 @@ class _KnownFeatures(nn.Module):
     def forward(self, features:Tensor) -> Tensor: return features
 
 def _updated(metric:nn.Module, real:Tensor, synthetic:Tensor) -> nn.Module:
-    "Return a torchmetrics metric that has seen the features of both sets; ValueError where they do not fit"
-    if real.shape[1:] != synthetic.shape[1:]:
-        raise ValueError(f'features have {real.shape[1]} and {synthetic.shape[1]} dimensions')
+    "Return a torchmetrics metric that has seen the features of both sets"
     metric.update(real, real=True)
     metric.update(synthetic, real=False)
     return metric
@@ -81,9 +92,9 @@ def fid(
     synthetic:ImageSet|Tensor, # M images, or features (M, D)
     network:str|nn.Module|Callable='mnist5k', # see `image_features`
 ) -> float: # >= 0
-    "Return the Fréchet distance between Gaussians that fit the features of two sets"
+    "Return the Fréchet distance between Gaussians that fit the features of two sets; ValueError for bad ones"
     from torchmetrics.image.fid import FrechetInceptionDistance
-    real, synthetic = (image_features(images, network) for images in (real, synthetic))
+    real, synthetic = _features_of_both(real, synthetic, network)
     metric = FrechetInceptionDistance(feature=_KnownFeatures(real.shape[1])).set_dtype(torch.float64)
     return float(_updated(metric, real.double(), synthetic.double()).compute())
 
@@ -93,14 +104,16 @@ def kid(
     synthetic:ImageSet|Tensor, # M images, or features (M, D)
     network:str|nn.Module|Callable='mnist5k', # see `image_features`
     subsets:int=100, # drawn from both sets, >= 1
-    subset_size:int|None=None, # images in each, at most what the smaller set has; None: half, but <= 1000
+    subset_size:int|None=None, # images in each, >= 2, cut to the smaller set; None: half, but <= 1000
     seed:int=0, # of the subsets
 ) -> tuple[float, float]: # mean and standard deviation over the subsets
-    "Return the unbiased squared maximum mean discrepancy with the cubic kernel"
+    "Return the unbiased squared maximum mean discrepancy with the cubic kernel; ValueError for bad numbers"
     from torchmetrics.image.kid import KernelInceptionDistance
-    real, synthetic = (image_features(images, network) for images in (real, synthetic))
+    subsets, seed = check_number('subsets', subsets, 1, whole=True), check_number('seed', seed, 0, whole=True)
+    if subset_size is not None: subset_size = check_number('subset_size', subset_size, 2, whole=True)
+    real, synthetic = _features_of_both(real, synthetic, network)
     most = min(len(real), len(synthetic))
-    subset_size = min(subset_size or min(1000, (most + 1) // 2), most)
+    subset_size = min(subset_size or min(1000, max(2, (most + 1) // 2)), most)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Metric `Kernel Inception Distance` will save')
         metric = KernelInceptionDistance(_KnownFeatures(real.shape[1]), subsets, subset_size)
@@ -120,9 +133,9 @@ def precision_recall(
     k:int=3, # the neighbour that a ball reaches to, 1..N-1 and 1..M-1
 ) -> tuple[float, float]: # each in 0..1
     "Return how much of each set lies where the other one is; ValueError for `k` out of range"
-    real, synthetic = (image_features(images, network) for images in (real, synthetic))
-    most = min(len(real), len(synthetic)) - 1
-    if not 1 <= k <= most: raise ValueError(f'k must be in 1..{most}, got {k}')
+    check_number('k', k, 1, whole=True)
+    real, synthetic = _features_of_both(real, synthetic, network)
+    k = check_number('k', k, 1, min(len(real), len(synthetic)) - 1, whole=True)
     inside = lambda points, radii, x: torch.cat([(d <= radii).any(1) for d in _distance_blocks(x, points)])
     radii = [torch.cat([d.kthvalue(k + 1, 1).values for d in _distance_blocks(x, x)])
              for x in (real, synthetic)]
@@ -137,8 +150,10 @@ def image_metrics(
     k:int=3, # of `precision_recall`
     seed:int=0, # of `kid`
 ) -> dict[str, float]: # fid, kid, kid_std, precision, recall
-    "Return FID, KID, precision and recall; the features are computed once"
-    real, synthetic = (image_features(images, network) for images in (real, synthetic))
+    "Return FID, KID, precision and recall, the features computed once; ValueError as each of them"
+    check_number('k', k, 1, whole=True)
+    check_number('seed', seed, 0, whole=True)
+    real, synthetic = _features_of_both(real, synthetic, network)
     precision, recall = precision_recall(real, synthetic, k=k)
     mean, deviation = kid(real, synthetic, seed=seed)
     return dict(fid=fid(real, synthetic), kid=mean, kid_std=deviation, precision=precision, recall=recall)

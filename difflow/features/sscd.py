@@ -28,6 +28,7 @@ from difflow.features.sscd_published import (
 
 from ..checkpoints.archives import read_archive
 from ..checkpoints.safetensors_files import write_tensors
+from ..checks import check_number
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 
@@ -46,9 +47,11 @@ class SSCD(nn.Module):
         super().__init__()
         known = [*_ARCHITECTURES, 'small']
         if backbone not in known: raise ValueError(f'backbone={backbone!r}: known are {", ".join(known)}')
-        if dims < 1: raise ValueError(f'dims={dims}: allowed is >= 1')
+        dims, p = check_number('dims', dims, 1, whole=True), check_number('p', p, 1)
+        if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
         small = backbone == 'small'
-        if options and not small: raise ValueError(f'{backbone} takes no {", ".join(options)}')
+        unknown = [name for name in options if not small or name not in ('channels', 'widths', 'cells')]
+        if unknown: raise ValueError(f'{backbone} takes no {", ".join(unknown)}')
         self.backbone = _SmallNet(dims, p, **options) if small else _resnet(backbone, dims, p)
         self.config = dict(backbone=backbone, dims=dims, p=p, **options)
         grey = (0.5,) * options.get('channels', 1)
@@ -116,6 +119,7 @@ def load_descriptor(
 ) -> SSCD: # in eval mode, on the CPU
     "Load a descriptor; ValueError for another layout, ConnectionError when it cannot be fetched"
     from difflow.checkpoints.weights import load_strictly
+    if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
     path = _descriptor_file(name, hash)
     tensors, header = (_read_torchscript(path), None) if _is_torchscript(path) else read_archive(path)[::2]
     try:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_number
+
 # %% ../../nbs/features/07_sscd_augmentation.ipynb #df9d7a9e
 class _BatchRNG:
     "Random numbers for a batch of `n` images, one row each; `p` is the probability that an image is chosen"
@@ -76,8 +78,8 @@ class SSCDAugmentation:
 
     def __post_init__(self):
         for f in fields(self):
-            value, high = getattr(self, f.name), 1 if f.name in ('p', 'invert', 'erase') else math.inf
-            if not 0 <= value <= high: raise ValueError(f'{f.name}={value}: allowed is 0..{high}')
+            high = 1 if f.name in ('p', 'invert', 'erase') else None
+            object.__setattr__(self, f.name, check_number(f.name, getattr(self, f.name), 0, high))
 
     @classmethod
     def only(cls, **ranges:float) -> 'SSCDAugmentation':
@@ -88,7 +90,10 @@ class SSCDAugmentation:
         images:Tensor, # (B,C,H,W) float in [-1, 1]
         seed:int=0,
     ) -> Tensor: # as `images`
-        "Return distorted copies, the same for the same `seed`"
+        "Return distorted copies, the same for the same `seed`; ValueError for what are no images"
+        seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(f'images must be a float tensor (B,C,H,W) in [-1, 1], got {images!r:.80}')
         rng = _BatchRNG(len(images), self.p, seed, images.device)
         images = self._move(images, rng)
         images = _gaussian_blur(images, rng.uniform() * self.blur * rng.bernoulli())

@@ -18,17 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.unpickler import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
+from ..checks import check_number
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
 class _GeM(nn.Module):
     "The `p`-th root of the mean `p`-th power of a map (Radenovic et al. 2018); ValueError for p < 1"
     def __init__(self,
-        p:float=3., # 1 is the mean, infinity the maximum
+        p:float=3., # 1 is the mean, the larger the nearer to the maximum
         cells:int=1, # pool in `cells` x `cells` parts of the map
     ):
         super().__init__()
-        if not p >= 1: raise ValueError(f'p={p}: allowed is >= 1')
-        self.p, self.cells = p, cells
+        self.p = check_number('p', p, 1)
+        self.cells = check_number('cells', cells, 1, whole=True)
 
     def forward(self, x:Tensor) -> Tensor: # (B,C,H,W) -> (B,C,cells,cells)
         return F.adaptive_avg_pool2d(x.clamp(min=1e-6).pow(self.p), self.cells).pow(1 / self.p)
@@ -77,7 +78,9 @@ class _SmallNet(nn.Sequential):
         widths:tuple[int, int, int]=(32, 64, 64), # channels after the stem and the two blocks
         cells:int=4, # 1 pools over the whole image, as the published networks do
     ):
-        first, middle, last = widths
+        if len(widths) != 3: raise ValueError(f'widths must be three integers >= 1, got {widths}')
+        first, middle, last = (check_number('widths', width, 1, whole=True) for width in widths)
+        channels = check_number('channels', channels, 1, whole=True)
         super().__init__(nn.Conv2d(channels, first, 4, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
                          _ResidualBlock(first, middle, 2), _ResidualBlock(middle, last, 1), _GeM(p, cells),
                          nn.Flatten(), nn.Linear(last * cells**2, dims, bias=False))

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_number
 from ..data.canvas import to_uint8
 from ..data.sets import ImageSet, check_images
 from .descriptors import check_features
@@ -65,8 +66,8 @@ class SSCDSettings:
                       weight_decay=(0, 1e3), temperature=(1e-4, 1e3), entropy=(0, 1e6), mixup=(0, 1),
                       seed=(0, 2**40))
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f'{name}={getattr(self, name)}: allowed is {low}..{high}')
+            whole = name in ('steps', 'batch_size', 'warmup', 'seed')
+            object.__setattr__(self, name, check_number(name, getattr(self, name), low, high, whole=whole))
 
     def rate(self, step:int) -> float:
         "Return the learning rate of a step"
@@ -114,8 +115,7 @@ def train_sscd(
     images = ImageSet.of(to_uint8(images) if isinstance(images, Tensor) else images)
     augmentation = augmentation or SSCDAugmentation()
     check_images(images.tensor([0]), (len(model.preprocess.mean), *images.image_shape[1:]), 'images')
-    if len(images) < settings.batch_size:
-        raise ValueError(f'batch_size={settings.batch_size}: there are {len(images)} images')
+    check_number('batch_size', settings.batch_size, 2, len(images), whole=True)
     model = deepcopy(model).requires_grad_(True).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     losses, start = torch.zeros(settings.steps, 2), time.process_time()
@@ -142,6 +142,7 @@ def micro_average_precision(
     if similarity.shape != match.shape or match.dtype != torch.bool or not match.any():
         raise ValueError(f'match must be bool {tuple(similarity.shape)} with a true pair, not {match.dtype} '
                          f'{tuple(match.shape)} with {int(match.sum())}')
+    if not similarity.isfinite().all(): raise ValueError('similarity holds NaN or infinity')
     scores, hits = similarity.flatten(), match.flatten()
     order = hits.int().argsort(stable=True)
     hits = hits[order[scores[order].argsort(descending=True, stable=True)]].double()
@@ -155,7 +156,9 @@ def calibrate_threshold(
     rate:float=0.02, # share of new images whose nearest reference may lie above the threshold, 0..1
 ) -> float:
     "Return the lowest threshold that calls at most `rate` of the `new` images copies of a reference"
+    rate = check_number('rate', rate, 0, below=1)
     new, references = check_features(new, 'new'), check_features(references, 'references')
-    if not 0 <= rate < 1: raise ValueError(f'rate={rate}: allowed is 0 <= rate < 1')
+    if new.shape[1] != references.shape[1]:
+        raise ValueError(f'new has {new.shape[1]} dimensions, references {references.shape[1]}')
     nearest = torch.cat([(part @ references.T).amax(1) for part in new.split(1024)])
     return float(nearest.sort(descending=True).values[int(rate * len(nearest))])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ..checks import check_number, check_shape
 from ..denoisers.base import Denoiser, as_sigma
 from .coded_denoisers import _draw_code, _regularisation
 from .encoders import TimeEncoder, sigma_of
@@ -23,6 +24,9 @@ class CodeDecoder(nn.Sequential):
         size:int, # side of the image in pixels
         width:int=64, # channels of the hidden layers
     ):
+        code_size = check_number('code_size', code_size, 1, whole=True)
+        channels = check_number('channels', channels, 1, whole=True)
+        size, width = check_number('size', size, 1, whole=True), check_number('width', width, 1, whole=True)
         side, layers = size, []
         while side > 4:
             side = -(-side // 2)
@@ -48,7 +52,11 @@ class Autoencoder(Denoiser):
         super().__init__()
         if reconstruction not in ('l2', 'bce'):
             raise ValueError(f"reconstruction must be 'l2' or 'bce', got {reconstruction!r}")
-        self.encoder, self.reconstruction, self.image_shape = encoder, reconstruction, tuple(image_shape)
+        image_shape = check_shape('image_shape', image_shape)
+        if image_shape[1] != image_shape[2]:
+            raise ValueError(f'image_shape must be square, got {image_shape}')
+        if weight_z is not None: weight_z = check_number('weight_z', weight_z, 0)
+        self.encoder, self.reconstruction, self.image_shape = encoder, reconstruction, image_shape
         self.weight_z = float(encoder.probabilistic) if weight_z is None else weight_z
         self.decoder = CodeDecoder(encoder.size, image_shape[0], image_shape[1])
         self.sigma_min, self.sigma_max = encoder.sigma_min, encoder.sigma_max

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_number
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
 from ..networks.coded import code_size
@@ -53,8 +54,8 @@ class CodedDenoiser(VEDenoiser):
         if (regulariser == 'kl') != encoder.probabilistic and regulariser is not None:
             wanted = regulariser == 'kl'
             raise ValueError(f'regulariser {regulariser!r} needs an encoder with probabilistic={wanted}')
-        if weight_z < 0 or sigma_data <= 0:
-            raise ValueError(f'weight_z >= 0 and sigma_data > 0 must hold, got {weight_z}, {sigma_data}')
+        weight_z = check_number('weight_z', weight_z, 0)
+        sigma_data = check_number('sigma_data', sigma_data, above=0)
         size = code_size(net)
         if size != encoder.size:
             raise ValueError(f'the network takes codes of {size}, the encoder makes {encoder.size}')
@@ -115,6 +116,7 @@ class ConditionedDenoiser(Denoiser):
         "Raise ValueError for images of other channels."
         super().__init__()
         coded.encoder.check(x0)
+        if not x0.isfinite().all(): raise ValueError('x0 must be finite, it holds NaN or infinity')
         self.coded, self.x0, self.image_shape = coded, x0, coded.image_shape
         self.sigma_min, self.sigma_max = coded.sigma_min, coded.sigma_max
 
@@ -146,6 +148,8 @@ class InterpolatedDenoiser(ConditionedDenoiser):
         "Raise ValueError for other shapes, and weights outside 0..1."
         super().__init__(coded, x0)
         w = torch.as_tensor(w, dtype=torch.float32)
+        coded.encoder.check(x1)
+        if not x1.isfinite().all(): raise ValueError('x1 must be finite, it holds NaN or infinity')
         if x1.shape != x0.shape:
             raise ValueError(f'x1 must have the shape of x0, {tuple(x0.shape)}, got {tuple(x1.shape)}')
         if w.ndim > 1 or w.numel() not in (1, len(x0)) or not ((0 <= w) & (w <= 1)).all():

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.sets import ImageSet
+from ..checks import check_number
+from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser
 from ..files import atomic, tensors_sha256
 from ..noise import Stream, normal
@@ -29,18 +30,14 @@ from .encoders import TimeEncoder
 # %% ../../nbs/representations/03_codes.ipynb #63f13304
 def check_times(times:Sequence[float]) -> list[float]:
     "Return times as floats; raise ValueError unless they ascend within 0..1."
-    times = [float(t) for t in times]
-    if not times or not all(0 <= t <= 1 for t in times):
-        raise ValueError(f'times must be in 0..1, got {times}')
+    if not hasattr(times, '__len__') or isinstance(times, str) or not len(times):
+        raise ValueError(f'times must be numbers in 0..1, at least one, got {times!r}')
+    times = [float(check_number('times', t, 0, 1)) for t in times]
     if times != sorted(times): raise ValueError(f'times must ascend, got {times}')
     return times
 
 # %% ../../nbs/representations/03_codes.ipynb #9c11e25a
-def _rows_of(images:ImageSet|Tensor, rows:Sequence[int]) -> Tensor: # (B, C, H, W)
-    "Return these images as a tensor."
-    return images.tensor(rows) if isinstance(images, ImageSet) else images[rows]
-
-@torch.inference_mode()
+@torch.no_grad()
 def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # (B, C, H, W) -> (B, T, D)
     "Encode a batch at all times, each distinct one once."
     distinct, place = np.unique(np.asarray(times), return_inverse=True)
@@ -57,18 +54,20 @@ def trajectory_codes(
 ) -> Tensor: # (N, T, D) float32 on the CPU
     "Encode images at every time; raise ValueError for times or images that do not fit."
     times, training = check_times(times), encoder.training
+    if out is not None and Path(out).suffix != '.npz': raise ValueError(f'{out}: the name must end in .npz')
+    batch_size, images = check_number('batch_size', batch_size, 1, whole=True), ImageSet.of(images)
     device, count = next(encoder.parameters()).device, len(images)
-    encoder.check(_rows_of(images, [0]))
-    work = lambda rows: _encode(encoder, _rows_of(images, list(rows)).to(device), times).cpu()
+    encoder.check(images.tensor([0]))
+    work = lambda rows: _encode(encoder, images.tensor(rows).to(device), times).cpu()
     encoder.eval()
     try:
         parts = {i: range(i, min(i + batch_size, count)) for i in range(0, count, batch_size)}
         if out is None: return torch.cat([work(rows) for rows in parts.values()])
-        pixels = _pixels_digest(_rows_of(images, list(rows)) for rows in parts.values())
+        pixels = _pixels_digest(images.tensor(rows) for rows in parts.values())
         settings = dict(times=times, images=count, pixels=pixels, batch_size=batch_size,
                         encoder=_encoder_digest(encoder))
         codes = _encode_in_parts(work, parts, settings, Path(out), progress)
-        return _write_codes(codes, settings, getattr(images, 'labels', None), Path(out))
+        return _write_codes(codes, settings, images.labels, Path(out))
     finally: encoder.train(training)
 
 # %% ../../nbs/representations/03_codes.ipynb #07108bf0
@@ -87,7 +86,6 @@ def _pixels_digest(batches:Iterable[Tensor]) -> str:
 def _encode_in_parts(work:Callable[[range], Tensor], parts:dict[int, range], settings:dict, out:Path,
                      progress:bool) -> np.ndarray: # (N, T, D)
     "Encode in parts that are kept in a folder beside `out`, and join them."
-    if out.suffix != '.npz': raise ValueError(f'{out}: the name must end in .npz')
     folder, rows = out.with_suffix('.parts'), {f'{i:08d}': part for i, part in parts.items()}
     def make(items, wanted):
         for item in items:
@@ -138,7 +136,21 @@ def _area_mean(outputs:list, count:int, layer:str|None) -> Tensor: # (count, D)
         raise ValueError(f'layer {layer!r} gives no code of each of {count} images: its output is {shapes}')
     return first.float().flatten(2).mean(-1) if first.ndim > 2 else first.float()
 
-@torch.inference_mode()
+def _one_label_each(denoiser:Denoiser, labels:Tensor|int|None, count:int) -> Tensor|None: # (count,)
+    "Return the labels of all images; raise ValueError where they do not fit."
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        if labels.ndim == 0: labels = labels.expand(count)
+    denoiser.check_labels(labels, count)
+    return labels
+
+def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
+    "Return noise levels as floats; raise ValueError for none, and for one that is not finite and > 0."
+    if not hasattr(sigmas, '__len__') or isinstance(sigmas, str) or not len(sigmas):
+        raise ValueError(f'sigmas must be numbers > 0, at least one, got {sigmas!r}')
+    return [float(check_number('sigmas', sigma, above=0)) for sigma in sigmas]
+
+@torch.no_grad()
 def unet_features(
     denoiser:Denoiser, # with a network in `.net`
     images:ImageSet|Tensor, # N images
@@ -150,20 +162,23 @@ def unet_features(
 ) -> Tensor: # (N, T, D) float32 on the CPU
     "Return a layer's activations for noised images, averaged over the area; ValueError if it has none."
     module = _feature_layer(getattr(denoiser, 'net', None), layer)
-    if not len(sigmas) or min(sigmas) <= 0: raise ValueError(f'sigmas must be > 0, got {list(sigmas)}')
+    sigmas, batch_size = _check_sigmas(sigmas), check_number('batch_size', batch_size, 1, whole=True)
+    images = ImageSet.of(images)
+    check_images(images.tensor([0]).clamp(-1, 1), denoiser.image_shape, 'images')
+    labels = _one_label_each(denoiser, labels, len(images))
     device, outputs, parts = device_of(denoiser), [], []
-    if labels is not None: labels = torch.as_tensor(labels, device=device).expand(len(images))
+    if labels is not None: labels = labels.to(device)
     handle = module.register_forward_hook(lambda module, args, out: outputs.append(out))
     try:
         for i in range(0, len(images), batch_size):
             rows = list(range(i, min(i + batch_size, len(images))))
-            x0 = _rows_of(images, rows).to(device)
+            x0 = images.tensor(rows).to(device)
             noise = normal(x0.shape, seeds, stream=Stream.FORWARD, images=rows, device=device)
             row_labels = None if labels is None else labels[rows]
             codes = []
             for sigma in sigmas:
                 outputs.clear()
-                denoiser(x0 + float(sigma) * noise, float(sigma), row_labels)
+                denoiser(x0 + sigma * noise, sigma, row_labels)
                 codes.append(_area_mean(outputs, len(rows), layer).cpu())
             parts.append(torch.stack(codes, 1))
     finally: handle.remove()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from ..checks import check_number
+
 # %% ../../nbs/representations/00_encoders.ipynb #3396c36d
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 50.
 
@@ -22,7 +24,9 @@ def sigma_of(
     sigma_min:float=_SIGMA_MIN, # noise level at time 0, > 0
     sigma_max:float=_SIGMA_MAX, # noise level at time 1
 ) -> Tensor: # float64, the shape of `t`
-    "Return the noise level at time `t`; raise ValueError for times outside 0..1."
+    "Return the noise level at time `t`; raise ValueError for times outside 0..1 and levels that fall."
+    sigma_min = check_number('sigma_min', sigma_min, above=0)
+    sigma_max = check_number('sigma_max', sigma_max, above=sigma_min)
     t = torch.as_tensor(t, dtype=torch.float64)
     if t.numel() and not (0 <= t.min() and t.max() <= 1):
         raise ValueError(f't must be in 0..1, got {t.min()}..{t.max()}')
@@ -84,13 +88,16 @@ class TimeEncoder(nn.Module):
         sigma_max:float=_SIGMA_MAX, # noise level at time 1
     ):
         "Raise ValueError for a depth or a width that no such network has."
+        k, time_scale = check_number('k', k, 0), check_number('time_scale', time_scale, above=0)
+        in_channels = check_number('in_channels', in_channels, 1, whole=True)
+        depth = check_number('depth', depth, 10, whole=True)
+        sigma_min = check_number('sigma_min', sigma_min, above=0)
+        sigma_max = check_number('sigma_max', sigma_max, above=sigma_min)
         self.config = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__()
-        if (depth - 4) % 6 or depth < 10: raise ValueError(f'depth must be 10, 16, 22, 28, ..., got {depth}')
+        if (depth - 4) % 6: raise ValueError(f'depth must be 10, 16, 22, 28, ..., got {depth}')
         widths = [16, *(int(w * k) for w in (16, 32, 64))] if k else [16, 32, 64, 2]
         if min(widths) < 1: raise ValueError(f'k must be 0 or at least 1/16, got {k}')
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f'0 < sigma_min < sigma_max must hold, got {sigma_min}, {sigma_max}')
         self.time_embedding = _TimeEmbedding(time_scale, sigma_min, sigma_max)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1)
         for g, (inputs, outputs) in enumerate(zip(widths, widths[1:]), 1):
@@ -120,14 +127,18 @@ class TimeEncoder(nn.Module):
     def check(self, x0:Tensor):
         "Raise ValueError for images of another number of channels."
         channels = self.config['in_channels']
-        if x0.ndim != 4 or x0.shape[1] != channels:
+        if not isinstance(x0, Tensor) or not x0.is_floating_point():
+            raise ValueError(f'x0 must be a float tensor (B, {channels}, H, W), got {x0!r:.80}')
+        if x0.ndim != 4 or x0.shape[1] != channels or 0 in x0.shape:
             raise ValueError(f'x0 must have the shape (B, {channels}, H, W), got {tuple(x0.shape)}')
 
     def forward(self, x0:Tensor, t:Tensor|float) -> Tensor: # (B, C, H, W), (B,) or () in 0..1 -> (B, D)
         "Return the codes; raise ValueError for images of other channels or times outside 0..1."
         self.check(x0)
         t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device)
-        sigma_of(t.cpu())
+        sigma_of(t.detach().cpu())
+        if t.ndim > 1 or t.numel() not in (1, len(x0)):
+            raise ValueError(f't must be one time, or one for each of {len(x0)} images, got {tuple(t.shape)}')
         return self.statistics(x0, t.expand(len(x0)))[0]
 
     def load_published(self, path:str|Path) -> 'TimeEncoder': # this encoder

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
+from ..checks import check_number
 from .mixer_networks import _MLP, _Dropout
 
 # %% ../../nbs/representations/05_ensembles.ipynb #95833091
@@ -140,6 +141,12 @@ class BatchedEnsemble(_StackedNetwork):
         clip:float|None=None, # largest norm of a copy's gradient, None: any
         device:str|torch.device='cpu',
     ):
+        "Raise ValueError for no seeds, other numbers of rates than of seeds, and numbers out of range."
+        seeds, lrs = [check_number('seeds', seed, 0, whole=True) for seed in seeds], torch.as_tensor(lrs)
+        if not seeds or lrs.shape != (len(seeds),) or not ((lrs > 0) & lrs.isfinite()).all():
+            raise ValueError(f'lrs must be {len(seeds)} numbers > 0, one a seed, got {lrs.tolist()}')
+        weight_decay = check_number('weight_decay', weight_decay, 0)
+        if clip is not None: clip = check_number('clip', clip, above=0)
         super().__init__(make, seeds, device)
         self.clip, self._views = clip, {}
         self.grads = {k: torch.zeros_like(p, requires_grad=False) for k, p in self.params.items()}

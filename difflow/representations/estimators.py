@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/08_estimators.ipynb #b4c9e279
@@ -23,6 +24,9 @@ class InformationEstimate(NamedTuple):
 
 def _check_pairs(x:Tensor|np.ndarray, y:Tensor|np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return two sets of vectors as float64; raise ValueError where they are no pairs, or not finite."
+    for name, a in (('x', x), ('y', y)):
+        if not isinstance(a, (Tensor, np.ndarray)) or a.ndim == 0 or 0 in a.shape:
+            raise ValueError(f'{name} must be an array or tensor of examples (N, D), got {a!r:.80}')
     x, y = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (x, y))
     if len(x) != len(y) or len(x) < 16:
         raise ValueError(f'x and y must be at least 16 pairs, got {len(x)} and {len(y)}')
@@ -46,7 +50,8 @@ def gaussian_information(
         raise ValueError(f'x and y have {size} dimensions: they need more than {2 * size} pairs, got {count}')
     cov = np.cov(joint.T)
     whiten = lambda c: np.linalg.inv(np.linalg.cholesky(c))
-    cross = whiten(cov[:d, :d]) @ cov[:d, d:] @ whiten(cov[d:, d:]).T
+    try: cross = whiten(cov[:d, :d]) @ cov[:d, d:] @ whiten(cov[d:, d:]).T
+    except np.linalg.LinAlgError: raise ValueError('x and y must vary in every direction') from None
     shared = np.linalg.svd(cross, compute_uv=False)**2 # squared canonical correlations
     error = math.sqrt(max(shared.sum(), 1 / count) / count)
     return InformationEstimate(_gaussian_nats(cov, d), float(error))
@@ -60,7 +65,8 @@ def ksg_information(
 ) -> InformationEstimate:
     "Estimate mutual information by nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
     x, y = _check_pairs(x, y)
-    if not 1 <= k <= len(x) // parts - 1: raise ValueError(f'k must be in 1..{len(x) // parts - 1}, got {k}')
+    parts = check_number('parts', parts, 2, len(x) // 2, whole=True)
+    k = check_number('k', k, 1, len(x) // parts - 1, whole=True)
     rng = np.random.default_rng(0)
     x, y = (a + 1e-9 * max(a.std(), 1e-12) * rng.normal(size=a.shape) for a in (x, y)) # values that repeat
     order = rng.permutation(len(x))
@@ -68,15 +74,20 @@ def ksg_information(
     spread = float(np.std(each, ddof=1) / math.sqrt(parts))
     return InformationEstimate(_ksg(x, y, k), math.hypot(spread, _ksg_miss(x, y, k, rng)))
 
-def _ksg_miss(x:np.ndarray, y:np.ndarray, k:int, rng:np.random.Generator, sets:int=3) -> float:
-    "Return by how much the estimator misses on Gaussian examples with the rank correlations of these."
+def _gaussian_twins(x:np.ndarray, y:np.ndarray, rng:np.random.Generator, sets:int
+                    ) -> tuple[float, list[tuple[np.ndarray, np.ndarray]]]: # nats, and (N, D), (N, E) each
+    "Return Gaussian examples with the rank correlations of these, and the information that they share."
     from scipy.special import ndtri
     joint, d = np.concatenate([x, y], 1), x.shape[1]
     scores = ndtri((joint.argsort(0).argsort(0) + 0.5) / len(joint))
     cov = (1 - 1e-6) * np.corrcoef(scores.T) + 1e-6 * np.eye(joint.shape[1])
-    known = _gaussian_nats(cov, d)
     drawn = rng.normal(size=(sets, *joint.shape)) @ np.linalg.cholesky(cov).T
-    return math.sqrt(np.mean([(_ksg(z[:, :d], z[:, d:], k) - known)**2 for z in drawn]))
+    return _gaussian_nats(cov, d), [(z[:, :d], z[:, d:]) for z in drawn]
+
+def _ksg_miss(x:np.ndarray, y:np.ndarray, k:int, rng:np.random.Generator, sets:int=3) -> float:
+    "Return by how much the estimator misses on Gaussian examples with the rank correlations of these."
+    known, twins = _gaussian_twins(x, y, rng, sets)
+    return math.sqrt(np.mean([(_ksg(*twin, k) - known)**2 for twin in twins]))
 
 def _ksg(x:np.ndarray, y:np.ndarray, k:int) -> float:
     "Return the estimate of Kraskov et al., eq. 8, in nats."
@@ -118,11 +129,42 @@ class _Mine:
 # %% ../../nbs/representations/08_estimators.ipynb #f2893d64
 def _as_variables(x:Tensor|np.ndarray, y:Tensor|np.ndarray) -> tuple[Tensor, Tensor]: # (P, N, D), (P, N, E)
     "Return pairs of variables as float32; raise ValueError for other shapes."
+    for name, a in (('x', x), ('y', y)):
+        if not isinstance(a, (Tensor, np.ndarray)):
+            raise ValueError(f'{name} must be an array or tensor, got {a!r:.80}')
     x, y = (torch.as_tensor(a).float() for a in (x, y))
     x, y = (a[None] if a.ndim == 2 else a for a in (x, y))
-    if x.ndim == 3 and x.shape[:2] == y.shape[:2]: return x, y
-    raise ValueError(f'x and y must be (P, N, D) of equal P and N, got {tuple(x.shape)}, {tuple(y.shape)}')
+    shapes = tuple(x.shape), tuple(y.shape)
+    if x.ndim != 3 or y.ndim != 3 or x.shape[:2] != y.shape[:2] or 0 in (*x.shape, *y.shape):
+        raise ValueError(f'x and y must be (P, N, D) of equal P and N, got {shapes[0]}, {shapes[1]}')
+    if not (x.isfinite().all() and y.isfinite().all()): raise ValueError('x and y must be finite')
+    return x, y
 
+def _mine_bounds(x:Tensor, y:Tensor, steps:int, batch_size:int, hidden:int, lr:float, seed:int, device:str,
+                 window:int) -> tuple[Tensor, Tensor]: # (P, N, D), (P, N, E) -> (window, P) each
+    "Train critics of P pairs; return the bounds of the last steps, and the variances of the critics."
+    mine = _Mine(len(x), x.shape[2] + y.shape[2], hidden, lr, seed, device)
+    rng, bounds, count = np.random.default_rng(seed), [], x.shape[1]
+    x, y = x.to(device), y.to(device)
+    for _ in range(steps):
+        rows = [torch.from_numpy(rng.integers(count, size=batch_size)) for _ in range(3)]
+        joint = torch.cat([x[:, rows[0]], y[:, rows[0]]], 2)
+        shuffled = torch.cat([x[:, rows[1]], y[:, rows[2]]], 2)
+        bounds.append(mine.step(joint, shuffled))
+    return tuple(torch.stack(part).cpu() for part in zip(*bounds[-window:]))
+
+def _mine_miss(x:Tensor, y:Tensor, options:dict) -> list[float]: # one a pair
+    "Return by how much MINE misses on Gaussian examples with the rank correlations of these."
+    known, twins = [], []
+    for a, b in zip(x.double().cpu().numpy(), y.double().cpu().numpy()):
+        nats, [twin] = _gaussian_twins(a, b, np.random.default_rng(options['seed']), 1)
+        known.append(nats)
+        twins.append(twin)
+    one, other = (torch.from_numpy(np.stack(side)).float() for side in zip(*twins))
+    bounds = _mine_bounds(one, other, **options)[0].mean(0)
+    return [float(bound) - nats for bound, nats in zip(bounds, known)]
+
+# %% ../../nbs/representations/08_estimators.ipynb #a1f3c07e
 def mine_information(
     x:Tensor|np.ndarray, # (P, N, D): P pairs of variables, or (N, D)
     y:Tensor|np.ndarray, # as x
@@ -134,20 +176,15 @@ def mine_information(
     device:str='cpu',
     window:int=100, # last steps that the estimate is a mean of
 ) -> list[InformationEstimate]: # one a pair
-    "Estimate mutual information by MINE; raise ValueError for shapes, batch sizes and steps that cannot be."
+    "Estimate a lower bound by MINE, its error with what it misses on Gaussians; ValueError for bad input."
     x, y = _as_variables(x, y)
-    pairs, count = x.shape[:2]
+    count, window = x.shape[1], check_number('window', window, 2, whole=True)
+    batch_size = check_number('batch_size', batch_size, 2, count, whole=True)
     steps = 100 * (count // batch_size) if steps is None else steps
-    if not 2 <= batch_size <= count: raise ValueError(f'batch_size must be in 2..{count}, got {batch_size}')
-    if steps < window: raise ValueError(f'steps must be >= window = {window}, got {steps}')
-    mine = _Mine(pairs, x.shape[2] + y.shape[2], hidden, lr, seed, device)
-    rng, bounds = np.random.default_rng(seed), []
-    x, y = x.to(device), y.to(device)
-    for _ in range(steps):
-        rows = [torch.from_numpy(rng.integers(count, size=batch_size)) for _ in range(3)]
-        joint = torch.cat([x[:, rows[0]], y[:, rows[0]]], 2)
-        shuffled = torch.cat([x[:, rows[1]], y[:, rows[2]]], 2)
-        bounds.append(mine.step(joint, shuffled))
-    last, variance = (torch.stack(part).cpu() for part in zip(*bounds[-window:]))
+    options = dict(steps=check_number('steps', steps, window, whole=True), batch_size=batch_size,
+                   hidden=check_number('hidden', hidden, 1, whole=True), lr=check_number('lr', lr, above=0),
+                   seed=check_number('seed', seed, 0, whole=True), device=device, window=window)
+    last, variance = _mine_bounds(x, y, **options)
     errors = (last.var(0) / window + variance.mean(0) / count).sqrt() # of the batches, of the examples
-    return [InformationEstimate(float(m), float(e)) for m, e in zip(last.mean(0), errors)]
+    parts = zip(last.mean(0), errors, _mine_miss(x, y, options))
+    return [InformationEstimate(float(m), math.hypot(float(e), miss)) for m, e, miss in parts]

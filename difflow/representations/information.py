@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
 
@@ -38,6 +39,7 @@ def mutual_information(
 ) -> InformationMatrix:
     "Estimate the information between the codes of all pairs of times; raise ValueError for bad codes."
     codes, _ = check_codes(codes)
+    noise, seed = check_number('noise', noise, above=0), check_number('seed', seed, 0, whole=True)
     if estimator not in _ESTIMATORS:
         raise ValueError(f'estimator must be one of {_ESTIMATORS}, got {estimator!r}')
     times = codes.shape[1]

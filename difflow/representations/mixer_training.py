@@ -15,24 +15,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
+from ..checks import check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/06_mixer_training.ipynb #f93e7789
+def _as_tensor(name:str, values:Tensor|np.ndarray) -> Tensor:
+    "Return `values` as a tensor; raise ValueError that names them where they are no numbers."
+    try: return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f'{name} must be numbers, got {type(values).__name__}: {error}') from None
+
 def check_codes(
     codes:Tensor|np.ndarray, # (N, T, D), finite
     labels:Tensor|np.ndarray|None=None, # (N,) or (N, F), integers >= 0
 ) -> tuple[Tensor, Tensor|None]:
     "Return codes (N, T, D) as float32 and labels (N, F) as int64; raise ValueError for what cannot be read."
-    codes = torch.as_tensor(codes)
-    if codes.ndim != 3 or 0 in codes.shape:
+    codes = _as_tensor('codes', codes)
+    if codes.ndim != 3 or 0 in codes.shape or codes.is_complex():
         raise ValueError(f'codes must have shape (N, T, D), none of them 0, got {tuple(codes.shape)}')
     broken = (~codes.isfinite()).flatten(1).any(1)
     if broken.any():
         first = int(broken.nonzero()[0])
         raise ValueError(f'codes must be finite: {int(broken.sum())} rows are not, the first is {first}')
     if labels is None: return codes.float(), None
-    labels = torch.as_tensor(labels)
-    if labels.ndim not in (1, 2) or len(labels) != len(codes):
+    labels = _as_tensor('labels', labels)
+    if labels.ndim not in (1, 2) or len(labels) != len(codes) or 0 in labels.shape:
         raise ValueError(f'labels must be ({len(codes)},) or ({len(codes)}, F), got {tuple(labels.shape)}')
     if labels.is_floating_point() or labels.min() < 0:
         raise ValueError(f'labels must be integers >= 0, got {labels.dtype} from {labels.min()}')
@@ -56,24 +63,26 @@ class _MixerSettings:
     device:str='cpu'
     clip:float|None=field(default=None, init=False) # largest norm of the gradient
 
+    def __post_init__(self):
+        "Raise ValueError for settings out of range."
+        for name in ('epochs', 'batch_size', 'seeds'):
+            setattr(self, name, check_number(name, getattr(self, name), 1, whole=True))
+        if not hasattr(self.lrs, '__len__') or isinstance(self.lrs, str) or not len(self.lrs):
+            raise ValueError(f'lrs must be numbers > 0, at least one, got {self.lrs!r}')
+        self.lrs = tuple(check_number('lrs', lr, above=0) for lr in self.lrs)
+        self.weight_decay = check_number('weight_decay', self.weight_decay, 0)
+        self.dropout = check_number('dropout', self.dropout, 0, below=1)
+        self.validation = check_number('validation', self.validation, 0, 1)
+        self.check_width()
+
     def check_width(self):
         "Raise ValueError for a width that the read-out cannot have."
-        if self.hidden is not None and self.hidden < 0:
-            raise ValueError(f'hidden must be >= 0, got {self.hidden}')
+        if self.hidden is not None: self.hidden = check_number('hidden', self.hidden, 0, whole=True)
 
     def _check(self, count:int, given:bool):
         "Raise ValueError for settings out of range; `given`: validation comes beside the `count` examples."
-        for name in ('epochs', 'batch_size', 'seeds'):
-            value = getattr(self, name)
-            if value < 1: raise ValueError(f'{name} must be >= 1, got {value}')
-        if not self.lrs or not all(0 < lr < math.inf for lr in self.lrs):
-            raise ValueError(f'lrs must be > 0, got {self.lrs}')
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f'weight_decay must be >= 0, got {self.weight_decay}')
-        if not 0 <= self.dropout < 1: raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
-        self.check_width()
-        if not given and not 0 < self.validation < 1:
-            raise ValueError(f'validation must be in 0..1, got {self.validation}')
+        self.__post_init__() # they may have been changed
+        if not given: check_number('validation', self.validation, above=0, below=1)
         if not given and not 1 <= round(count * self.validation) < count:
             raise ValueError(f'{count} examples leave none to validate or to train on')
 

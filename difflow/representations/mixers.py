@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
+from ..checks import check_number
 from .mixer_networks import _GRU, _MLP, _Transformer
 from .mixer_training import _MixerSettings, _RunGrid, _split, check_codes
 
@@ -49,7 +50,7 @@ class _FittedMixer(_MixerSettings):
         validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # codes, labels; None: split off
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."
-        single = torch.as_tensor(labels).ndim == 1
+        single = np.ndim(labels) == 1
         codes, labels = check_codes(codes, labels)
         self._check(len(codes), validation is not None)
         _check_classes(labels)
@@ -201,8 +202,7 @@ class GRUMixer(Mixer):
 
     def check_width(self):
         "Raise ValueError for a width < 1."
-        if self.hidden is not None and self.hidden < 1:
-            raise ValueError(f'hidden of a GRU must be >= 1, got {self.hidden}')
+        if self.hidden is not None: self.hidden = check_number('hidden', self.hidden, 1, whole=True)
 
     def make(self, times:int, size:int, classes:int) -> nn.Module:
         "Return a new GRU."
@@ -220,17 +220,18 @@ class TransformerMixer(Mixer):
 
     def check_width(self):
         "Raise ValueError for a width that is odd or no multiple of `heads`, and for no heads or iterations."
-        if self.heads < 1 or self.iterations < 1:
-            raise ValueError(f'heads and iterations must be >= 1, got {self.heads}, {self.iterations}')
-        width = _width(self.hidden, 256)
-        if width < 1 or width % 2 or width % self.heads:
+        self.heads = check_number('heads', self.heads, 1, whole=True)
+        self.iterations = check_number('iterations', self.iterations, 1, whole=True)
+        self.mask = check_number('mask', self.mask, 0, 4, whole=True)
+        self.hidden_time = check_number('hidden_time', self.hidden_time, 0, whole=True)
+        width = check_number('hidden', _width(self.hidden, 256), 1, whole=True)
+        if width % 2 or width % self.heads:
             raise ValueError(f'hidden must be even and a multiple of heads = {self.heads}, got {width}')
 
     def make(self, times:int, size:int, classes:int) -> nn.Module:
         "Return a new transformer; raise ValueError for an unknown mask or time."
-        if self.mask not in range(5): raise ValueError(f'mask must be in 0..4, got {self.mask}')
-        if self.mask in (1, 3, 4) and not 0 <= self.hidden_time < times:
-            raise ValueError(f'hidden_time must be in 0..{times - 1}, got {self.hidden_time}')
+        check_number('mask', self.mask, 0, 4, whole=True)
+        if self.mask in (1, 3, 4): check_number('hidden_time', self.hidden_time, 0, times - 1, whole=True)
         hide = {0: [], 1: [self.hidden_time], 2: [times], 3: [self.hidden_time, times],
                 4: [i for i in range(times + 1) if i != self.hidden_time]}[self.mask]
         return _Transformer(size, classes, times, _width(self.hidden, 256), self.dropout, self.heads,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ..checks import check_number
 from .mixers import TransformerMixer
 
 # %% ../../nbs/representations/10_profiles.ipynb #2d60b429
@@ -31,15 +32,17 @@ def jensen_shannon(
     "Return the divergence of two distributions; raise ValueError for anything else."
     p, q = np.asarray(p, float), np.asarray(q, float)
     for name, d in (('p', p), ('q', q)):
-        if d.ndim != 1 or len(d) != len(p) or (d < 0).any() or abs(d.sum() - 1) > 1e-4:
-            raise ValueError(f'{name} must be {len(p)} numbers >= 0 with sum 1, got {d.tolist()}')
+        if d.ndim != 1 or d.shape != p.shape or not (d >= 0).all() or not abs(d.sum() - 1) <= 1e-4:
+            raise ValueError(f'{name} must be {p.size} numbers >= 0 with sum 1, got {d.tolist()}')
     m = (p + q) / 2
     bits = lambda a: sum(x * math.log2(x / y) for x, y in zip(a, m) if x > 0)
     return (bits(p) + bits(q)) / 2
 
 # %% ../../nbs/representations/10_profiles.ipynb #1f6e5c1f
 def profile_distances(profiles:np.ndarray) -> np.ndarray: # (F, T) -> (F, F), bits
-    "Return the Jensen-Shannon divergence of every pair of profiles."
+    "Return the Jensen-Shannon divergence of every pair of profiles; raise ValueError for anything else."
+    shape = np.shape(profiles)
+    if len(shape) != 2 or 0 in shape: raise ValueError(f'profiles must be (F, T), got the shape {shape}')
     return np.array([[jensen_shannon(p, q) for q in profiles] for p in profiles])
 
 # %% ../../nbs/representations/10_profiles.ipynb #c885aabd
@@ -53,7 +56,6 @@ def mask_ablation(
     **options:int|float|bool|str|tuple, # of `TransformerMixer`; one pass through the block, as published
 ) -> dict[int, np.ndarray]: # mask -> scores on `test` (seeds,) or (F, seeds)
     "Train a transformer with each set of hidden keys and score it; raise ValueError for unknown masks."
-    unknown = [mask for mask in masks if mask not in _MASKS]
-    if unknown: raise ValueError(f'masks must be in 0..4, got {unknown[0]}')
+    masks = [check_number('masks', mask, 0, 4, whole=True) for mask in masks]
     make = lambda mask: TransformerMixer(**dict(iterations=1) | options, mask=mask, hidden_time=hidden_time)
     return {mask: make(mask).fit(*train).scores(*test) for mask in masks}

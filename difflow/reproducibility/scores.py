@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
 
@@ -85,6 +86,8 @@ class Score:
         return score(self.name, self.similarities, threshold, self.indices)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #053fefd5
+_NAMES = 'RP score', 'M score', 'GL score'
+
 def score(
     name:str, # 'RP score', 'M score' or 'GL score'
     similarities:Tensor, # (N,) in -1..1
@@ -92,7 +95,10 @@ def score(
     indices:Tensor|None=None, # (N,) int64, which training images they belong to
 ) -> Score:
     "Return the share of similarities above `threshold`, for a GL score of the others; or raise ValueError."
-    if not -1 <= threshold <= 1: raise ValueError(f'threshold must be in -1..1, got {threshold}')
+    threshold, similarities = check_number('threshold', threshold, -1, 1), torch.as_tensor(similarities)
+    if name not in _NAMES: raise ValueError(f'name must be one of {", ".join(_NAMES)}, got {name!r}')
+    if similarities.ndim != 1 or not len(similarities) or not (similarities.abs() <= 1 + 1e-3).all():
+        raise ValueError(f'similarities must be (N,) in -1..1, N >= 1, got {tuple(similarities.shape)}')
     above, count = int((similarities > threshold).sum()), len(similarities)
     counted = count - above if name == 'GL score' else above
     return Score(name, counted / count, bootstrap_interval(counted, count), threshold, similarities, indices)
@@ -105,6 +111,7 @@ def rp_score(
     extract:Callable|None=None, # extract(images) -> (N, D), for `a` and `b` given as images
 ) -> Score:
     "Return how often two models make the same image; raise ValueError for sets that do not belong together."
+    threshold = check_number('threshold', threshold, -1, 1)
     a, b = _as_features(a, extract, 'a'), _as_features(b, extract, 'b')
     _check_comparable(a, b)
     _check_paired(a, b)
@@ -118,6 +125,7 @@ def rp_matrix(
     extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
 ) -> Tensor: # (K, K) float64, symmetric, 1 on the diagonal
     "Return the RP score of every pair of models; raise ValueError as `rp_score` does."
+    threshold = check_number('threshold', threshold, -1, 1)
     features = [_as_features(source, extract, name) for name, source in sets.items()]
     scores = torch.eye(len(features), dtype=torch.float64)
     for i in range(len(features)):
@@ -146,9 +154,10 @@ def nearest(
     extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
 ) -> tuple[Tensor, Tensor]: # similarities (N, k), falling, and indices (N, k)
     "Return the most similar training images of every sample; raise ValueError for bad features or k."
+    k = check_number('k', k, 1, whole=True)
     samples, train = _as_features(samples, extract, 'samples'), _as_features(train, extract, 'train')
     _check_comparable(samples, train)
-    if not 1 <= k <= len(train.features): raise ValueError(f'k must be in 1..{len(train.features)}, got {k}')
+    check_number('k', k, 1, len(train.features), whole=True)
     rows = [_nearest_rows(part, train.features, k) for part in samples.features.split(_QUERIES)]
     return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
@@ -160,6 +169,7 @@ def m_score(
     extract:Callable|None=None, # extract(images) -> (N, D), for sets given as images
 ) -> Score: # with the nearest training image of each sample
     "Return how many samples are copies of training images; raise ValueError for sets that do not fit."
+    threshold = check_number('threshold', threshold, -1, 1)
     similarities, indices = nearest(samples, train, 1, extract)
     return score('M score', similarities[:, 0], threshold, indices[:, 0])
 

@@ -16,10 +16,14 @@ def snr_axis(
     u:np.ndarray, # (S,) ascending places on it
     sigmas:np.ndarray, # (S,) noise levels there, ascending; those that are 0 or inf are left out
 ) -> None:
-    "Draw signal-to-noise ratios on top of an axis, where at least two levels are noisy."
-    sigmas = np.asarray(sigmas, float)
+    "Draw signal-to-noise ratios on top of an axis where two levels are noisy; ValueError if none ascend."
+    u, sigmas = np.asarray(u, float), np.asarray(sigmas, float)
+    for name, values in (('u', u), ('sigmas', sigmas)):
+        if values.shape != (sigmas.size,) or not (values[1:] >= values[:-1]).all() or np.isnan(values).any():
+            raise ValueError(f'{name} must be {sigmas.size} ascending numbers, got {values.tolist()}')
+    if (sigmas < 0).any(): raise ValueError(f'sigmas must be >= 0, got {sigmas.min()}')
     noisy = (sigmas > 0) & np.isfinite(sigmas)
-    u, decibels = np.asarray(u, float)[noisy], -20 * np.log10(sigmas[noisy])
+    u, decibels = u[noisy], -20 * np.log10(sigmas[noisy])
     if len(u) < 2: return
     step = next(s for s in (2, 5, 10, 20, 50, 100) if np.ptp(decibels) <= 8 * s or s == 100)
     ticks = step * np.arange(np.floor(decibels[0] / step), np.ceil(decibels[-1] / step) - 1, -1)

@@ -8,14 +8,18 @@ __all__ = ['per_image', 'mean_error', 'bootstrap_interval']
 # %% ../../nbs/statistics/00_intervals.ipynb #17f48dc0
 import numpy as np
 
+from ..checks import check_number
+
 # %% ../../nbs/statistics/00_intervals.ipynb #c9fa58e8
 def per_image(
     values:np.ndarray, # (..., N)
     draws:int=1, # the N are so many draws of N / draws images, all images once and then again
 ) -> np.ndarray: # (..., N / draws) float64
-    "Return the mean over the draws of each image; raise ValueError where `draws` does not divide N."
-    values = np.asarray(values, np.float64)
-    if draws < 1 or values.shape[-1] % draws:
+    "Return the mean over the draws of each image; raise ValueError where `draws` does not divide N >= 1."
+    values, draws = np.asarray(values, np.float64), check_number('draws', draws, 1, whole=True)
+    if values.ndim == 0 or 0 in values.shape:
+        raise ValueError(f'values must be (..., N) of at least one image, got the shape {values.shape}')
+    if values.shape[-1] % draws:
         raise ValueError(f'draws must divide the {values.shape[-1]} images, got {draws}')
     return values.reshape(*values.shape[:-1], draws, -1).mean(-2)
 
@@ -38,9 +42,10 @@ def bootstrap_interval(
     seed:int=0, # of the resamples
 ) -> tuple[float, float]: # lower and upper end, in 0..1
     "Return the percentile bootstrap interval of a share, exact limits where it is 0 or 1; or ValueError."
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f'successes must be in 0..n with n >= 1, got {successes} of {n}')
-    if not 0 < level < 1: raise ValueError(f'level must be in (0, 1), got {level}')
+    n = check_number('n', n, 1, whole=True)
+    successes = check_number('successes', successes, 0, n, whole=True)
+    level, seed = check_number('level', level, above=0, below=1), check_number('seed', seed, 0, whole=True)
+    resamples = check_number('resamples', resamples, 1, whole=True)
     tail = (1 - level) / 2
     if successes == 0: return 0., 1 - tail**(1 / n)
     if successes == n: return tail**(1 / n), 1.

@@ -10,34 +10,46 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..checks import check_number
+
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
 def _fall(z:np.ndarray) -> np.ndarray: return 0.5 - 0.5 * np.tanh(z / 2)
 
 class Transition(NamedTuple):
     "A fitted fall from 1 to `chance`: its midpoint and width, with 95 % intervals, in units of the levels."
-    midpoint:float # level where the excess over chance has fallen to a half
-    midpoint_low:float
-    midpoint_high:float
+    midpoint:float # level where the excess over chance has fallen to a half; all NaN where there is no fall
+    midpoint_low:float # -inf where the levels do not bound it
+    midpoint_high:float # inf where the levels do not bound it
     width:float # levels in which it falls, > 0
-    width_low:float
+    width_low:float # 0 where it falls between two levels
     width_high:float
     chance:float # share that is kept at infinite noise
+    reason:str='' # why the data hold no fall, '' where they do
+
+    @property
+    def found(self) -> bool:
+        "Return whether there is a fall in the data."
+        return not self.reason
 
     def curve(self,
         u:np.ndarray, # (...) levels
-    ) -> np.ndarray: # (...) in chance..1
+    ) -> np.ndarray: # (...) in chance..1, NaN where there is no fall
         "Return the fitted share at levels `u`."
         return self.chance + (1 - self.chance) * _fall((np.asarray(u, float) - self.midpoint) / self.width)
 
 # %% ../../nbs/statistics/01_transition.ipynb #1a54f975
+def _loss(share:np.ndarray, p:np.ndarray) -> float:
+    "Return minus the log likelihood of an image, where shares `p` are expected."
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    return -(share * np.log(p) + (1 - share) * np.log(1 - p)).sum()
+
 def _fit(levels:np.ndarray, share:np.ndarray, chance:float, start:tuple|None=None) -> tuple[float, float]:
     "Return the midpoint and the width that have the largest likelihood."
     from scipy.optimize import minimize
     span = levels[-1] - levels[0]
     def loss(parameters):
         z = (levels - parameters[0]) / np.exp(parameters[1])
-        p = np.clip(chance + (1 - chance) * _fall(z), 1e-6, 1 - 1e-6)
-        return -(share * np.log(p) + (1 - share) * np.log(1 - p)).sum()
+        return _loss(share, chance + (1 - chance) * _fall(z))
     half = (1 + chance) / 2
     middle = start[0] if start else levels[np.abs(share - half).argmin()]
     widths = [np.log(start[1])] if start else np.log(span * np.array([0.02, 0.08]))
@@ -45,6 +57,52 @@ def _fit(levels:np.ndarray, share:np.ndarray, chance:float, start:tuple|None=Non
                  for w in widths), key=lambda result: result.fun)
     return float(found.x[0]), float(np.exp(found.x[1]))
 
+# %% ../../nbs/statistics/01_transition.ipynb #5b1e90a2
+def _check_curve(levels:np.ndarray, kept:np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (S,), (S, N)
+    "Return levels and what is kept as floats; raise ValueError for bad shapes, order and ranges."
+    levels, kept = np.asarray(levels, float), np.asarray(kept, float)
+    if levels.ndim != 1 or len(levels) < 3 or kept.ndim != 2 or len(kept) != len(levels) or kept.shape[1] < 2:
+        shapes = f'{kept.shape} for {levels.size} levels'
+        raise ValueError(f'kept must be (S, N) for S >= 3 levels and N >= 2 images, got {shapes}')
+    if not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
+        raise ValueError(f'levels must be finite and ascend, got {levels.tolist()}')
+    if not ((kept >= 0) & (kept <= 1)).all():
+        raise ValueError(f'kept must be in 0..1, got {kept.min()}..{kept.max()}')
+    return levels, kept
+
+def _no_fall(levels:np.ndarray, kept:np.ndarray, chance:float, fit:tuple[float, float]) -> str:
+    "Return why there is no fall in what is kept, '' where there is one."
+    share, half, (first, *_, last) = kept.mean(1), (1 + chance) / 2, levels
+    if share.min() > half: return f'more than {half:g} is kept at every level: no fall up to {last:g}'
+    if share.max() < half: return f'less than {half:g} is kept at every level: no fall from {first:g} on'
+    curve = chance + (1 - chance) * _fall((levels - fit[0]) / fit[1])
+    gain = kept.shape[1] * (_loss(share, np.full(len(levels), share.mean())) - _loss(share, curve))
+    if gain < 1.92: return 'what is kept does not fall with the level: a constant share explains it as well'
+    return '' if first <= fit[0] <= last else f'the fitted midpoint {fit[0]:g} is outside {first:g}..{last:g}'
+
+# %% ../../nbs/statistics/01_transition.ipynb #5b1e90a3
+def _bounds(levels:np.ndarray, share:np.ndarray, chance:float, fit:tuple[float, float]) -> list:
+    "Return which midpoints, and which widths, the fit of a resample stands for: (low, high) of both."
+    (midpoint, width), half, span = fit, (1 + chance) / 2, levels[-1] - levels[0]
+    any_width = (0., np.inf)
+    if share.min() > half: return [(np.inf, np.inf), any_width]
+    if share.max() < half: return [(-np.inf, -np.inf), any_width]
+    if width > 10 * span: return [(-np.inf, np.inf), any_width] # flat
+    if midpoint < levels[0]: return [(-np.inf, -np.inf), any_width]
+    if midpoint > levels[-1]: return [(np.inf, np.inf), any_width]
+    slope = np.abs(_fall((levels - midpoint) / width) - 0.5) < 0.49
+    if slope.sum() > 1: return [(midpoint, midpoint), (width, width)]
+    i = np.clip(np.searchsorted(levels, midpoint), 1, len(levels) - 1)
+    gap = levels[i] - levels[i - 1]
+    return [(levels[i - 1], levels[i]), (0., max(width, gap / 4))] # a level would be on a wider slope
+
+def _interval(ranges:np.ndarray) -> tuple[float, float]: # (R, 2) low and high ends
+    "Return the 95 % interval of R resamples; -inf and inf where too many have no end."
+    method = 'linear' if np.isfinite(ranges).all() else None
+    low = np.quantile(ranges[:, 0], 0.025, method=method or 'lower')
+    return low, np.quantile(ranges[:, 1], 0.975, method=method or 'higher')
+
+# %% ../../nbs/statistics/01_transition.ipynb #5b1e90a4
 def fit_transition(
     levels:np.ndarray, # (S,) ascending, step_reverse / steps or any other measure of noise
     kept:np.ndarray, # (S, N) bool, or shares in 0..1: what each of N images kept
@@ -52,18 +110,15 @@ def fit_transition(
     bootstrap:int=200, # resamples of the images, >= 20
     seed:int=0, # of the resamples
 ) -> Transition:
-    "Return the fitted fall of `kept` from 1 to `chance`; raise ValueError for bad shapes and ranges."
-    levels, kept = np.asarray(levels, float), np.asarray(kept, float)
-    if kept.ndim != 2 or kept.shape != (len(levels), kept.shape[-1]) or kept.shape[1] < 2 or len(levels) < 3:
-        shapes = f'{kept.shape} for {len(levels)} levels'
-        raise ValueError(f'kept must be (S, N) for S >= 3 levels and N >= 2 images, got {shapes}')
-    if (np.diff(levels) <= 0).any(): raise ValueError(f'levels must ascend, got {levels.tolist()}')
-    if not 0 <= chance < 1: raise ValueError(f'chance must be in 0..1, got {chance}')
-    if kept.min() < 0 or kept.max() > 1:
-        raise ValueError(f'kept must be in 0..1, got {kept.min()}..{kept.max()}')
-    if bootstrap < 20: raise ValueError(f'bootstrap must be >= 20, got {bootstrap}')
+    "Return the fall of `kept` from 1 to `chance`, NaN where there is none; ValueError for bad arguments."
+    levels, kept = _check_curve(levels, kept)
+    chance, seed = check_number('chance', chance, 0, below=1), check_number('seed', seed, 0, whole=True)
+    bootstrap = check_number('bootstrap', bootstrap, 20, whole=True)
     best, rng = _fit(levels, kept.mean(1), chance), np.random.default_rng(seed)
+    reason = _no_fall(levels, kept, chance, best)
+    if reason: return Transition(*[np.nan] * 6, chance, reason)
     draws = rng.integers(kept.shape[1], size=(bootstrap, kept.shape[1]))
-    again = np.array([_fit(levels, kept[:, rows].mean(1), chance, best) for rows in draws])
-    low, high = np.quantile(again, [0.025, 0.975], 0)
-    return Transition(best[0], low[0], high[0], best[1], low[1], high[1], chance)
+    shares = [kept[:, rows].mean(1) for rows in draws]
+    again = np.array([_bounds(levels, share, chance, _fit(levels, share, chance, best)) for share in shares])
+    (m_low, m_high), (w_low, w_high) = (_interval(again[:, i]) for i in range(2))
+    return Transition(best[0], m_low, m_high, best[1], w_low, w_high, chance)

@@ -89,10 +89,10 @@ def test_colour_descriptors_are_trained_too():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(steps=0), 'steps=0'),
-        (dict(batch_size=1), 'batch_size=1'),
-        (dict(mixup=2), 'mixup=2'),
-        (dict(batch_size=101), 'there are 100 images'),
+        (dict(steps=0), 'steps must be an integer in 1..'),
+        (dict(batch_size=1), 'batch_size must be an integer in 2..'),
+        (dict(mixup=2), 'mixup must be a number in 0..1, got 2'),
+        (dict(batch_size=101), 'batch_size must be an integer in 2..100, got 101'),
     ],
 )
 def test_bad_settings_are_refused(small, digits, options, message):

@@ -30,7 +30,7 @@ def coded(probabilistic=False, **options):
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda: coded(weight_z=-1), 'weight_z >= 0'),
+        (lambda: coded(weight_z=-1), 'weight_z must be a number >= 0, got -1'),
         (
             lambda: CodedDenoiser(CodedUNet(5, 4, 1, 32, 1, 1, (), (1,)), encoder()),
             'takes codes of 5, the encoder makes 4',

@@ -47,14 +47,14 @@ def test_trajectory_codes_leave_the_mode_of_the_encoder(images):
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda x: trajectory_codes(encoder(), x, []), 'times must be in 0..1'),
-        (lambda x: trajectory_codes(encoder(), x, [-0.1, 0.5]), 'times must be in 0..1'),
+        (lambda x: trajectory_codes(encoder(), x, []), 'times must be'),
+        (lambda x: trajectory_codes(encoder(), x, [-0.1, 0.5]), 'times must be'),
         (lambda x: trajectory_codes(encoder(), x, [0.5, 0.4]), 'times must ascend'),
         (lambda x: trajectory_codes(encoder(in_channels=3), x, [0.5]), r'\(B, 3, H, W\)'),
         (lambda x: trajectory_codes(encoder(), x, [0.5], out='codes.pkl'), 'must end in .npz'),
         (
             lambda x: unet_features(EDMDenoiser(UNet(8, 1, 32, 1, 1, (), (1,))), x, [0.0]),
-            'sigmas must be > 0',
+            'sigmas must be a number > 0, got 0.0',
         ),
     ],
 )

@@ -51,7 +51,7 @@ def test_each_row_may_have_a_time_of_its_own(images):
         (lambda x: encoder()(x[0], 0.5), r'\(B, 1, H, W\), got \(1, 8, 8\)'),
         (lambda x: encoder()(x, 1.01), 't must be in 0..1'),
         (lambda x: encoder()(x, math.nan), 't must be in 0..1'),
-        (lambda x: TimeEncoder(sigma_min=2, sigma_max=1), 'sigma_min < sigma_max'),
+        (lambda x: TimeEncoder(sigma_min=2, sigma_max=1), 'sigma_max must be a number > 2, got 1'),
     ],
 )
 def test_bad_input(call, message, images):

@@ -137,14 +137,14 @@ def test_bad_codes_and_labels(name, codes, labels, message):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(epochs=0), 'epochs must be >= 1'),
+        (dict(epochs=0), 'epochs must be an integer >= 1'),
         (dict(batch_size=0), 'batch_size'),
         (dict(seeds=0), 'seeds'),
         (dict(lrs=()), 'lrs'),
-        (dict(lrs=(1e-3, -1.0)), 'lrs must be > 0'),
-        (dict(lrs=(math.nan,)), 'lrs must be > 0'),
-        (dict(weight_decay=-1.0), 'weight_decay must be >= 0'),
-        (dict(dropout=1.0), 'dropout must be in'),
+        (dict(lrs=(1e-3, -1.0)), 'lrs must be a number > 0'),
+        (dict(lrs=(math.nan,)), 'lrs must be a number > 0'),
+        (dict(weight_decay=-1.0), 'weight_decay must be a number >= 0'),
+        (dict(dropout=1.0), 'dropout must be a number >= 0 and < 1'),
         (dict(validation=1.0), 'validation must be'),
         (dict(validation=0.01), 'leave none'),
     ],
@@ -156,20 +156,25 @@ def test_bad_settings_of_all(options, message, name):
 
 
 @pytest.mark.parametrize(
-    'mixer, message',
+    'kind, options, message',
     [
-        (GRUMixer(hidden=0), 'hidden of a GRU must be >= 1, got 0'),
-        (TransformerMixer(hidden=0), 'multiple of heads = 4, got 0'),
-        (TransformerMixer(hidden=30), 'multiple of heads = 4, got 30'),
-        (TransformerMixer(heads=5), 'multiple of heads = 5, got 256'),
-        (TransformerMixer(hidden=5, heads=1), 'must be even'),
-        (TransformerMixer(iterations=0), 'iterations must be >= 1'),
-        (SingleTime(hidden=-1), 'hidden must be >= 0'),
+        (GRUMixer, dict(hidden=0), 'hidden must be an integer >= 1, got 0'),
+        (TransformerMixer, dict(hidden=0), 'hidden must be an integer >= 1, got 0'),
+        (TransformerMixer, dict(hidden=30), 'multiple of heads = 4, got 30'),
+        (TransformerMixer, dict(heads=5), 'multiple of heads = 5, got 256'),
+        (TransformerMixer, dict(hidden=5, heads=1), 'must be even'),
+        (TransformerMixer, dict(iterations=0), 'iterations must be an integer >= 1'),
+        (SingleTime, dict(hidden=-1), 'hidden must be an integer >= 0'),
     ],
 )
-def test_widths_that_cannot_be(mixer, message):
+def test_widths_that_cannot_be(kind, options, message):
     with pytest.raises(ValueError, match=message):
-        mixer.fit(Z, Y)
+        kind(**options)
+    changed = kind()
+    for name, value in options.items():
+        setattr(changed, name, value)
+    with pytest.raises(ValueError, match=message):
+        changed.fit(Z, Y)
 
 
 def test_published_seeds():
@@ -209,7 +214,7 @@ def test_bad_input_of_a_fitted_reader():
             score(Z, Y[:-1])
     with pytest.raises(ValueError, match='not fitted'):
         SingleTime().predict(Z)
-    with pytest.raises(ValueError, match='hidden_time must be in 0..2, got 5'):
+    with pytest.raises(ValueError, match='hidden_time must be an integer in 0..2, got 5'):
         TransformerMixer(mask=1).fit(Z, Y)
-    with pytest.raises(ValueError, match='mask must be in 0..4, got 5'):
+    with pytest.raises(ValueError, match='mask must be an integer in 0..4, got 5'):
         TransformerMixer(mask=5).fit(Z, Y)

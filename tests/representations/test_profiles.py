@@ -39,7 +39,7 @@ Y = np.arange(64) % 2
     [
         (lambda: jensen_shannon([0.5, 0.5], [1.0]), 'q must be 2 numbers'),
         (lambda: jensen_shannon([1.5, -0.5], [1, 0]), 'p must be'),
-        (lambda: mask_ablation((X, Y), (X, Y), masks=(0, 7)), 'masks must be in 0..4, got 7'),
+        (lambda: mask_ablation((X, Y), (X, Y), masks=(0, 7)), 'masks must be an integer in 0..4, got 7'),
     ],
 )
 def test_bad_input(call, message):

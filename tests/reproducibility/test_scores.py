@@ -135,9 +135,9 @@ def test_sets_that_do_not_belong_together(tmp_path):
         (lambda: m_score(f[:0], f), 'none of them 0'),
         (lambda: m_score(f, f[:0]), 'none of them 0'),
         (lambda: m_score(torch.rand(3, 1, 8, 8), f), 'pass extract='),
-        (lambda: rp_score(f, torch.full((10, 16), float('nan'))), 'not of length 1'),
-        (lambda: rp_score(f, f, 1.5), r'threshold must be in -1..1, got 1.5'),
-        (lambda: nearest(f, f, 11), 'k must be in 1..10, got 11'),
+        (lambda: rp_score(f, torch.full((10, 16), float('nan'))), 'b: 10 of 10 rows hold NaN'),
+        (lambda: rp_score(f, f, 1.5), r'threshold must be a number in -1..1, got 1.5'),
+        (lambda: nearest(f, f, 11), 'k must be an integer in 1..10, got 11'),
         (lambda: rp_score(f, str(tmp_path / 'other.npz')), "keys .'features', 'labels'."),
     ):
         with pytest.raises(ValueError, match=words):
