@@ -9,10 +9,8 @@ __all__ = ['Features', 'check_features', 'load_features', 'sscd_features']
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,9 @@ import torch
 from torch import Tensor
 
 from ..data.sets import ImageSet
-from ..files import atomic, load_npz
+from ..files import load_npz, save_npz
+from ..runs.identity import run_identity
+from ..runs.tables import fill_table
 from .sscd import SSCD, load_descriptor
 
 # %% ../../nbs/features/06_descriptors.ipynb #37e0554c
@@ -68,7 +68,7 @@ def load_features(
     "Load descriptors; ValueError for other keys than those of `Features`, and rows that are not of length 1"
     Path(path).stat() # FileNotFoundError where there is none
     arrays = load_npz(path)
-    unknown = [k for k in arrays if k not in Features._fields]
+    unknown = [k for k in arrays if k not in (*Features._fields, 'run')]
     if unknown or 'features' not in arrays:
         raise ValueError(f"{path} has the keys {list(arrays)}, wanted 'features' and perhaps "
                          f'{", ".join(Features._fields[1:])}')
@@ -95,13 +95,12 @@ class _Extraction:
         self.starts = range(0, len(images), batch_size)
         self.buffer = None
 
-    @cached_property
-    def identity(self) -> dict: # json-able
-        "What the descriptors depend on: a run goes on only with its own parts"
-        digest = hashlib.sha256('\n'.join(self.images.names).encode())
-        if self.images.decoded: digest.update(self.images.images.contiguous().numpy())
-        return dict(model=self.model.sha256, preprocess=json.loads(json.dumps(asdict(self.model.preprocess))),
-                    images=digest.hexdigest(), count=len(self.images), batch_size=self.batch_size)
+    def made_of(self, seeds:Tensor|None) -> dict: # json-able
+        "Return everything that the file depends on"
+        digest = lambda words: hashlib.sha256('\n'.join(map(str, words)).encode()).hexdigest()[:16]
+        return run_identity(None, self.images, names=digest(self.images.names), model=self.model.sha256,
+                            preprocess=asdict(self.model.preprocess), batch_size=self.batch_size,
+                            seeds=None if seeds is None else digest(seeds.tolist()))
 
     def prepare(self, start:int) -> Tensor:
         "Return the input of the batch at `start`, in memory that the next batch takes over"
@@ -125,50 +124,23 @@ class _Extraction:
         return self.model(self.prepare(start)).float().cpu()
 
 # %% ../../nbs/features/06_descriptors.ipynb #5550abfd
-class _PartFiles:
-    "The batches of an extraction in a folder beside the npz; ValueError when they are of another one"
-    def __init__(self, extraction:_Extraction, out:Path):
-        self.extraction, self.out, self.folder = extraction, out, out.with_name(f'{out.name}.parts')
-        run, now = self.folder / 'run.json', extraction.identity
-        if not run.exists():
-            with atomic(run) as partial: partial.write_text(json.dumps(now, indent=1))
-        before = json.loads(run.read_text())
-        other = [k for k in now if before.get(k) != now[k]]
-        if other:
-            raise ValueError(f'{self.folder} belongs to a run with other {", ".join(other)}: '
-                             'delete it to start anew')
-
-    def path(self, start:int) -> Path:
-        "Return the file of the batch at `start`"
-        return self.folder / f'{start:09d}.npy'
-
-    def save(self, start:int, features:Tensor) -> None:
-        "Write one batch"
-        with atomic(self.path(start)) as partial: np.save(partial, features.numpy())
-
-    def join(self, seeds:Tensor|None) -> Tensor|None: # None while batches are missing
-        "Put all batches into the npz, remove the folder and return the descriptors"
-        starts = self.extraction.starts
-        if not all(self.path(s).exists() for s in starts): return None
-        try: features = np.concatenate([np.load(self.path(s)) for s in starts])
-        except FileNotFoundError: return load_features(self.out).features  # another shard was joining them
-        identity = self.extraction.identity
-        arrays = dict(features=features, names=np.array(self.extraction.images.names),
-                      model=identity['model'], preprocess=json.dumps(identity['preprocess']))
-        if seeds is not None: arrays['seeds'] = seeds.numpy()
-        with atomic(self.out) as partial, partial.open('wb') as file: np.savez(file, **arrays)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return torch.from_numpy(features)
-
-def _finished_features(out:Path, extraction:_Extraction) -> Tensor|None:
-    "Return the features in `out` where they are this extraction's; ValueError where they are another's"
-    if not out.exists(): return None
-    there, now = load_features(out), extraction.identity
-    mine = now['model'], now['preprocess'], extraction.images.names
-    if (there.model, there.preprocess, there.names) != mine:
-        raise ValueError(f'{out} holds features of another model, preprocessing or set: '
-                         'delete it to start anew')
-    return there.features
+def _write_features(
+    extraction:_Extraction, out:Path, seeds:Tensor|None, shard:tuple[int, int], restart:bool,
+    each:Callable[[int], Iterator[Tensor]], # yields the descriptors of the batch at a place
+) -> Tensor|None: # (N, dims); None while rows are missing
+    "Write the descriptors of a set batch by batch and return them; ValueError for another run"
+    made_of = extraction.made_of(seeds)
+    def join(rows:Iterator[dict]) -> None:
+        arrays = dict(features=np.concatenate([row['features'] for row in rows]),
+                      names=np.array(extraction.images.names), model=made_of['model'],
+                      preprocess=json.dumps(made_of['preprocess']), run=json.dumps(made_of))
+        save_npz(out, arrays | ({} if seeds is None else {'seeds': seeds.numpy()}))
+    def make(names:list[str]) -> Iterator[dict]:
+        for name in names:
+            for features in each(int(name)): yield {'features': features.numpy()}
+    names = [f'{start:09d}' for start in extraction.starts]
+    report = fill_table(out, made_of, names, make, join, restart=restart, rank=shard[0], world=shard[1])
+    return load_features(out).features if report.complete and out.exists() else None
 
 # %% ../../nbs/features/06_descriptors.ipynb #34555c22
 def sscd_features(
@@ -180,9 +152,10 @@ def sscd_features(
     seeds:Sequence[int]|None=None, # (N,) kept in the npz; None: those in names such as 000123.png
     shard:tuple[int, int]=(0, 1), # (i, n): this process does every n-th batch from the i-th on; needs `out`
     progress:bool=False, # show a bar
-    callback:Callable[[int, Tensor|None], None]|None=None, # callback(first image of the batch, its features)
+    callback:Callable[[int, Tensor], None]|None=None, # callback(first image of the batch, its features)
+    restart:bool=False, # begin `out` anew
 ) -> Tensor|None: # (N, dims) float32 on the CPU, rows of length 1; None while other shards are not ready
-    "Return the descriptor of every image; ValueError for empty or mixed-size sets and bad options"
+    "Return the descriptor of every image; ValueError for bad images and options, and for another run"
     from tqdm.auto import tqdm
     model, images = model if isinstance(model, SSCD) else load_descriptor(model), ImageSet.of(images)
     if batch_size < 1: raise ValueError(f'batch_size={batch_size}: allowed is >= 1')
@@ -191,16 +164,14 @@ def sscd_features(
     seeds = _seeds_of(images.names) if seeds is None and not images.decoded else seeds
     if seeds is not None and len(seeds) != len(images):
         raise ValueError(f'{len(seeds)} seeds for {len(images)} images')
-    extraction = _Extraction(model.to(device or model.device).eval(), images, batch_size)
-    out = Path(out) if out else None
-    done = None if out is None else _finished_features(out, extraction)
-    if done is not None: return done
-    parts, rows = None if out is None else _PartFiles(extraction, out), {}
-    starts = extraction.starts[shard[0]::shard[1]]
-    for start in tqdm(starts, disable=not progress, desc='features', unit='batch'):
-        if parts and parts.path(start).exists(): continue
-        rows[start] = extraction.features(start)
-        if parts: parts.save(start, rows.pop(start))
-        if callback: callback(start, rows.get(start))
     seeds = None if seeds is None else torch.as_tensor(list(seeds))
-    return parts.join(seeds) if parts else torch.cat([rows[s] for s in extraction.starts])
+    extraction = _Extraction(model.to(device or model.device).eval(), images, batch_size)
+    starts = extraction.starts[shard[0]::shard[1]]
+    with tqdm(total=len(starts), disable=not progress, desc='features', unit='batch') as bar:
+        def each(start:int) -> Iterator[Tensor]:
+            features = extraction.features(start)
+            yield features
+            bar.update()
+            if callback: callback(start, features)
+        if out is None: return torch.cat([part for start in extraction.starts for part in each(start)])
+        return _write_features(extraction, Path(out), seeds, shard, restart, each)

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,16 +170,15 @@ def _remove_run(folder:str|Path, world:int=1) -> None:
     for name in (MANIFEST, _BROKEN, _SETTINGS): (work.path / name).unlink(missing_ok=True)
 
 def _make_all(run:_RunFolder, batch:list[Item], wanted:frozenset[str], make:_Make,
-              strict:bool) -> list[Output]:
-    "Return what is made of a batch, and note what is broken; ValueError for that if `strict`"
-    results, files = [], {item.name: item.files for item in batch}
+              strict:bool) -> Iterator[Output]:
+    "Yield what is made of a batch, and note what is broken; ValueError for that if `strict`"
+    files = {item.name: item.files for item in batch}
     for result in make(batch, wanted):
         if isinstance(result, Output):
-            if result.file in wanted: results.append(result)
+            if result.file in wanted: yield result
             continue
         if strict: raise ValueError(f'{result.name}: {result.reason}')
         run.note({'broken': result.name, 'reason': result.reason, 'files': files[result.name]})
-    return results
 
 def fill(
     folder:str|Path, # made if need be
@@ -208,10 +207,9 @@ def fill(
             wanted = frozenset(file for file in files if not run.is_made(file))
             kept += len(files) - len(wanted)
             if not wanted: continue
-            results = _make_all(run, batch, wanted, make, strict)
+            new = [pool.submit(run.put, output) for output in _make_all(run, batch, wanted, make, strict)]
             for task in writing: task.result() # raises what went wrong while writing
-            writing = [pool.submit(run.put, result) for result in results]
-            made += len(results)
+            writing, made = new, made + len(new)
         for task in writing: task.result()
     run.check_there()
     complete, names = run.finish(), {item.name for item in items}

@@ -49,6 +49,11 @@ def run_identity(
     if images is not None: made_of['images'] = f'{len(images)} of digest {images_digest(images)[:16]}'
     return json.loads(json.dumps(made_of | settings), parse_constant=str)
 
+def _in_short(value:Any, most:int=60) -> str:
+    "Return `value` in words; of a long one the beginning and a digest"
+    words = str(value)
+    return words if len(words) <= most else f'{words[:24]}... (digest {_sha256(words.encode())[:8]})'
+
 def check_identity(
     before:dict, # of what is there
     now:dict, # of what is asked for
@@ -58,5 +63,5 @@ def check_identity(
     "Raise ValueError naming each difference between two runs, and both values"
     now = json.loads(json.dumps(now), parse_constant=str)
     names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
-    changed = ', '.join(f'{n} {before.get(n)} -> {now.get(n)}' for n in names)
+    changed = ', '.join(f'{n} {_in_short(before.get(n))} -> {_in_short(now.get(n))}' for n in names)
     if changed: raise ValueError(f'{where} is of another run: {changed}; {way_out}')

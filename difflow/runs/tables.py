@@ -18,7 +18,7 @@ import numpy as np
 
 from ..files import load_npz, remove_partials
 from .folder import Report, fill
-from .identity import check_identity
+from .identity import _settings_digest, check_identity
 from .items import Item, Output
 from .ranks import rank_and_world
 
@@ -49,6 +49,10 @@ def run_of(
 def _parts_of(path:Path) -> Path:
     "Return the folder of the rows of a table"
     return path.with_name(f'{path.name}.parts')
+
+def _digest_of(names:Sequence[str]) -> str:
+    "Return how many rows are made, and a digest of their names"
+    return f'{len(names)} of digest {_settings_digest(dict.fromkeys(names))}'
 
 def _maker(make:Callable, numbers:dict[str, int]) -> Callable:
     "Return what `fill` calls, of what `fill_table` is given: rows of a batch become files"
@@ -84,7 +88,8 @@ def fill_table(
     files = {name: f'{i:06d}.npz' for i, name in enumerate(missing)}
     items = [Item(name, (file,)) for name, file in files.items()]
     numbers = {name: i for i, name in enumerate(names)}
-    report = fill(parts, {**made_of, 'rows': missing}, items, _maker(make, numbers), batch_size, **options)
+    settings = {**made_of, 'rows': _digest_of(missing)}
+    report = fill(parts, settings, items, _maker(make, numbers), batch_size, **options)
     if report.tells:
         remove_partials(path)
         join(_rows([*(n for n in rows if n not in numbers), *names], rows, files, parts))

@@ -65,9 +65,9 @@ def test_finished_file_is_not_made_again(small, digits, tmp_path):
     again = sscd_features(digits, small, out=tmp_path / 'f.npz', callback=lambda *a: calls.append(a))
     assert calls == [] and torch.equal(again, sscd_features(digits, small))
     other = SSCD('small', 16, widths=(8, 8, 16))
-    with pytest.raises(ValueError, match='another model'):
+    with pytest.raises(ValueError, match='is of another run: model'):
         sscd_features(digits, other, out=tmp_path / 'f.npz')
-    with pytest.raises(ValueError, match='another model, preprocessing or set'):
+    with pytest.raises(ValueError, match=r'is of another run: images 100 .* -> 50 '):
         sscd_features(digits[:50], small, out=tmp_path / 'f.npz')
 
 
@@ -80,11 +80,11 @@ def test_shards_make_the_same_file(small, digits, tmp_path):
 
 def test_parts_of_another_run_are_not_mixed_in(small, digits, tmp_path):
     sscd_features(digits, small, 16, out=tmp_path / 'f.npz', shard=(0, 2))
-    with pytest.raises(ValueError, match='other batch_size: delete it'):
+    with pytest.raises(ValueError, match='is of another run: batch_size 16 -> 32'):
         sscd_features(digits, small, 32, out=tmp_path / 'f.npz', shard=(1, 2))
     changed = load_images('mnist5k', split='test', max_images=100)
     changed.images[0] += 1
-    with pytest.raises(ValueError, match='other images'):
+    with pytest.raises(ValueError, match='is of another run: images'):
         sscd_features(changed, small, 16, out=tmp_path / 'f.npz')
 
 
