@@ -55,6 +55,7 @@ def check_change(
     changes: dict[str, str | tuple[str, str]],  # of every option: its other value, as in `Change`
     base: Path,  # a folder in which `line` has run; it is copied
     scratch: Path,  # an empty folder
+    inputs: Path | None = None,  # a folder of what the lines read, which is in `base`, too
     numbered: bool = False,  # runs lie in numbered folders: a file may lie under another number
 ) -> str:  # what the second run printed
     """Check that after `line` the changed line is refused by name and changes nothing, or leaves what it
@@ -66,7 +67,7 @@ def check_change(
     other = changed_line(line, options[option], change.value)
     here, empty = scratch / 'here', scratch / 'empty'
     shutil.copytree(base, here, symlinks=True)
-    empty.mkdir()
+    shutil.copytree(inputs, empty, symlinks=True) if inputs else empty.mkdir()
     code, printed = call(other, empty)
     assert code == 0, f'{other}: {printed}'
     before = files_of(here)
