@@ -42,6 +42,10 @@ def _model_facts(name:str, denoiser:'Denoiser') -> str:
     classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
     return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}'
 
+def _summary(images:object) -> str:
+    "Return in words which images are used"
+    return getattr(images, 'summary', lambda: f'{len(images)} images')()
+
 def _check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"
     if label is None or 0 <= label < (denoiser.num_classes or 0): return
