@@ -36,9 +36,9 @@ def held(
     folder:str|Path, # made if need be
     way_out:str='wait for it, or give another --out', # how the message ends
 ) -> Iterator[Path]:
-    "Lock a folder for this process; ValueError where it cannot be written to, or naming the process that holds it"
+    "Lock a folder; ValueError where it cannot be written to, or naming the process that holds it"
     from filelock import FileLock, Timeout
-    folder = Path(folder)
+    folder, new = Path(folder), not Path(folder).exists()
     _make_folder(folder)
     lock = FileLock(folder / _LOCK, timeout=0)
     try: lock.acquire()
@@ -49,3 +49,4 @@ def held(
     finally:
         for name in (_HOLDER, _LOCK): (folder / name).unlink(missing_ok=True)
         lock.release()
+        if new and folder.exists() and not any(folder.iterdir()): folder.rmdir()
