@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,36 +31,11 @@ from .augmentation import Augmentation
 from .objective import _draw, _RowAugmentationRNG
 from .order import _check_augmentation, _check_training, _Pairs, _settings_from, _training_set, batches
 from .settings import Settings
-from .state import _MODEL, _check_shares, _claim, _due, _files_of, _identity, _RunState
-
-# %% ../../nbs/training/06_loop.ipynb #80f7597b
-_LOG = logging.getLogger('difflow')
-_TRACKERS = ('tensorboard', 'wandb', 'trackio')
-
-def _check_trackers(log_with:object):
-    "Raise ValueError for a tracker by a name that is not known, or whose package is not installed."
-    for name in log_with if isinstance(log_with, (list, tuple)) else (log_with,):
-        if not isinstance(name, str): continue # a tracker of the user's own
-        known = ', '.join(_TRACKERS)
-        if name not in _TRACKERS: raise ValueError(f'log_with must be of {known}, got {name!r}')
-        if find_spec(name) is None: raise ValueError(f'log_with={name!r}: pip install {name}, first')
-
-def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # Accelerator
-    "Return an `Accelerator` for the machine; raise ValueError for a precision that it does not have."
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    gpu = torch.cuda.is_available()
-    names = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
-    if precision not in names:
-        why = '' if gpu else ' without a GPU'
-        raise ValueError(f'mixed_precision must be one of {names}{why}, got {precision!r}')
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state() # one for all trainings of a process, and it refuses another precision
-    _check_trackers(log_with)
-    return Accelerator(mixed_precision=precision, cpu=not gpu, log_with=log_with,
-                       project_dir=None if log_with is None else out or Path('.'))
+from .state import _MODEL, _accelerator_in, _check_shares, _claim, _due, _files_of, _identity, _RunState
 
 # %% ../../nbs/training/06_loop.ipynb #aac4f6f0
+_LOG = logging.getLogger('difflow')
+
 class _RunSteps(_RunState):
     "The optimiser steps of one training run in one process."
     def loader(self, start:int, workers:int) -> torch.utils.data.DataLoader:
@@ -126,6 +100,7 @@ class Training:
     settings:Settings
     seconds:float # in this call
     raw:Denoiser # with the last weights
+    folder:Path|None=None # of its files
 
     def plot(self, window:int=50):
         "Draw the loss curve and its running mean."
@@ -203,7 +178,7 @@ class _Run(_RunSteps):
         request.end()
         losses = self.accelerator.reduce(self.losses, 'mean').cpu().numpy()
         seconds, raw = time.time() - began, self.objective.denoiser.eval()
-        return Training(self.ema.model.eval(), losses, self.settings, seconds, raw)
+        return Training(self.ema.model.eval(), losses, self.settings, seconds, raw, self.out)
 
 # %% ../../nbs/training/06_loop.ipynb #13746087
 class _RunFiles(_Run):
@@ -273,6 +248,7 @@ def train(
     dumps:Mapping[int, str]|None=None, # names of copies of the state, by steps done
     log_with:object=None, # 'tensorboard', 'wandb', 'trackio', a tracker of Accelerate, or several; None: none
     card:dict|None=None, # json-able, further words for the card of model.safetensors
+    numbered:str|None=None, # name of a numbered folder inside `out`, where the same run is found again
     dtype:torch.dtype|None=None, # of model.safetensors: torch.float16 halves it; None: as trained
     **fields, # of `Settings`
 ) -> Training:
@@ -285,7 +261,7 @@ def train(
     _check_shares(accelerator, settings)
     identity = lambda: _identity(denoiser, images, settings, mixed_precision, compile)
     with ExitStack() as stack:
-        about = _claim(stack, accelerator, out, resume, identity, files)
+        out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
         run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
         def due(step:int):
             "Do what is due after `step` steps, the state last."
@@ -295,6 +271,7 @@ def train(
             if step in (dumps or ()): run.save(step, dumps[step])
             if _due(step, save_every) or step in (dumps or ()) or step == settings.steps: run.save(step)
         start = run.load(resume)
+        if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
         with _tracked(accelerator, about): result = run.loop(*start, due, workers, progress, callback)
         run.write_model(result, card, dtype)
     return result

@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../../nbs/training/05_state.ipynb #6f3ca366
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from ..checkpoints.load import file_header
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
+from ..files import atomic
 from ..networks.protocol import network_facts
 from ..runs.identity import check_identity, run_identity
 from ..runs.locks import held
@@ -125,6 +128,32 @@ def _check_state(path:Path, run:dict, files:dict|None=None):
         raise ValueError(f'{path} is at step {about["step"]}, and files of steps that are past would differ: '
                          f'{", ".join(changed)}; {_ANEW}')
 
+# %% ../../nbs/training/05_state.ipynb #80f7597b
+_TRACKERS = ('tensorboard', 'wandb', 'trackio')
+
+def _check_trackers(log_with:object):
+    "Raise ValueError for a tracker by a name that is not known, or whose package is not installed."
+    for name in log_with if isinstance(log_with, (list, tuple)) else (log_with,):
+        if not isinstance(name, str): continue # a tracker of the user's own
+        known = ', '.join(_TRACKERS)
+        if name not in _TRACKERS: raise ValueError(f'log_with must be of {known}, got {name!r}')
+        if find_spec(name) is None: raise ValueError(f'log_with={name!r}: pip install {name}, first')
+
+def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # Accelerator
+    "Return an `Accelerator` for the machine; raise ValueError for a precision that it does not have."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    gpu = torch.cuda.is_available()
+    names = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
+    if precision not in names:
+        why = '' if gpu else ' without a GPU'
+        raise ValueError(f'mixed_precision must be one of {names}{why}, got {precision!r}')
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state() # one for all trainings of a process, and it refuses another precision
+    _check_trackers(log_with)
+    return Accelerator(mixed_precision=precision, cpu=not gpu, log_with=log_with,
+                       project_dir=None if log_with is None else out or Path('.'))
+
 # %% ../../nbs/training/05_state.ipynb #bab12f7f
 class _RunState:
     "The parts of one training run in one process."
@@ -183,7 +212,7 @@ class _RunState:
             _save_state(self.out / to, step, settings, *model, losses, scaler, **about)
 
 # %% ../../nbs/training/05_state.ipynb #3fe4c193
-_STATE, _MODEL = 'training.safetensors', 'model.safetensors'
+_STATE, _MODEL, _OPTIONS = 'training.safetensors', 'model.safetensors', 'training_options.json'
 _OURS = 'samples_[0-9]*.png', 'network-snapshot-[0-9]*.safetensors', 'training-state-[0-9]*.safetensors'
 
 def _clear(out:Path):
@@ -191,23 +220,38 @@ def _clear(out:Path):
     for pattern in (_STATE, _MODEL, *_OURS):
         for file in sorted(out.glob(pattern)): file.unlink()
 
-def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, identity:Callable[[], dict],
-           files:dict) -> dict: # what the state says of the run
-    "Lock a folder and check what is in it, in the first process; ValueError in all of them."
+def _numbered(parent:Path, name:str, run:dict) -> Path:
+    "Return the last numbered folder in `parent` whose options are those of a run, or the next to be made"
+    there = [p for p in parent.iterdir() if re.match(r'\d{5,}-', p.name)] if parent.is_dir() else []
+    for folder in sorted(there, key=lambda p: -int(p.name.split('-')[0])):
+        try:
+            if json.loads((folder / _OPTIONS).read_text()) == run: return folder
+        except (OSError, ValueError): pass # of another program, or not whole
+    return parent / f'{max([int(p.name.split("-")[0]) for p in there], default=-1) + 1:05d}-{name}'
+
+def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, run:Callable[[], dict],
+           files:dict, numbered:str|None=None) -> tuple[Path|None, dict]: # folder, what its state states
+    "Choose a folder, lock it and check what is in it, in the first process; ValueError in all of them."
     about, problem, other = {}, None, not isinstance(resume, bool)
     if (out or other) and accelerator.is_main_process:
         try:
+            about = dict(run=run(), files=files)
+            if out and numbered: out = _numbered(out, numbered, about['run'])
             if out: stack.enter_context(held(out))
-            about = dict(run=identity(), files=files)
+            if out and numbered: _write_options(out, about['run'])
             if out and not resume: _clear(out)
             elif out and (out / _STATE).exists(): _check_state(out / _STATE, **about)
             elif other: _check_state(Path(resume), about['run'])
         except (ValueError, OSError) as error: problem = str(error)
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
-        problem, = broadcast_object_list([problem])
+        problem, out = broadcast_object_list([problem, out])
     if problem: raise ValueError(problem)
-    return about
+    return out, about
+
+def _write_options(out:Path, run:dict):
+    "Write what a numbered run is made of, by which it is found again."
+    with atomic(out / _OPTIONS) as partial: partial.write_text(json.dumps(run, indent=1) + '\n')
 
 def _files_of(sample_every:int|Collection[int]|None, preview:dict|None, snapshots:Mapping[int, str]|None,
               dumps:Mapping[int, str]|None) -> dict: # {name: (after which steps, how)}, json-able
