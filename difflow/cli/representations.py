@@ -265,7 +265,7 @@ def _represent_command(
         facts = study.facts(model, encoder)
     else:
         facts = _model_facts(mode.removeprefix('unet-'), unet)
-        _features(unet, sets['train'], times[:1], 1, layer)(range(1))
+        _features(unet, sets['train'], times[:1], 2, layer)(range(min(2, len(sets['train'])))) # a layer of codes?
     _print_used(f'{facts}; {len(times)} times; ' + '; '.join(f'{s}: {_summary(i)}' for s, i in sets.items()))
     if restart: _remove_study(folder)
     if unet is None: fitted, made_of = study.encoder(model, sets['train'], folder, encoder)

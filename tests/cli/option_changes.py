@@ -52,7 +52,9 @@ def changed_line(line: str, option: Any, value: str) -> str:
 def check_change(
     option: str,
     line: str,  # the command and all that makes it quick
-    changes: dict[str, str | tuple[str, str]],  # of every option: its other value, as in `Change`
+    changes: dict[
+        str, str | tuple[str, str] | None
+    ],  # of every option, as in `Change`; None: tested elsewhere
     base: Path,  # a folder in which `line` has run; it is copied
     scratch: Path,  # an empty folder
     inputs: Path | None = None,  # a folder of what the lines read, which is in `base`, too
@@ -63,6 +65,8 @@ def check_change(
     options = command_options(line.split()[0])
     assert not changes.keys() - options.keys(), 'changes of options that the command does not have'
     assert option in changes, f'--{option} is new: say in the table which other value it is tested with'
+    if changes[option] is None:
+        return ''
     change = Change(changes[option]) if isinstance(changes[option], str) else Change(*changes[option])
     other = changed_line(line, options[option], change.value)
     here, empty = scratch / 'here', scratch / 'empty'
