@@ -99,6 +99,8 @@ def _fill_scores(out:Path, wanted:dict[str, 'Mixer'], train:tuple, test:tuple, s
     return fill_table(out, made_of, list(wanted), make, join, 1, known, restart, unit='read-out',
                       progress=sys.stderr.isatty())
 
+
+# %% ../../nbs/cli/14_mixers.ipynb #d2f4c6a1
 def _new_mixer(name:str, **options) -> 'Mixer':
     "Return a read-out; ValueError for a name that is not known, or a width that it cannot have"
     from difflow.representations.mixers import MIXERS

@@ -265,7 +265,8 @@ def _represent_command(
         facts = study.facts(model, encoder)
     else:
         facts = _model_facts(mode.removeprefix('unet-'), unet)
-        _features(unet, sets['train'], times[:1], 2, layer)(range(min(2, len(sets['train'])))) # a layer of codes?
+        first = range(min(2, len(sets['train']))) # does the layer give a code of each?
+        _features(unet, sets['train'], times[:1], 2, layer)(first)
     _print_used(f'{facts}; {len(times)} times; ' + '; '.join(f'{s}: {_summary(i)}' for s, i in sets.items()))
     if restart: _remove_study(folder)
     if unet is None: fitted, made_of = study.encoder(model, sets['train'], folder, encoder)
