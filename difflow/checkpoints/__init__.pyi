@@ -8,6 +8,7 @@ from .formats import Archive as Archive
 from .load import describe as describe
 from .load import embedded_models as embedded_models
 from .load import export as export
+from .load import file_header as file_header
 from .load import find_checkpoint as find_checkpoint
 from .load import load_denoiser as load_denoiser
 from .load import save as save

@@ -19,17 +19,30 @@ from .formats import Archive, _denoisers, _Format, _is_safetensors, _networks, _
 from .state_dicts import _state_dict, _StateDict
 
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #7cba60d2
+def _sort_metadata(path:Path) -> None:
+    "Write the metadata in the header of a file in the order of their names; their length stays"
+    with open(path, 'r+b') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(length))
+        if '__metadata__' in header: header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) > length: raise OSError(f'{path}: a header of {length} bytes needs {len(text)}')
+        file.seek(8)
+        file.write(text.ljust(length))
+
 def write_tensors(
     tensors:dict[str, Tensor], # on the CPU, contiguous
     path:str|Path, # an existing file is replaced
     metadata:dict[str, str]|None=None, # for the header
 ) -> Path:
-    "Write a safetensors file, all of it or nothing."
+    "Write a safetensors file, all of it or nothing, the same bytes for the same contents."
     path = Path(path)
     with atomic(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode # as the umask has it; `save_file` would keep others out
-        save_file(tensors, partial, metadata)
+        try: save_file(tensors, partial, metadata)
+        except safetensors.SafetensorError as e: raise OSError(f'{path} cannot be written: {e}') from None
+        _sort_metadata(partial)
         partial.chmod(mode)
     return path
 
@@ -60,6 +73,8 @@ def _read_safetensors(path:Path, read_archive:Callable|None=None) -> Archive:
     if header is None: return _StateDict(_state_dict(tensors, path), 'state dict', None, path)
     if not isinstance(header, dict) or header.get('format') != 1:
         raise ValueError(f'{path} was written by another version of difflow, this one reads format 1')
+    if start := header.get('prefix'): # of the averaged weights in a training state
+        tensors = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
     if header.get('sha256') != tensors_sha256(tensors):
         raise ValueError(f'{path} is damaged: its weights do not have the SHA-256 that its header states')
     return _Difflow(tensors, 'difflow', header, path)

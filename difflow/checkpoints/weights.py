@@ -18,7 +18,7 @@ def load_strictly(
     net:nn.Module, # may be on the meta device
     tensors:dict[str, Tensor], # a whole state dict, of any floating-point type
 ) -> nn.Module: # the same
-    "Load `tensors` into `net` as float32; raise ValueError naming those that do not fit."
+    "Load `tensors` into `net` as float32; raise ValueError naming those that do not fit or are not finite."
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     missing, unexpected = [n for n in wanted if n not in shapes], [n for n in shapes if n not in wanted]
@@ -26,6 +26,10 @@ def load_strictly(
     kinds = {'missing': missing, 'unexpected': unexpected, 'of another shape': other}
     wrong = [f'{len(names)} {kind}: {_abbreviated(names)}' for kind, names in kinds.items() if names]
     if wrong: raise ValueError(f'the weights do not fit this {type(net).__name__}: ' + '; '.join(wrong))
+    for name, tensor in tensors.items():
+        if wrong := int((~tensor.isfinite()).sum()):
+            size = f'{wrong} of its {tensor.numel()} values'
+            raise ValueError(f'{name} is not finite: {size} are NaN or infinite')
     net.load_state_dict({n: t.to(torch.float32, copy=True) for n, t in tensors.items()}, assign=True)
     return net
 

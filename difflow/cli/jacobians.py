@@ -9,19 +9,21 @@ __all__ = []
 import json
 import sys
 import time
-import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .models import _load_model
-from .options import _check_ending, _check_same, _count, _DeviceOption, _numbers, _option, _SamplerOption
-from .root import _print_done, app
+from .models import _load_model, _model_facts
+from .options import _check_ending, _count, _DeviceOption, _numbers, _option, _RestartOption, _SamplerOption
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from difflow.denoisers.base import Denoiser
     from difflow.jacobians.trajectories import RankCurve
+    from difflow.runs.folder import Report
     from difflow.schedulers.scheduler import Scheduler
 
 # %% ../../nbs/cli/12_jacobians.ipynb #3ef36a39
@@ -46,73 +48,92 @@ def _labels_of(denoiser:'Denoiser', number:int|None, seeds:list[int]) -> 'Tensor
     return torch.full((len(seeds),), number)
 
 # %% ../../nbs/cli/12_jacobians.ipynb #9e0c38e1
-def _weights_of(denoiser:'Denoiser') -> str: # 12 hexadecimal digits
-    "Return a hash of all numbers in a denoiser: another checkpoint of the same name has another one"
-    from difflow.files import tensors_sha256
-    return tensors_sha256({name: t.cpu() for name, t in denoiser.state_dict().items()})[:12]
+_FIELDS = 'rank', 'low', 'high', 'found', 'products'
 
-_FIELDS = 'sigmas', 'rank', 'low', 'high', 'found', 'products'
+def _point_rows(curve:'RankCurve', seeds:list[int], labels:'Sequence[int]|None') -> Iterator[dict]:
+    "Yield what is known of each point of a curve: its ranks at all levels, its seed and its class"
+    import numpy as np
+    for i, seed in enumerate(seeds):
+        ranks = {name: getattr(curve, name)[:, i].numpy() for name in _FIELDS[:-1]}
+        label = np.array([] if labels is None else [int(labels[i])], np.int64)
+        yield ranks | dict(products=curve.products.numpy(), sigmas=curve.sigmas.numpy(), dim=curve.dim,
+                           seed=seed, label=label)
 
-def _write_ranks(curve:'RankCurve', path:Path, seeds:list[int], labels:'Tensor|None', settings:dict) -> None:
-    "Write a curve and what it is of to an npz file, all of it or nothing"
+def _write_ranks(rows:Iterable[dict], path:Path, made_of:dict) -> None:
+    "Write the points and what they are of to an npz file, all of it or nothing"
     import numpy as np
 
-    from difflow.files import atomic
-    arrays = {name: getattr(curve, name).numpy() for name in _FIELDS}
-    arrays |= dict(snr=1 / arrays['sigmas'], dim=curve.dim, seeds=seeds, settings=json.dumps(settings),
-                   labels=[] if labels is None else labels.tolist())
-    with atomic(path) as partial: np.savez_compressed(partial, **arrays)
+    from difflow.files import save_npz
+    rows = sorted(rows, key=lambda row: int(row['seed']))
+    arrays = {name: np.stack([row[name] for row in rows], 1) for name in _FIELDS}
+    arrays['products'] = arrays['products'].max(1)
+    sigmas, dim = rows[0]['sigmas'], int(rows[0]['dim'])
+    arrays |= dict(sigmas=sigmas, snr=1 / sigmas, dim=dim, seeds=[int(row['seed']) for row in rows],
+                   labels=[label for row in rows for label in row['label'].tolist()])
+    save_npz(path, arrays | {'run': json.dumps(made_of)})
 
-def _read_ranks(path:Path, settings:dict) -> tuple['RankCurve', list[int]]:
-    "Return the curve in a file and its seeds; ValueError where it was made with other settings"
-    import numpy as np
+def _read_ranks(path:Path) -> tuple['RankCurve', list[int], list[int]|None]:
+    "Return the curve in a file, its seeds and its classes; ValueError where the file has none"
     import torch
 
+    from difflow.files import load_npz
     from difflow.jacobians.trajectories import RankCurve
-    try:
-        with np.load(path) as file: arrays = {name: file[name] for name in file.files}
-        before = json.loads(str(arrays['settings']))
-        tensors = {name: torch.from_numpy(arrays[name]) for name in _FIELDS}
-        curve, seeds = RankCurve(dim=int(arrays['dim']), **tensors), arrays['seeds'].tolist()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f'{path} is not a file of ranks: {error}') from None
-    _check_same(path, before, settings, 'move it, or choose --out')
-    return curve, seeds
+    arrays = load_npz(path, *_FIELDS, 'sigmas', 'dim', 'seeds', 'labels')
+    tensors = {name: torch.from_numpy(arrays[name]) for name in (*_FIELDS, 'sigmas')}
+    labels = [int(label) for label in arrays['labels']] or None
+    return RankCurve(dim=int(arrays['dim']), **tensors), arrays['seeds'].tolist(), labels
+
+def _known_points(path:Path) -> dict[str, dict]:
+    "Return the rows of a finished file by their seeds"
+    curve, seeds, labels = _read_ranks(path)
+    return {str(row['seed']): row for row in _point_rows(curve, seeds, labels)}
 
 def _draw_ranks(curve:'RankCurve', path:Path, title:str) -> None:
     "Draw rank / dimension and rank against 1 / sigma, all of the file or nothing"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from difflow.files import atomic
+    from difflow.files import atomic, remove_partials
     figure = Figure(figsize=(7, 4), layout='constrained')
     FigureCanvasAgg(figure)
     ax = curve.plot(figure.subplots())
     scales = lambda share: share * curve.dim, lambda rank: rank / curve.dim
     ax.secondary_yaxis('right', functions=scales).set_ylabel('rank')
     ax.set_title(title)
+    remove_partials(path)
     with atomic(path) as partial: figure.savefig(partial, dpi=120)
 
 # %% ../../nbs/cli/12_jacobians.ipynb #433ccfce
-def _curve(denoiser:'Denoiser', seeds:list[int], label:int|None, batch_size:int, path:Path, settings:dict,
-           walk:dict, options:dict) -> 'RankCurve':
-    "Measure batch after batch of points, write each, and leave out those that are written already"
-    from tqdm import tqdm
+class _Walk(NamedTuple):
+    "What is measured: a denoiser along its sampling trajectories"
+    denoiser:'Denoiser'
+    label:int|None # None: each class in turn
+    walk:dict # arguments of `trajectory`
+    options:dict # of `ranks_along`: k, energy, chunk
 
-    from difflow.jacobians.trajectories import trajectory_levels, trajectory_ranks
-    levels = trajectory_levels(denoiser, walk['scheduler'], settings['steps'], walk['at'])
-    curve, done = _read_ranks(path, settings) if path.exists() else (None, [])
-    left = [seed for seed in seeds if seed not in done]
-    parts = [left[i:i + batch_size] for i in range(0, len(left), batch_size)]
-    bar = tqdm(total=len(parts) * len(walk['at'] or levels), unit='level', disable=not sys.stderr.isatty())
-    for part in parts:
-        labels = _labels_of(denoiser, label, part)
-        new = trajectory_ranks(denoiser, settings['steps'], part, labels, callback=lambda *_: bar.update(),
-                               **walk, **options)
-        curve, done = new if curve is None else curve.and_points(new), done + part
-        _write_ranks(curve, path, done, _labels_of(denoiser, label, done), settings)
-    bar.close()
-    return curve
+    def check(self) -> list[float]: # the noise levels, falling
+        "Return the levels that are measured; ValueError for settings out of their ranges, before any work"
+        from difflow.jacobians.trajectories import ranks_along, trajectory_levels
+        first = _labels_of(self.denoiser, self.label, [0])
+        ranks_along(self.denoiser, first, [0], walk=self.walk, **self.options)
+        return self.walk['at'] or trajectory_levels(self.denoiser, self.walk['scheduler'], self.walk['steps'])
+
+    def rows(self, names:list[str]) -> Iterator[dict]:
+        "Yield the ranks at the points of these seeds"
+        from difflow.jacobians.trajectories import trajectory_ranks
+        seeds = [int(name) for name in names]
+        labels = _labels_of(self.denoiser, self.label, seeds)
+        curve = trajectory_ranks(self.denoiser, seeds=seeds, labels=labels, **self.walk, **self.options)
+        yield from _point_rows(curve, seeds, labels)
+
+    def fill(self, path:Path, seeds:Iterable[int], batch_size:int, restart:bool, settings:dict) -> 'Report':
+        "Write the points of `seeds` that are missing; ValueError for a file of another run"
+        from difflow.runs.identity import run_identity
+        from difflow.runs.tables import fill_table
+        made_of, names = run_identity(self.denoiser, **settings), [str(seed) for seed in seeds]
+        join, known = partial(_write_ranks, path=path, made_of=made_of), partial(_known_points, path)
+        return fill_table(path, made_of, names, self.rows, join, batch_size, known, restart,
+                          progress=sys.stderr.isatty(), unit='point')
 
 @app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
 def _jacobian_command(
@@ -131,23 +152,32 @@ def _jacobian_command(
     energy:_option(float, 'share of the norm that the rank holds, in (0, 1)')=0.99,
     sampler:_SamplerOption='heun',
     out:_option(Path, 'the table, an npz; the picture lies beside it')=Path('jacobian.npz'),
-    batch_size:_count('points at once', least=1)=16, chunk:_count('rows of the network at once')=256,
-    device:_DeviceOption='auto',
+    batch_size:_count('points at once; with --k one after another', least=1)=16,
+    chunk:_count('rows of the network at once')=256,
+    restart:_RestartOption=False, device:_DeviceOption='auto',
 ) -> None:
     "Measure the numerical rank of the denoiser's Jacobian along the sampling trajectories of many seeds."
     start = time.perf_counter()
     _check_ending(out, '.npz')
-    levels = at and _numbers(at, '--at', float)
-    denoiser, seeds = _load_model(network, device), list(range(seed, seed + samples))
+    levels = at and sorted(set(_numbers(at, '--at', float)), reverse=True)
+    denoiser, seeds = _load_model(network, device), range(seed, seed + samples)
     scheduler = _levels_of(denoiser, steps, sigma_min, sigma_max, rho)
-    settings = dict(network=network, weights=_weights_of(denoiser), steps=steps, sigma_min=sigma_min,
-                    sigma_max=sigma_max, rho=rho, label=label, at=at, k=k, energy=energy, sampler=sampler)
-    _labels_of(denoiser, label, seeds)
-    walk = dict(scheduler=scheduler, at=levels, sampler=sampler)
-    options = dict(k=k, energy=energy, chunk=chunk)
-    curve = _curve(denoiser, seeds, label, batch_size, out, settings, walk, options)
+    walk = dict(steps=steps, scheduler=scheduler, at=levels, sampler=sampler)
+    measured = _Walk(denoiser, label, walk, dict(k=k, energy=energy, chunk=chunk))
+    sigmas = measured.check()
+    settings = dict(steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, at=levels,
+                    sampler=sampler, label=label, seed=seed, k=k, energy=energy)
+    _print_used(f'{_model_facts(network, denoiser)}; {samples} points of seeds {seeds[0]}..{seeds[-1]} '
+                f'at {len(sigmas)} noise levels, {sigmas[0]:g}..{sigmas[-1]:g}')
+    report = measured.fill(out, seeds, batch_size if k is None else 1, restart, settings)
+    if report.tells: _print_ranks(out, network, report.others, k, start)
+
+def _print_ranks(out:Path, network:str, others:int, k:int|None, start:float) -> None:
+    "Draw what is in the file `out` and print its last line"
+    curve, _, _ = _read_ranks(out)
     _draw_ranks(curve, out.with_suffix('.png'), f'{network}, {curve.rank.shape[1]} points a level')
     share, missing = curve.mean() / curve.dim, int((~curve.found).sum())
     what = f'{curve.rank.shape[1]} points at {len(share)} levels of {network}: rank / dimension'
     note = f', {missing} ranks beyond k = {k}' if missing else ''
+    note += f', {others} of the points from before' if others else ''
     _print_done(f'{what} {share.min():.3f}..{share.max():.3f}{note}', [out, out.with_suffix('.png')], start)

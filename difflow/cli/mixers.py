@@ -7,30 +7,33 @@ __all__ = []
 
 # %% ../../nbs/cli/14_mixers.ipynb #bc49b6fd
 import json
+import sys
 import time
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import _check_ending, _check_same, _count, _DeviceOption, _flag, _numbers, _option
+from .options import _check_ending, _count, _DeviceOption, _flag, _numbers, _option, _RestartOption
 from .representations import _granularity_times, _study_folder
-from .root import _print_done, app
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     import numpy as np
 
     from difflow.representations.mixers import Mixer
+    from difflow.runs.folder import Report
 
 # %% ../../nbs/cli/14_mixers.ipynb #1bca52ce
 def _read_codes(path:Path, granularity:int|None) -> tuple['np.ndarray', 'np.ndarray', list[float]]:
     "Return codes, labels and times of a file, at the times of a granularity; ValueError where it lacks them"
-    import zipfile
-
     import numpy as np
-    try:
-        with np.load(path) as file:
-            codes, labels, times = (file[name] for name in ('codes', 'labels', 'times'))
-    except FileNotFoundError: raise ValueError(f'{path} is missing: difflow represent makes it') from None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+
+    from difflow.files import load_npz
+    if not path.exists(): raise ValueError(f'{path} is missing: difflow represent makes it')
+    names = 'codes', 'labels', 'times'
+    try: codes, labels, times = map(load_npz(path, *names).get, names)
+    except ValueError as error:
         raise ValueError(f'{path} is not a file of codes with labels: {error}') from None
     if granularity is None: return codes, labels, times.tolist()
     wanted = np.array(_granularity_times(str(granularity)))
@@ -52,35 +55,55 @@ def _mixer_scores(mixer:'Mixer', train:tuple, test:tuple, times:list[float]) -> 
     return report
 
 # %% ../../nbs/cli/14_mixers.ipynb #899e9668
-def _finished(path:Path, settings:dict) -> dict:
-    "Return the results that a file holds already; ValueError where they belong to other settings"
-    if not path.exists(): return {}
-    try: before = json.loads(path.read_text())
-    except ValueError as error: raise ValueError(f'{path} is not a file of scores: {error}') from None
-    _check_same(path, before['settings'], settings)
-    return before['mixers']
-
-def _write_scores(path:Path, results:dict) -> None:
-    "Write the results, all of them or nothing"
+def _write_scores(rows:Iterable[dict], path:Path, made_of:dict) -> None:
+    "Write the scores of all read-outs, in the order in which they are known, all of the file or nothing"
     from difflow.files import atomic
-    with atomic(path) as partial: partial.write_text(json.dumps(results, indent=1))
+    from difflow.representations.mixers import MIXERS
+    reports = {str(row['name']): json.loads(str(row['report'])) for row in rows}
+    text = json.dumps({'run': made_of, 'mixers': {n: reports[n] for n in MIXERS if n in reports}}, indent=1)
+    with atomic(path) as partial: partial.write_text(text)
 
-def _summary(name:str, report:dict) -> str:
+def _read_scores(path:Path) -> dict[str, dict]:
+    "Return the reports in a file by the names of the read-outs"
+    return json.loads(path.read_text())['mixers']
+
+def _score_row(name:str, report:dict) -> dict:
+    "Return the row of a table for what is known of a read-out"
+    return {'name': name, 'report': json.dumps(report)}
+
+def _mixer_summary(name:str, report:dict) -> str:
     "Return the mean score of a mixer in percent, one number a factor"
     means = '/'.join(f'{100 * sum(scores) / len(scores):.1f}' for scores in report['scores'])
     when = f' (t = {"/".join(f"{t:.2g}" for t in report["best_time"])})' if 'best_time' in report else ''
     return f'{name} {means}{when}'
 
-def _digest(*arrays:'np.ndarray') -> str:
+def _codes_digest(*arrays:'np.ndarray') -> str: # 16 hexadecimal digits
     "Return a digest of codes and labels"
-    import hashlib
-    digest = hashlib.sha256()
-    for array in arrays: digest.update(f'{array.shape} {array.dtype}'.encode() + array.tobytes())
-    return digest.hexdigest()[:16]
+    import torch
 
-def _mixer(name:str, **options) -> 'Mixer':
-    "Return a read-out; ValueError that names it for settings that it cannot have"
+    from difflow.files import tensors_sha256
+    return tensors_sha256({str(i): torch.from_numpy(array) for i, array in enumerate(arrays)})[:16]
+
+def _fill_scores(out:Path, wanted:dict[str, 'Mixer'], train:tuple, test:tuple, settings:dict,
+                 restart:bool) -> 'Report':
+    "Write the scores that are missing; ValueError for a file of another run"
+    from difflow.runs.identity import run_identity
+    from difflow.runs.tables import fill_table
+    made_of = run_identity(**settings, digest=_codes_digest(*train[:2], *test[:2]))
+    def make(names:list[str]) -> Iterator[dict]:
+        "Yield the scores of the read-outs of these names"
+        for name in names:
+            yield _score_row(name, _mixer_scores(wanted[name], train[:2], test[:2], train[2]))
+    known = lambda: {name: _score_row(name, report) for name, report in _read_scores(out).items()}
+    join = partial(_write_scores, path=out, made_of=made_of)
+    return fill_table(out, made_of, list(wanted), make, join, 1, known, restart, unit='read-out',
+                      progress=sys.stderr.isatty())
+
+# %% ../../nbs/cli/14_mixers.ipynb #d2f4c6a1
+def _new_mixer(name:str, **options) -> 'Mixer':
+    "Return a read-out; ValueError for a name that is not known, or a width that it cannot have"
     from difflow.representations.mixers import MIXERS
+    if name not in MIXERS: raise ValueError(f'--mixers {name!r}: known are {", ".join(MIXERS)}')
     try: return MIXERS[name](**options)
     except ValueError as error: raise ValueError(f'--mixers {name}: {error}') from None
 
@@ -101,27 +124,24 @@ def _mix_command(
     standardise:_flag('--standardise', 'bring the elements of a code to mean 0, deviation 1')=False,
     root:_option(Path, 'where the runs lie')=Path('trained_models'),
     out:_option(Path|None, 'the scores, a json; default: mix_G.json or mix.json beside the codes')=None,
-    device:_DeviceOption='cpu',
+    restart:_RestartOption=False, device:_DeviceOption='cpu',
 ) -> None:
     "Train the read-outs with every seed and learning rate at once, and score them on the test images."
     start = time.perf_counter()
     _check_ending(out, '.json')
-    from difflow.representations.mixers import MIXERS
-    unknown = [name for name in mixers.split(',') if name not in MIXERS]
-    if unknown: raise ValueError(f'--mixers {unknown[0]!r}: known are {", ".join(MIXERS)}')
     options = dict(epochs=epochs, batch_size=batch_size, hidden=hidden, standardise=standardise)
     own = {} if seeds is None else {'seeds': seeds}
     if lrs is not None: own['lrs'] = tuple(_numbers(lrs, '--lrs', float))
-    wanted = {name: _mixer(name, **options, **own, device=device) for name in mixers.split(',')}
+    wanted = {name: _new_mixer(name, **options, **own, device=device) for name in mixers.split(',')}
     folder = _study_folder(root, score_lr, mode, data, widen_factor, aug, seed)
     train, test = (_read_codes(folder / f'{split}.npz', granularity) for split in ('train', 'test'))
     out = out or folder / ('mix.json' if granularity is None else f'mix_{granularity}.json')
-    settings = options | dict(seeds=seeds, lrs=lrs, codes=list(train[0].shape), times=train[2],
-                              digest=_digest(*train[:2], *test[:2]))
-    done = _finished(out, settings)
-    for name, mixer in wanted.items():
-        if name in done: continue
-        done[name] = _mixer_scores(mixer, train[:2], test[:2], train[2])
-        _write_scores(out, {'settings': settings, 'mixers': done})
-    scores = ', '.join(_summary(name, done[name]) for name in wanted)
-    _print_done(f'{data} {mode}, right in %: {scores}', [out], start)
+    options |= dict(seeds=seeds, lrs=own.get('lrs'), times=train[2], codes=list(train[0].shape))
+    _print_used(f'codes in {folder}: {len(train[0])} to train on and {len(test[0])} to score, '
+                f'{train[0].shape[2]} elements at {train[0].shape[1]} times; read-outs {", ".join(wanted)}')
+    report = _fill_scores(out, wanted, train, test, options, restart)
+    if not report.tells: return
+    done = _read_scores(out)
+    scores = ', '.join(_mixer_summary(name, done[name]) for name in wanted)
+    others = f'; {report.others} read-outs from before' if report.others else ''
+    _print_done(f'{data} {mode}, right in %: {scores}{others}', [out], start)

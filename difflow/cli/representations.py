@@ -6,19 +6,27 @@
 __all__ = []
 
 # %% ../../nbs/cli/13_representations.ipynb #07be41e7
+import json
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .models import _load_model
-from .options import _count, _DataOption, _DeviceOption, _numbers, _option
-from .root import _print_done, app
+from .models import _device_of, _load_model, _model_facts, _data_facts
+from .options import _count, _DataOption, _DeviceOption, _numbers, _option, _RestartOption
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from difflow.data.sets import ImageSet
     from difflow.data.studies import PublishedImages
     from difflow.denoisers.base import Denoiser
+    from difflow.representations.encoders import TimeEncoder
+    from difflow.runs.folder import Report
 
 # %% ../../nbs/cli/13_representations.ipynb #fd4e2e57
 _MODES = {'reg-drl': (False, 'l1'), 'probabilistic-drl': (True, 'kl'), 'noreg-drl': (False, None),
@@ -43,6 +51,8 @@ def _study_folder(root:Path, lr:float, mode:str, data:str, widen_factor:float, a
     return root / f'{lr:g}' / _check_mode(mode).replace('/', '_') / f'{name}_{widen_factor:g}_{aug}_{seed}'
 
 # %% ../../nbs/cli/13_representations.ipynb #30649167
+_WAY_OUT = 'give another --root, or --restart to begin anew'
+
 def _study_model(mode:str, images:'ImageSet', widen_factor:float, depth:int, seed:int, width:int,
                 channel_mult:str, patch_size:int) -> 'Denoiser':
     "Build the fresh encoder of `mode`, and the network it is trained with; ValueError where that cannot be"
@@ -62,19 +72,35 @@ def _study_model(mode:str, images:'ImageSet', widen_factor:float, depth:int, see
     net = CodedUNet(encoder.size, side, channels, width, channels, 1, (), mult, patch_size=patch_size)
     return CodedDenoiser(net, encoder, loss)
 
-def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], path:Path,
-                   batch_size:int, layer:str|None=None) -> None:
-    "Write the activations of a U-Net at the noise levels of `times`, all of the file or nothing"
-    import numpy as np
-
-    from difflow.files import atomic
+def _features(denoiser:'Denoiser', images:'ImageSet', times:list[float], batch_size:int,
+              layer:str|None) -> Callable[[range], 'Tensor']:
+    "Return the function of activations (B, T, D) of a U-Net at the noise levels of `times`"
     from difflow.representations.codes import unet_features
     from difflow.representations.encoders import sigma_of
     sigmas = sigma_of(times).tolist()
-    label = None if denoiser.num_classes is None or denoiser.null_class else 0
-    codes = unet_features(denoiser, images, sigmas, layer, batch_size, labels=label).numpy()
-    labels = {} if images.labels is None else {'labels': images.labels.numpy()}
-    with atomic(path) as partial: np.savez(partial, codes=codes, times=times, **labels)
+    return lambda rows: unet_features(denoiser, images[list(rows)], sigmas, layer, batch_size,
+                                      labels=_read_label(denoiser), first=rows.start)
+
+def _read_label(denoiser:'Denoiser') -> int|None:
+    "Return the class that the activations are read under: none, where the model knows of none"
+    return None if denoiser.num_classes is None or denoiser.null_class else 0
+
+def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], path:Path,
+                    batch_size:int, layer:str|None=None) -> 'Report':
+    "Write the activations of a U-Net at the noise levels of `times`; ValueError for another run"
+    from difflow.representations.codes import write_codes
+    from difflow.runs.identity import run_identity
+    features = _features(denoiser, images, times, batch_size, layer)
+    made_of = run_identity(denoiser, layer=layer, label=_read_label(denoiser))
+    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty())
+
+def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', times:list[float], path:Path,
+                   made_of:dict) -> 'Report':
+    "Write the codes of an encoder at `times`; ValueError for another run"
+    from difflow.representations.codes import encoder_digest, trajectory_codes, write_codes
+    codes = lambda rows: trajectory_codes(encoder, images[list(rows)], times, len(rows))
+    made_of = made_of | {'encoder': encoder_digest(encoder)}
+    return write_codes(path, codes, images, times, made_of, progress=sys.stderr.isatty())
 
 # %% ../../nbs/cli/13_representations.ipynb #8d2a22a5
 _SPLITS = 'train', 'test'
@@ -104,6 +130,103 @@ def _study_sets(data:str, transform:str|None, layer:str|None, unet:'Denoiser|Non
     from difflow.data.studies import PublishedImages
     return {split: PublishedImages(images, transform) for split, images in sets.items()}
 
+# %% ../../nbs/cli/13_representations.ipynb #c31d9a03
+_ENCODER, _STATES = 'encoder.safetensors', ('training.safetensors', 'model.safetensors')
+
+def _run_of_encoder(path:Path) -> dict:
+    "Return what the encoder in a file was made of; ValueError where the file does not state it"
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, 'pt') as file: return dict(json.loads(file.metadata()['run']))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} does not state which run it is of ({error}): {_WAY_OUT}') from None
+
+def _in_group() -> bool:
+    "Return whether the processes of this run are started to train together"
+    return {'MASTER_ADDR', 'RANK', 'WORLD_SIZE'} <= os.environ.keys()
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    "Hide the other processes of this run from Accelerate, unless they are started to train together"
+    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'
+    hidden = {} if _in_group() else {name: os.environ.pop(name) for name in names if name in os.environ}
+    try: yield
+    finally: os.environ.update(hidden)
+
+def _train_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
+                   made_of:dict) -> None:
+    "Train the encoder of `model`, and write it with what it is made of, from the first process"
+    from safetensors.torch import save_file
+
+    from difflow.files import atomic, remove_partials
+    from difflow.runs.ranks import rank_and_world
+    from difflow.training.loop import train
+    with _alone():
+        done = train(model, images, out=path.parent, progress=sys.stderr.isatty(), **settings)
+    if rank_and_world()[0] > 0: return
+    weights = {name: t.cpu().contiguous() for name, t in done.denoiser.encoder.state_dict().items()}
+    remove_partials(path)
+    with atomic(path) as partial: save_file(weights, partial, {'run': json.dumps(made_of)})
+
+def _trained_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
+                     made_of:dict) -> 'TimeEncoder':
+    "Return the encoder in `path`, trained first where there is no such file; ValueError for another run"
+    from safetensors.torch import load_file
+
+    from difflow.runs.identity import check_identity
+    from difflow.runs.ranks import rank_and_world
+    rank = rank_and_world()[0]
+    if not path.exists():
+        if rank == 0 or _in_group(): _train_encoder(model, images, settings, path, made_of)
+        else: print(f'rank {rank} waits until rank 0 has trained {path}', file=sys.stderr, flush=True)
+    while not path.exists(): time.sleep(0.2)
+    check_identity(_run_of_encoder(path), made_of, path, _WAY_OUT)
+    model.encoder.load_state_dict(load_file(path))
+    return model.encoder
+
+def _remove_study(folder:Path) -> None:
+    "Remove what `difflow represent` has written to a folder; ValueError where other processes are at work"
+    import shutil
+
+    from difflow.runs.ranks import rank_and_world
+    world = rank_and_world()[1]
+    if world > 1: raise ValueError(f'--restart is for one process, this is one of {world}: remove {folder}')
+    for name in (_ENCODER, *_STATES, *(f'{split}.npz' for split in _SPLITS)):
+        shutil.rmtree(folder / f'{name}.parts', ignore_errors=True)
+        (folder / name).unlink(missing_ok=True)
+
+# %% ../../nbs/cli/13_representations.ipynb #c31d9a04
+class _Study(NamedTuple):
+    "An encoder to be trained, or one whose published weights are read"
+    mode:str
+    net:dict # of `_study_model`
+    training:dict # of `train`
+    transform:str|None # of the images
+
+    def model(self, images:'ImageSet|PublishedImages', published:Path|None) -> 'Denoiser':
+        "Return the fresh model, with published weights where there are any; ValueError for bad settings"
+        from difflow.training.settings import Settings
+        Settings(**self.training)
+        model = _study_model(self.mode, images, *self.net.values())
+        if published is not None: model.encoder.load_published(published)
+        return model
+
+    def facts(self, model:'Denoiser', published:Path|None) -> str:
+        "Return in words which encoder is used"
+        origin = f'trained for {self.training["steps"]} steps' if published is None else f'from {published}'
+        return f'encoder {self.mode}, {model.encoder.size} elements a code, {origin}'
+
+    def encoder(self, model:'Denoiser', images:'ImageSet|PublishedImages', folder:Path,
+                published:Path|None) -> tuple['TimeEncoder', dict]:
+        "Return the encoder, trained where it is not published, and what it is made of"
+        from difflow.runs.identity import run_identity
+        if published is not None: return model.encoder, dict(mode=self.mode, transform=self.transform)
+        made_of = dict(mode=self.mode, transform=self.transform, **self.net | self.training)
+        made_of = run_identity(None, images, **made_of)
+        trained = _trained_encoder(model, images, self.training, folder / _ENCODER, made_of)
+        return trained, {'trained_on': made_of.pop('images')} | made_of
+
+# %% ../../nbs/cli/13_representations.ipynb #c31d9a06
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
 def _represent_command(
     data:_DataOption='digits',
@@ -125,7 +248,8 @@ def _represent_command(
     model_channels:_count('width of the denoiser, a multiple of 32', least=32)=32,
     channel_mult:_option(str, 'its width at each resolution, finest first')='1,2',
     patch_size:_count('side of the squares that become its channels')=1,
-    root:_option(Path, 'where the runs lie')=Path('trained_models'), device:_DeviceOption='auto',
+    root:_option(Path, 'where the runs lie')=Path('trained_models'), restart:_RestartOption=False,
+    device:_DeviceOption='auto',
 ) -> None:
     "Train an encoder that is told the noise level, and write its codes of the training and the test images."
     start = time.perf_counter()
@@ -133,24 +257,25 @@ def _represent_command(
     times = _granularity_times(granularity)
     unet = _load_model(mode.removeprefix('unet-'), device) if mode.startswith('unet-') else None
     sets = _study_sets(data, transform, layer, unet, size, max_images, data_root)
-    paths = {split: folder / f'{split}.npz' for split in sets}
-    if unet is not None:
-        for split, images in sets.items():
-            _write_features(unet, images, times, paths[split], batch_size, layer)
+    if unet is None:
+        net = dict(widen_factor=widen_factor, depth=depth, seed=seed, model_channels=model_channels,
+                   channel_mult=channel_mult, patch_size=patch_size)
+        study = _Study(mode, net, dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed), transform)
+        model = study.model(sets['train'], encoder).to(_device_of(device))
+        facts = study.facts(model, encoder)
     else:
-        net = (widen_factor, depth, seed, model_channels, channel_mult, patch_size)
-        how = dict(steps=steps, batch_size=batch_size, lr=lr)
-        fitted = _encoder(mode, sets['train'], net, encoder, how, folder)
-        from difflow.representations.codes import trajectory_codes
-        for split, images in sets.items():
-            trajectory_codes(fitted, images, times, out=paths[split], progress=sys.stderr.isatty())
-    counts = ' and '.join(str(len(images)) for images in sets.values())
-    _print_done(f'{mode} of {data}: {counts} images at {len(times)} times', list(paths.values()), start)
+        facts = _model_facts(mode.removeprefix('unet-'), unet)
+        first = range(min(2, len(sets['train']))) # does the layer give a code of each?
+        _features(unet, sets['train'], times[:1], 2, layer)(first)
+    _print_used(f'{facts}; {len(times)} times; ' + '; '.join(f'{s}: {_data_facts(i)}' for s, i in sets.items()))
+    if restart: _remove_study(folder)
+    if unet is None: fitted, made_of = study.encoder(model, sets['train'], folder, encoder)
+    written = {} # by whom all is made, and who therefore reports it: {file: images}
+    for split, images in sets.items():
+        path = folder / f'{split}.npz'
+        if unet is None: report = _write_encoded(fitted, images, times, path, made_of)
+        else: report = _write_features(unet, images, times, path, batch_size, layer)
+        if report.tells: written[path] = f'{len(images)}'
+    what = f'{mode} of {data}: {" and ".join(written.values())} images at {len(times)} times'
+    if written: _print_done(what, list(written), start)
 
-def _encoder(mode:str, images:'ImageSet', net:tuple, published:Path|None, settings:dict, folder:Path):
-    "Return the encoder: the published one, the one that was trained before, or one trained now"
-    from difflow.training.loop import train
-    model = _study_model(mode, images, *net)
-    if published is not None: return model.encoder.load_published(published)
-    shown = sys.stderr.isatty()
-    return train(model, images, out=folder, seed=net[2], progress=shown, **settings).denoiser.encoder

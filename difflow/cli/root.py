@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from difflow.runs.folder import Report
+from ..runs.signals import exit_on_signals
 
 # %% ../../nbs/cli/00_root.ipynb #02d3cef4
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -41,17 +42,19 @@ def _stop(message:str, code:int=2) -> int:
 def main(
     arguments:Sequence[str]|None=None, # the words after `difflow`; None: those of this process
 ) -> None:
-    "Run `difflow` and exit: 0 done, 2 an error in one line on stderr, 130 stopped by Ctrl-C"
+    "Run `difflow` and exit: 0 done, 2 an error in one line, 130 stopped by Ctrl-C, 143 by SIGTERM or SIGUSR1"
     _load_commands()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ['--help']
-    try: code = app(arguments, prog_name='difflow', standalone_mode=False)
+    try:
+        with exit_on_signals(): code = app(arguments, prog_name='difflow', standalone_mode=False)
+    except SystemExit as end: code = end.code
     except (ValueError, IndexError, OSError) as e: code = _stop(str(e))
     except KeyboardInterrupt: code = 130
     except Exception as e:  # typer's own errors have no common base over its versions
         if type(e).__name__ == 'Abort': code = 130
         elif hasattr(e, 'format_message'): code = _stop(f'{e.format_message()} (difflow --help tells more)')
         else: raise
-    sys.exit(_stop('stopped', 130) if code == 130 else code)
+    sys.exit(_stop('stopped', code) if code in (130, 143) else code)
 
 def _print_used(what:str) -> None:
     "Print what a command uses, its first line, from the first process alone"

@@ -6,18 +6,19 @@
 __all__ = []
 
 # %% ../../nbs/cli/06_training.ipynb #5703074d
+import logging
 import math
-import os
-import platform
 import shlex
-import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from ..runs.ranks import rank_and_world
 from .options import _given_options, _option, _with_options
 from .root import _print_done, app
 from .training_options import _DATA, _ELSEWHERE, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
@@ -25,17 +26,16 @@ from .training_options import _DATA, _ELSEWHERE, _KEPT, _NETWORK, _PARAMETRISATI
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
-    from difflow.training.loop import Training
 
 # %% ../../nbs/cli/06_training.ipynb #41a83937
-_RUN = ('out', 'mixed_precision', 'compile', 'workers')
+_RUN = ('mixed_precision', 'compile', 'workers')
 _LENGTHS = ('steps', 'duration', 'epochs')
-_WHERE = ('out', 'resume', 'no_resume', 'workers', 'download', 'local_rank')
+_WHERE = 'out', 'outdir', 'resume', 'restart', 'workers', 'download', 'local_rank', 'log_with'
 _SAMPLE = 'difflow sample --model FILE --num-sampled-images 50000 --sampling-steps 250'
 
 def _check_given(options:dict, given:set[str]) -> None:
     "Raise ValueError for two answers to one question, and for what another command does"
-    for group in (_LENGTHS, ('data', 'dataset'), ('sample_every', 'sample_epochs')):
+    for group in (_LENGTHS, ('data', 'dataset'), ('out', 'outdir'), ('sample_every', 'sample_epochs')):
         named = [f'--{name.replace("_", "-")}' for name in group if name in given]
         if len(named) > 1: raise ValueError(f'{" and ".join(named)}: give one of them')
     for name in ('size', 'split'):
@@ -70,6 +70,12 @@ def _resolve(context:typer.Context) -> dict:
     return options | {'given': given}
 
 # %% ../../nbs/cli/06_training.ipynb #0a967926
+def _default_split(data:str) -> str:
+    "Return what is used of a set unless asked: all, or the training part where a test part is published"
+    from difflow.data.builtin import EMBEDDED
+    if data in EMBEDDED: return 'all' if EMBEDDED[data](0).test is None else 'train'
+    return 'all' if Path(data).expanduser().exists() else 'train' # of torchvision
+
 def _images(options:dict) -> 'ImageSet':
     "Open the images to train on; ValueError for missing labels, oblong images"
     from difflow.data.sets import load_images
@@ -77,7 +83,9 @@ def _images(options:dict) -> 'ImageSet':
         from difflow.data.studies import published_set
         try: images = published_set(options['dataset'], options['data_dir'], 'train', options['download'])
         except ValueError as e: raise ValueError(str(e).replace('download=True', '--download')) from None
-    else: images = load_images(options['data'], size=options['size'], split=options['split'])
+    else:
+        split = options['split'] or _default_split(options['data'])
+        images = load_images(options['data'], size=options['size'], split=split)
     _, height, width = images.image_shape
     if height != width: raise ValueError(f'images of {height} x {width} pixels: pass --size for square ones')
     if options['class_cond'] and (images.labels is None or images.labels.ndim != 1):
@@ -114,6 +122,22 @@ def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:list[str]|None) 
     kept = {key: tensor for key, tensor in tensors.items() if key not in deleted}
     load_strictly(denoiser.net, kept | {key: own[key] for key in deleted if key in own})
 
+def _summary(images:'ImageSet', options:dict) -> str:
+    "Return in words what is trained on: how many images of how many, their size and classes"
+    from difflow.data.sets import load_images
+    name, total = options['dataset'] or options['data'], len(images)
+    if not options['dataset']: total = len(load_images(name, size=options['size']))
+    channels, height, width = images.image_shape
+    count = len(set(images.labels.tolist())) if images.labels is not None and images.labels.ndim == 1 else 0
+    classes = f'{count} classes' + ('' if options['class_cond'] else ', not shown') if count else 'no classes'
+    return f'{len(images)} of {total} images of {Path(name).name}, {width}x{height}x{channels}, {classes}'
+
+def _announce(images:'ImageSet', denoiser:'Denoiser', options:dict) -> None:
+    "Print what is trained on what"
+    size = sum(p.numel() for p in denoiser.net.parameters())
+    print(f'training on {_summary(images, options)}; {type(denoiser.net).__name__} of {size:,} parameters, '
+          f'{type(denoiser).__name__}', flush=True)
+
 # %% ../../nbs/cli/06_training.ipynb #2103d839
 def _command_line(context:typer.Context) -> str:
     "Write the command of `context` as one would type it, without what was left at its default and the folder"
@@ -126,18 +150,9 @@ def _command_line(context:typer.Context) -> str:
         words += [flag, *map(str, () if value is True else value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
-def _card(command:str, result:'Training', images:'ImageSet', data:str, made:int) -> dict:
-    "Return what was trained: the command, the data, the time of the last `made` steps, the machine, the loss"
-    import torch
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    last = result.losses[-max(1, len(result.losses) // 20):]
-    return {'command': command, 'data': f'{data}, {len(images)} images {tuple(images.image_shape)}',
-            'parameters': sum(p.numel() for p in result.denoiser.parameters()),
-            **{name: getattr(result.settings, name) for name in ('steps', 'batch_size', 'seed')},
-            'seconds': round(result.seconds, 1), 'seconds_are_of': f'{made} steps',
-            'final_loss': round(float(last.mean()), 5),
-            'machine': gpu or f'{platform.machine()}, {os.cpu_count()} cores',
-            'software': f'torch {torch.__version__}, Python {platform.python_version()}'}
+def _card(command:str, images:'ImageSet', data:str) -> dict:
+    "Return what the card of the model says beside what `train` does: the command and the data"
+    return {'command': command, 'data': f'{data}, {len(images)} images {tuple(images.image_shape)}'}
 
 def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a grid of samples, and how it is made"
@@ -151,58 +166,75 @@ def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: 
 
 def _kept(options:dict, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a state, a numbered state and a numbered snapshot"
-    from difflow.checkpoints.load import save
     from difflow.training.ticks import numbered_file, tick_steps
-    out, size, tick = options['out'], options['batch_size'], options['tick']
-    snaps = set(tick_steps(options['snap'], steps, size, tick))
-    dumps = set(tick_steps(options['dump'], steps, size, tick, first=False))
-    def keep(step:int, denoiser:'Denoiser') -> None:
-        "Copy the state, which has just been written, and save the averaged network"
-        file = lambda name: out / numbered_file(name, step, size)
-        if step in dumps: shutil.copy(out / 'training.safetensors', file('training-state'))
-        if step in snaps: save(denoiser, file('network-snapshot'), {'steps': step})
-    every = options['save_every']
-    states = set(range(every, steps + 1, every)) | dumps if dumps else every
-    return dict(save_every=states, snapshot=keep, snapshot_every=snaps | dumps)
+    size, tick = options['batch_size'], options['tick']
+    named = lambda name, due: {step: numbered_file(name, step, size) for step in due}
+    return dict(save_every=options['save_every'],
+                snapshots=named('network-snapshot', tick_steps(options['snap'], steps, size, tick)),
+                dumps=named('training-state', tick_steps(options['dump'], steps, size, tick, first=False)))
+
+def _folder(options:dict, denoiser:'Denoiser') -> dict: # arguments of `train`
+    "Return where the run is: the folder itself, or a numbered one inside, named as EDM names it"
+    if options['outdir'] is None: return dict(out=options['out'])
+    from difflow.runs.ranks import rank_and_world
+    precision = {'no': 'fp32'}.get(options['mixed_precision'], options['mixed_precision'])
+    parts = [Path(options['dataset'] or options['data']).stem, 'cond' if options['class_cond'] else 'uncond',
+             options['arch'] or 'plain', options['denoiser'], f'gpus{rank_and_world()[1]}',
+             f'batch{options["batch_size"]}', precision]
+    return dict(out=options['outdir'], numbered='-'.join(parts))
 
 # %% ../../nbs/cli/06_training.ipynb #27bedeed
+@contextmanager
+def _spoken(show:bool) -> Iterator[None]:
+    "Print what the library logs, a line each"
+    log, handler = logging.getLogger('difflow'), logging.StreamHandler(sys.stdout)
+    level = log.level
+    if show: log.addHandler(handler)
+    if show: log.setLevel(logging.INFO)
+    try: yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
 def _train(context:typer.Context) -> None:
-    "Train as the options of `context` say and save the model, from the first process"
+    "Train as the options of `context` say; the first process speaks"
     import torch
 
-    from difflow.checkpoints.load import save
     from difflow.training.loop import train
     from difflow.training.recipes import ARCHS, settings_of
     from difflow.training.ticks import steps_of
     options = _resolve(context)
     settings_of({**options, 'steps': 1}, (1, 1, 1)) # whatever is out of range is said before data are opened
-    images, first = _images(options), os.environ.get('RANK', '0') == '0'
+    images, first = _images(options), rank_and_world()[0] == 0
     length = options['duration'], options['epochs']
     if length != (None, None): options['steps'] = steps_of(options['batch_size'], *length, len(images))
     settings = settings_of(options, images.image_shape, ARCHS.get(options['arch']) == 'edm')
     torch.manual_seed(settings.seed)  # of the first weights
     denoiser = _new_denoiser(images, options)
     _start_from(denoiser, options['transfer'] or options['pretrained_ckpt'], options['delete_keys'])
+    if first: _announce(images, denoiser, options)
     start, made = time.perf_counter(), []
-    run = {name: options[name] for name in _RUN} | _kept(options, settings.steps)
+    run = {name: options[name] for name in _RUN} | _kept(options, settings.steps) | _folder(options, denoiser)
     run |= _previews(options, denoiser, len(images), settings.steps)
-    run['resume'] = not options['no_resume'] and (options['resume'] or True)
-    result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
-                   progress=first and sys.stderr.isatty(), **run)
-    path = options['out'] / 'model.safetensors'
-    if first and (made or not path.exists()):
-        data = options['dataset'] or options['data']
-        save(result.denoiser, path, _card(_command_line(context), result, images, data, len(made)),
-             torch.float16 if options['half'] else None)
-    if first: _print_done(f'{len(made)} of {settings.steps} steps', [path], start)
+    run |= dict(resume=not options['restart'] and (options['resume'] or True),
+                log_with=options['log_with'] and options['log_with'].split(','),
+                card=_card(_command_line(context), images, options['dataset'] or options['data']),
+                dtype=torch.float16 if options['half'] else None)
+    with _spoken(first):
+        result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
+                       progress=first and sys.stderr.isatty(), **run)
+    done = f'{len(made)} of {settings.steps} steps'
+    if first: _print_done(done, [result.folder / 'model.safetensors'], start)
 
 # %% ../../nbs/cli/06_training.ipynb #6e531dc8
 @app.command('train', short_help='Train a denoiser; again: go on with a stopped run.',
              context_settings={'allow_extra_args': True}) # of --delete-keys
 @_with_options(**_DATA, **_NETWORK, **_PARAMETRISATION, **_SETTINGS, **_START, **_KEPT, **_ELSEWHERE)
 def _train_command(context:typer.Context,
-    out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--outdir',
-               '--save-dir', '--save_dir')=Path('trained_models'),
+    out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--save-dir',
+               '--save_dir')=Path('trained_models'),
+    outdir:_option(Path|None, 'instead the parent of numbered folders, as EDM has them: goes on with the same '
+                              'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '
                           'plain, with --dataset UNet')=None,

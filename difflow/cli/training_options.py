@@ -8,11 +8,13 @@ __all__ = []
 # %% ../../nbs/cli/05_training_options.ipynb #174db0bd
 from pathlib import Path
 
-from .options import _count, _dashed, _DataOption, _flag, _option, _share, _SplitOption
+from .options import _count, _dashed, _DataOption, _flag, _option, _share
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
-    data=(_DataOption, 'mnist5k'), split=(_SplitOption, 'train'),
+    data=(_DataOption, 'mnist5k'),
+    split=(_option(str|None, 'part of the data: train, test or all; default: all of your own files, train '
+                             'of a set that has a published test part'), None),
     dataset=(_option(str|None, 'instead mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers or '
                               'gtsrb, with its published size and transforms; default: none'), None),
     data_dir=(_dashed(Path, 'folder of those sets', 'data_dir'), Path('dataset')),
@@ -69,7 +71,8 @@ _START = dict(
                          'the other; default: none', 'delete_keys'), None),
     resume=(_option(Path|None, 'go on from this state where the folder has none; default: none', '--resume',
                    '--resume-from'), None),
-    no_resume=(_flag('--no-resume', 'begin anew, whatever state the folder has'), False))
+    restart=(_option(bool, 'begin anew, and remove what the folder has of an earlier run; default: off',
+                    '--restart', '--no-resume'), False))
 _KEPT = dict(
     save_every=(_count('steps between states'), 1000),
     tick=(_option(float, 'thousands of images a tick, > 0'), 50.),
@@ -84,6 +87,8 @@ _KEPT = dict(
     mixed_precision=(_option(str, 'no, bf16, fp16'), 'no'),
     compile=(_flag('--compile', 'by torch.compile'), False),
     workers=(_count('processes that decode images', least=0), 0),
+    log_with=(_dashed(str|None, 'send the loss to tensorboard, wandb or trackio, or several by commas; '
+                     'default: none', 'log_with'), None),
     half=(_flag('--half', 'save in float16'), False))
 _ELSEWHERE = dict(
     sampling_only=(_dashed(bool, 'is: difflow sample --model FILE', 'sampling_only'), False),

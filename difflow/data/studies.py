@@ -180,6 +180,11 @@ class PublishedImages:
     "Images as `published_images` prepares them, with their labels: what is trained on and encoded"
     def __init__(self, images:ImageSet, name:str):
         self.images, self.labels = published_images(images, name), images.labels
+        self.words = f'{images.summary()}, as shown to the networks of {name}'
+
+    def summary(self) -> str:
+        "Return in words which images these are"
+        return self.words
 
     def __len__(self) -> int: return len(self.images)
 

@@ -8,6 +8,7 @@ from .items import Broken as Broken
 from .items import Item as Item
 from .items import Output as Output
 from .items import encode_image as encode_image
+from .locks import held as held
 from .minimal_diffusion import legacy_ddim as legacy_ddim
 from .minimal_diffusion import minimal_walk as minimal_walk
 from .ranks import rank_and_world as rank_and_world
@@ -16,5 +17,8 @@ from .samples import read_images as read_images
 from .samples import sample_folder as sample_folder
 from .samples import wanted_images as wanted_images
 from .samples import write_npz as write_npz
+from .signals import StopRequest as StopRequest
+from .signals import exit_on_signals as exit_on_signals
+from .signals import stop_requested as stop_requested
 from .tables import fill_table as fill_table
 from .tables import run_of as run_of

@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def _rows(names:Sequence[str], known:Mapping[str, _Row], files:dict[str, str], p
     "Yield the rows of `names`, those that are not known from their files"
     for name in names: yield known[name] if name in known else load_npz(parts / files[name])
 
+def _fill_parts(joined:Callable[[], bool], parts:Path, *work:Any, **options:Any) -> Report:
+    "Call `fill`, while another rank may find all rows made, join them and remove their folder"
+    try: report = fill(parts, *work, **options)
+    except (OSError, ValueError):
+        if not joined(): raise
+        report = Report(parts, 0, 0, True, False, {})
+    if report.tells or not joined(): return report
+    shutil.rmtree(parts, ignore_errors=True) # of which this rank may have written something once more
+    return replace(report, complete=True)
+
 def fill_table(
     path:str|Path, # to be written
     made_of:dict, # of `run_identity`
@@ -86,12 +97,14 @@ def fill_table(
     missing = [name for name in names if name not in rows]
     if not missing:
         if options.get('on_start'): options['on_start']()
+        shutil.rmtree(parts, ignore_errors=True) # left where a process was killed right after the join
         return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
     files = {name: f'{i:06d}.npz' for i, name in enumerate(missing)}
     items = [Item(name, (file,)) for name, file in files.items()]
     numbers = {name: i for i, name in enumerate(names)}
     settings = {**made_of, 'rows': _digest_of(missing)}
-    report = fill(parts, settings, items, _maker(make, numbers), batch_size, **options)
+    joined = lambda: path.exists() and (known is None or not known().keys().isdisjoint(missing))
+    report = _fill_parts(joined, parts, settings, items, _maker(make, numbers), batch_size, **options)
     if report.tells:
         remove_partials(path)
         join(_rows([*(n for n in rows if n not in numbers), *names], rows, files, parts))

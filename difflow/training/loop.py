@@ -6,11 +6,14 @@
 __all__ = ['Training', 'train']
 
 # %% ../../nbs/training/06_loop.ipynb #0f818ac1
+import logging
 import math
+import os
+import platform
 import time
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,78 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints.load import file_header, save
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
-from ..networks.protocol import network_facts
+from ..runs.signals import StopRequest, stop_requested
 from ..samplers.sampling import sample
 from .augmentation import Augmentation
-from .ema import EMA
-from .objective import _draw, _Objective, _RowAugmentationRNG
-from .order import _check_training, _Pairs, batches
+from .objective import _draw, _RowAugmentationRNG
+from .order import _check_augmentation, _check_training, _Pairs, _settings_from, _training_set, batches
 from .settings import Settings
-from .state import _load_state, _save_state
-
-# %% ../../nbs/training/06_loop.ipynb #80f7597b
-def _check_augmentation(denoiser:Denoiser, settings:Settings):
-    "Raise ValueError where images are to be augmented and the network does not take their labels."
-    wanted = Augmentation(settings.augment).dim
-    taken = network_facts(getattr(denoiser, 'net', None)).config.get('augment_dim', 0)
-    if settings.augment and taken != wanted:
-        raise ValueError(f'augment={settings.augment}: the network needs augment_dim={wanted}, got {taken}')
-
-def _accelerator_in(precision:str): # Accelerator
-    "Return an `Accelerator` for the machine; raise ValueError for a precision that it does not have."
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    gpu = torch.cuda.is_available()
-    names = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
-    if precision not in names:
-        why = '' if gpu else ' without a GPU'
-        raise ValueError(f'mixed_precision must be one of {names}{why}, got {precision!r}')
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state() # one for all trainings of a process, and it refuses another precision
-    return Accelerator(mixed_precision=precision, cpu=not gpu)
-
-# %% ../../nbs/training/06_loop.ipynb #d1e7b9cd
-class _RunState:
-    "The parts of one training run in one process."
-    def __init__(self, accelerator, denoiser:Denoiser, images:ImageSet|Tensor, settings:Settings,
-                 out:Path|None, compile:bool):
-        self.accelerator, self.images, self.settings, self.out = accelerator, images, settings, out
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.device = accelerator.device
-        if settings.batch_size % (self.world * settings.accumulate):
-            shares = f'{self.world} processes x {settings.accumulate} parts'
-            raise ValueError(f'batch_size must divide by {shares}, got {settings.batch_size}')
-        objective = _Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout)
-        self.objective = objective.to(self.device).train()
-        self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
-        optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, settings.eps,
-                                      weight_decay=settings.weight_decay)
-        self.losses = torch.zeros(settings.steps, device=self.device)
-        self.model, self.optimizer = accelerator.prepare(self.objective, optimizer)
-        if compile: self.model = torch.compile(self.model)
-
-    @property
-    def state_path(self) -> Path|None:
-        "Return the file of the state."
-        return self.out and self.out / 'training.safetensors'
-
-    def parts(self) -> tuple:
-        "Return what a state consists of, in the order of `_save_state`."
-        return self.settings, self.objective, self.ema, self.optimizer, self.losses, self.accelerator.scaler
-
-    def load(self, other:bool|str|Path=True) -> int: # steps done
-        "Go on from the state in the folder, where there is one, or else from the file `other`."
-        if self.out and self.state_path.exists(): return _load_state(self.state_path, *self.parts())
-        return 0 if isinstance(other, bool) else _load_state(Path(other), *self.parts())
-
-    def save(self, step:int):
-        "Write the state, from the first process."
-        if self.out and self.accelerator.is_main_process: _save_state(self.state_path, step, *self.parts())
+from .state import _MODEL, _accelerator_in, _check_shares, _claim, _due, _files_of, _identity, _RunState
 
 # %% ../../nbs/training/06_loop.ipynb #aac4f6f0
+_LOG = logging.getLogger('difflow')
+
 class _RunSteps(_RunState):
     "The optimiser steps of one training run in one process."
     def loader(self, start:int, workers:int) -> torch.utils.data.DataLoader:
@@ -154,6 +100,7 @@ class Training:
     settings:Settings
     seconds:float # in this call
     raw:Denoiser # with the last weights
+    folder:Path|None=None # of its files
 
     def plot(self, window:int=50):
         "Draw the loss curve and its running mean."
@@ -167,35 +114,75 @@ class Training:
         plt.ylabel('loss')
 
 # %% ../../nbs/training/06_loop.ipynb #fde89893
+_TOGETHER = 16 # after so many steps several processes ask each other whether to stop
+
 class _Run(_RunSteps):
     "One training run in one process, from its first step to its last."
-    def loop(self, start:int, now_and_then:Callable[[int], None], workers:int, progress:bool,
-             callback:Callable|None) -> Training:
-        "Run all steps from `start`; call `now_and_then` after each; save at the end, and when interrupted."
+    def enter(self, threads:int):
+        "Make the thread of the steps like the main one: its GPU and its number of threads."
+        if self.device.type == 'cuda': torch.cuda.set_device(self.device)
+        torch.set_num_threads(threads)
+
+    def whole_step(self, step:int, x0:Tensor, labels:Tensor|None):
+        "Take a step, whatever happens to the main thread meanwhile, and note that it is taken."
+        if labels is not None: labels = labels.to(self.device, non_blocking=True)
+        self.step(step, x0.to(self.device, non_blocking=True), labels)
+        self.done, self.complete = step + 1, False
+
+    def is_asked_to_stop(self, request:StopRequest) -> bool:
+        "Return whether a signal has come to any process; they ask each other now and then."
+        if self.world == 1: return request.signal is not None
+        if self.done % _TOGETHER: return False
+        came = torch.tensor([request.signal or 0], device=self.device)
+        request.signal = int(self.accelerator.gather(came).max()) or None
+        return request.signal is not None
+
+    def look(self, bar, step:int):
+        "Check the losses of the last steps, and show and log their mean."
+        self.check_finite(step)
+        loss = self.losses[max(0, step - 50):step].mean().item()
+        bar.set_postfix(loss=f'{loss:.4f}')
+        if self.accelerator.trackers: self.accelerator.log({'loss': loss}, step=step)
+
+    def go(self, pool:Executor, request:StopRequest, bar, due:Callable[[int], None], workers:int,
+           callback:Callable|None):
+        "Take the steps that are left, each in the thread of `pool`, and do after each what is `due`."
+        if not self.complete: due(self.done)
+        for step, batch in enumerate(self.loader(self.done, workers), self.done):
+            pool.submit(self.whole_step, step, *batch).result()
+            bar.update()
+            if callback is not None: callback(step, self.losses[step])
+            if self.done % 50 == 0: self.look(bar, self.done)
+            if self.is_asked_to_stop(request):
+                self.save(self.done, complete=False)
+                _LOG.info('stopped by signal %d after %d steps', request.signal, self.done)
+                return
+            due(self.done)
+            self.complete = True
+        self.check_finite(self.done)
+
+    def loop(self, start:int, complete:bool, due:Callable[[int], None], workers:int, progress:bool,
+             callback:Callable|None) -> 'Training':
+        "Run all steps from `start`; save when interrupted, and go on with what interrupted."
         from tqdm.auto import tqdm
-        began, done = time.time(), start # `done` is None while a step is half made
-        bar = tqdm(total=self.settings.steps, initial=start,
-                   disable=not progress or not self.accelerator.is_main_process, unit='step')
-        try:
-            for step, (x0, labels) in enumerate(self.loader(start, workers), start):
-                done = None
-                if labels is not None: labels = labels.to(self.device, non_blocking=True)
-                self.step(step, x0.to(self.device, non_blocking=True), labels)
-                done = step + 1
-                bar.update()
-                if callback is not None: callback(step, self.losses[step])
-                if (step + 1) % 50 == 0:
-                    bar.set_postfix(loss=f'{self.losses[step - 49:step + 1].mean().item():.4f}')
-                now_and_then(step + 1)
-        except KeyboardInterrupt:
-            if done is not None: self.save(done)
-            raise
-        bar.close()
-        self.save(self.settings.steps)
+        began, self.done, self.complete = time.time(), start, complete
+        quiet = not progress or not self.accelerator.is_main_process
+        bar = tqdm(total=self.settings.steps, initial=start, disable=quiet, unit='step')
+        pool = ThreadPoolExecutor(1, initializer=self.enter, initargs=(torch.get_num_threads(),))
+        with stop_requested() as request, bar, pool:
+            try: self.go(pool, request, bar, due, workers, callback)
+            except (KeyboardInterrupt, SystemExit):
+                pool.shutdown() # waits for the step in hand
+                self.save(self.done, complete=self.complete, alone=True)
+                raise
+        request.end()
         losses = self.accelerator.reduce(self.losses, 'mean').cpu().numpy()
         seconds, raw = time.time() - began, self.objective.denoiser.eval()
-        return Training(self.ema.model.eval(), losses, self.settings, seconds, raw)
+        return Training(self.ema.model.eval(), losses, self.settings, seconds, raw, self.out)
 
+# %% ../../nbs/training/06_loop.ipynb #13746087
+class _RunFiles(_Run):
+    "The files that a run leaves on its way, and at its end."
     def preview(self, step:int, n:int=64, **options): # arguments of `sample`
         "Write a grid of samples of the averaged weights."
         if not self.out or not self.accelerator.is_main_process: return
@@ -205,17 +192,48 @@ class _Run(_RunSteps):
         grid = image_grid(images.clamp(-1, 1), columns=10)
         write_png(grid, self.out / f'samples_{step:06d}.png')
 
-# %% ../../nbs/training/06_loop.ipynb #4ac0dfcb
-def _due(step:int, every:int|Collection[int]|None) -> bool:
-    "Return whether something is due after `step` steps: every so many, or after some of them."
-    return bool(every) and (step % every == 0 if isinstance(every, int) else step in every)
+    def keep(self, step:int, name:str):
+        "Write the averaged network under a name of its own."
+        if self.out and self.accelerator.is_main_process:
+            self.check_finite(step, weights=True)
+            save(self.ema.model, self.out / name, {'steps': step})
 
+    def write_model(self, result:'Training', card:dict|None, dtype:torch.dtype|None):
+        "Write the averaged network with what is known of it, the last of all files."
+        if not self.out or not self.accelerator.is_main_process: return
+        try: file_header(result.denoiser, {})
+        except ValueError: return # a network of a kind that no file describes
+        save(result.denoiser, self.out / _MODEL, (card or {}) | _card(result), dtype)
+
+def _card(result:'Training') -> dict:
+    "Return what was trained: the size, the settings in short, the loss, the machine."
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    last = result.losses[-max(1, len(result.losses) // 20):]
+    return {'parameters': sum(p.numel() for p in result.denoiser.parameters()),
+            **{name: getattr(result.settings, name) for name in ('steps', 'batch_size', 'seed')},
+            'final_loss': round(float(last.mean()), 5),
+            'machine': gpu or f'{platform.machine()}, {os.cpu_count()} cores',
+            'software': f'torch {torch.__version__}, Python {platform.python_version()}'}
+
+# %% ../../nbs/training/06_loop.ipynb #f54b6189
+@contextmanager
+def _tracked(accelerator, about:dict) -> Iterator[None]:
+    "Open the trackers, with what the run is made of, and close them at the end, however it comes."
+    if accelerator.log_with:
+        words = {name: value if isinstance(value, (int, float, str, bool)) else str(value)
+                 for name, value in about.get('run', {}).items()}
+        accelerator.init_trackers('difflow', words)
+    try: yield
+    finally:
+        for tracker in accelerator.trackers: tracker.finish()
+
+# %% ../../nbs/training/06_loop.ipynb #4ac0dfcb
 def train(
     denoiser:Denoiser, # is left alone; its copy is trained
-    images:ImageSet|Tensor, # with labels where the denoiser has classes
+    images:ImageSet|Tensor, # or what `ImageSet.of` takes; with labels where the denoiser has classes
     settings:Settings|None=None, # or its fields by name
-    out:str|Path|None=None, # folder of the state and the sample grids; None: nothing is written
-    resume:bool|str|Path=True, # go on from the state in `out`, or else from this file
+    out:str|Path|None=None, # folder of the state, the files of the way and model.safetensors; None: no files
+    resume:bool|str|Path=True, # go on from the state in `out`, or else from this file; False: begin anew
     save_every:int|Collection[int]=1000, # steps between states, or the steps after which there is one
     sample_every:int|Collection[int]|None=None, # the same for grids of samples, None: never
     mixed_precision:str='no', # 'no', 'bf16' or, on a GPU, 'fp16'
@@ -226,20 +244,34 @@ def train(
     snapshot:Callable[[int, Denoiser], None]|None=None, # snapshot(steps done, averaged), in the first process
     snapshot_every:int|Collection[int]|None=None, # steps between them, or the steps after which there is one
     preview:dict|None=None, # how the grids are made: arguments of `sample`, None: its defaults
+    snapshots:Mapping[int, str]|None=None, # names of files of the averaged network, by steps done
+    dumps:Mapping[int, str]|None=None, # names of copies of the state, by steps done
+    log_with:object=None, # 'tensorboard', 'wandb', 'trackio', a tracker of Accelerate, or several; None: none
+    card:dict|None=None, # json-able, further words for the card of model.safetensors
+    numbered:str|None=None, # name of a numbered folder inside `out`, where the same run is found again
+    dtype:torch.dtype|None=None, # of model.safetensors: torch.float16 halves it; None: as trained
     **fields, # of `Settings`
 ) -> Training:
-    "Train a copy of `denoiser`; raise ValueError for bad settings, images or labels before any work."
-    if settings is not None and fields:
-        raise ValueError(f'either settings or its fields by name, got settings and {", ".join(fields)}')
-    settings = settings or Settings(**fields)
+    "Train a copy of `denoiser`; ValueError for bad arguments, or another run in `out`, before any work."
+    settings, images = _settings_from(settings, fields), _training_set(images)
     _check_training(denoiser, images)
     _check_augmentation(denoiser, settings)
-    accelerator = _accelerator_in(mixed_precision)
-    run = _Run(accelerator, denoiser, images, settings, None if out is None else Path(out), compile)
-    start = run.load(resume) if resume else 0
-    def now_and_then(step:int):
-        "Do what is due after `step` steps."
-        if _due(step, save_every): run.save(step)
-        if _due(step, sample_every): run.preview(step, **preview or {})
-        if snapshot and _due(step, snapshot_every) and run.rank == 0: snapshot(step, run.ema.model)
-    return run.loop(start, now_and_then, workers, progress, callback)
+    out, files = None if out is None else Path(out), _files_of(sample_every, preview, snapshots, dumps)
+    accelerator = _accelerator_in(mixed_precision, log_with, out)
+    _check_shares(accelerator, settings)
+    identity = lambda: _identity(denoiser, images, settings, mixed_precision, compile)
+    with ExitStack() as stack:
+        out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
+        run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
+        def due(step:int):
+            "Do what is due after `step` steps, the state last."
+            if _due(step, sample_every): run.preview(step, **preview or {})
+            if snapshot and _due(step, snapshot_every) and run.rank == 0: snapshot(step, run.ema.model)
+            if step in (snapshots or ()): run.keep(step, snapshots[step])
+            if step in (dumps or ()): run.save(step, dumps[step])
+            if _due(step, save_every) or step in (dumps or ()) or step == settings.steps: run.save(step)
+        start = run.load(resume)
+        if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
+        with _tracked(accelerator, about): result = run.loop(*start, due, workers, progress, callback)
+        run.write_model(result, card, dtype)
+    return result

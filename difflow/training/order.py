@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
+from ..networks.protocol import network_facts
+from .augmentation import Augmentation
+from .settings import Settings
 
 # %% ../../nbs/training/02_order.ipynb #5ddb862a
 def batches(
@@ -51,15 +54,45 @@ class _Pairs(torch.utils.data.Dataset):
         return image, label if self.labelled else None
 
 # %% ../../nbs/training/02_order.ipynb #c34fb6aa
-def _check_training(denoiser:Denoiser, images:ImageSet|Tensor):
+def _training_set(images:ImageSet|Tensor) -> ImageSet: # or what draws its images anew
+    "Return what a user trains on as a set; ValueError for none and for values that are no images."
+    if isinstance(images, ImageSet) or hasattr(images, 'drawn') or hasattr(images, 'image_shape'):
+        if len(images) < 1: raise ValueError('images must hold at least one image, got 0')
+        return images
+    return ImageSet.of(images)
+
+def _settings_from(settings:Settings|None, fields:dict) -> Settings:
+    "Return the settings of a run; ValueError where they are given twice."
+    if settings is not None and fields:
+        raise ValueError(f'either settings or its fields by name, got settings and {", ".join(fields)}')
+    return settings or Settings(**fields)
+
+def _check_training(denoiser:Denoiser, images:ImageSet):
     "Raise ValueError where a set cannot train a denoiser."
-    if len(images) < 1: raise ValueError('images must hold at least one image, got 0')
     image, label = _Pairs(images, True)[0, 0]
     denoiser.check(image[None], None if denoiser.num_classes is None else torch.zeros(1, dtype=torch.int64))
     if denoiser.num_classes is None: return
     labels = getattr(images, 'labels', None)
     if labels is None:
         raise ValueError(f'labels are missing: the denoiser has {denoiser.num_classes} classes')
-    if labels.ndim != 1 or labels.min() < 0 or labels.max() >= denoiser.num_classes:
-        last, found = denoiser.num_classes - 1, f'{labels.min()}..{labels.max()}'
-        raise ValueError(f'labels must be one an image in 0..{last}, got {found}')
+    denoiser.check_labels(torch.as_tensor(labels), len(images))
+
+def _check_augmentation(denoiser:Denoiser, settings:Settings):
+    "Raise ValueError where images are to be augmented and the network does not take their labels."
+    wanted = Augmentation(settings.augment).dim
+    taken = network_facts(getattr(denoiser, 'net', None)).config.get('augment_dim', 0)
+    if settings.augment and taken != wanted:
+        raise ValueError(f'augment={settings.augment}: the network needs augment_dim={wanted}, got {taken}')
+
+class _Drawn:
+    "What a set that is drawn anew gives at its first epoch, by which it is known."
+    def __init__(self, images:ImageSet):
+        self.pairs, self.labels = _Pairs(images, False), getattr(images, 'labels', None)
+
+    def __len__(self) -> int: return len(self.pairs)
+
+    def __getitem__(self, i:int) -> Tensor: return self.pairs[i, i][0]
+
+def _known_by(images:ImageSet) -> ImageSet:
+    "Return what the digest of a set is made of: its images, or those of one epoch where it draws them."
+    return _Drawn(images) if hasattr(images, 'drawn') else images

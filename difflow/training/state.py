@@ -7,40 +7,69 @@ __all__ = []
 
 # %% ../../nbs/training/05_state.ipynb #6f3ca366
 import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.load import file_header
+from ..checkpoints.safetensors_files import write_tensors
+from ..data.sets import ImageSet
+from ..denoisers.base import Denoiser
 from ..files import atomic
+from ..networks.protocol import network_facts
+from ..runs.identity import check_identity, run_identity
+from ..runs.locks import held
 from .ema import EMA
+from .objective import _Objective
+from .order import _known_by
 from .settings import Settings
 
 # %% ../../nbs/training/05_state.ipynb #81fe6b8f
+def _model_of(ema:EMA, tensors:dict[str, Tensor], card:dict|None=None) -> dict[str, str]:
+    "Return the entry of a header by which `load_denoiser` reads the average; none for a network not ours."
+    start = 'ema.net.'
+    weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    try: return {'difflow': file_header(ema.model, weights, card or {}, prefix=start)}
+    except (ValueError, AttributeError): return {}
+
 def _save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema:EMA,
-                optimizer:torch.optim.Optimizer, losses:Tensor, scaler:torch.amp.GradScaler|None=None):
+                optimizer:torch.optim.Optimizer, losses:Tensor, scaler:torch.amp.GradScaler|None=None,
+                **about:object): # json-able: run, files, complete
     "Write the whole state of a run to one safetensors file, all of it or nothing."
-    from safetensors.torch import save_file
     tensors = {f'raw.{k}': v for k, v in objective.denoiser.state_dict().items()}
     tensors |= {f'ema.{k}': v for k, v in ema.model.state_dict().items()} | {'losses': losses[:step]}
     for i, moments in optimizer.state_dict()['state'].items():
         tensors |= {f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items()}
     if scaler is not None: # of fp16, whose scale is found as training goes
         tensors |= {f'scaler.{k}': torch.tensor(float(v)) for k, v in scaler.state_dict().items()}
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     metadata = dict(step=str(step), settings=json.dumps(vars(settings)))
-    with atomic(path) as partial:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, partial, metadata)
+    metadata |= {name: json.dumps(value) for name, value in about.items()} | _model_of(ema, tensors)
+    write_tensors(tensors, path, metadata)
+
+def _read_state(path:Path, whole:bool=True) -> tuple[dict, dict[str, Tensor]]: # header by name, tensors
+    "Read a state, or its header alone; raise ValueError when it is none, or cut short."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()} if whole else {}
+        about = {k: json.loads(v) for k, v in metadata.items()}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f'{path} is not a whole training state: {error}') from None
+    if 'step' not in about: raise ValueError(f'{path} is not a training state: it has no step')
+    return about, tensors
 
 def _load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, optimizer:torch.optim.Optimizer,
                 losses:Tensor, scaler:torch.amp.GradScaler|None=None) -> int: # steps done
-    "Read back what `_save_state` wrote; raise ValueError when it belongs to other settings."
-    from safetensors import SafetensorError, safe_open
-    try: file = safe_open(path, 'pt')
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f'{path} is not a whole training state: {error}') from None
-    with file:
-        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
-    _check_settings(path, json.loads(metadata['settings']), settings)
+    "Read back what `_save_state` wrote; raise ValueError when it belongs to another network."
+    about, tensors = _read_state(path)
     part = lambda head: {k[len(head):]: v for k, v in tensors.items() if k.startswith(head)}
     try: objective.denoiser.load_state_dict(part('raw.'))
     except RuntimeError as error: raise ValueError(f'{path} belongs to another network: {error}') from None
@@ -54,11 +83,186 @@ def _load_state(path:Path, settings:Settings, objective:nn.Module, ema:EMA, opti
     if scaler is not None and (kept := part('scaler.')):
         whole = scaler.state_dict()
         scaler.load_state_dict({name: type(whole[name])(value.item()) for name, value in kept.items()})
-    return int(metadata['step'])
+    return about['step']
 
-def _check_settings(path:Path, before:dict, settings:Settings):
-    "Raise ValueError for other settings than those in a state; what it lacks had its default."
-    defaults = {name: field.default for name, field in Settings.__dataclass_fields__.items()}
-    before, now = json.loads(json.dumps(defaults)) | before, json.loads(json.dumps(vars(settings)))
-    changed = [f'{k} {before.get(k)} -> {now[k]}' for k in now if before.get(k) != now[k]]
-    if changed: raise ValueError(f'{path} belongs to a run with other settings: {", ".join(changed)}')
+# %% ../../nbs/training/05_state.ipynb #df153f0d
+_ANEW = 'give another --out, or begin anew with --restart (in Python resume=False)'
+
+def _identity(denoiser:Denoiser, images:ImageSet, settings:Settings, mixed_precision:str,
+              compile:bool) -> dict:
+    "Return everything that decides the result of a training, by name."
+    net = getattr(denoiser, 'net', None)
+    words = lambda values, prefix='': {f'{prefix}{k}': json.loads(json.dumps(v, default=str))
+                                       for k, v in values.items()}
+    made_of = dict(parametrisation=type(denoiser).__name__, **words(getattr(denoiser, 'options', {})),
+                   network=type(net).__name__, **words(network_facts(net).config, 'network '))
+    made_of['dropout'] = sorted({layer.p for layer in denoiser.modules() if isinstance(layer, nn.Dropout)})
+    return run_identity(denoiser, _known_by(images), **made_of, **words(vars(settings)),
+                        mixed_precision=mixed_precision, compile=compile)
+
+def _due(step:int, every:int|Collection[int]|None) -> bool:
+    "Return whether something is due after `step` steps: every so many, or after some of them."
+    return bool(every) and (step % every == 0 if isinstance(every, int) else step in every)
+
+def _past(files:dict, step:int) -> dict: # json-able
+    "Return of the `files` of a run, {name: (steps, how)}, those that were due up to `step`."
+    due = {name: (_steps_due(every, step), how) for name, (every, how) in files.items()}
+    return json.loads(json.dumps({name: made for name, made in due.items() if made[0]}, default=str))
+
+def _steps_due(every:int|Collection[int]|None, step:int) -> str|list[int]:
+    "Return after which steps up to `step` something is due, in words where it is every so many."
+    if isinstance(every, int): return f'every {every} steps' if 0 < every <= step else []
+    return sorted(s for s in every or () if s <= step)
+
+def _check_state(path:Path, run:dict, files:dict|None=None):
+    "Raise ValueError where the state at `path` is of another run, or lacks some of `files` of its past."
+    about, _ = _read_state(path, whole=False)
+    if 'run' not in about:
+        raise ValueError(f'{path} was written by an earlier difflow and does not state its data: {_ANEW}')
+    check_identity(about['run'], run, path, _ANEW)
+    if files is None: return
+    before, now = _past(about.get('files', {}), about['step']), _past(files, about['step'])
+    changed = [f'{name} {before.get(name)} -> {now.get(name)}' for name in {**before, **now}
+               if before.get(name) != now.get(name)]
+    if changed:
+        raise ValueError(f'{path} is at step {about["step"]}, and files of steps that are past would differ: '
+                         f'{", ".join(changed)}; {_ANEW}')
+
+# %% ../../nbs/training/05_state.ipynb #80f7597b
+_TRACKERS = ('tensorboard', 'wandb', 'trackio')
+
+def _check_trackers(log_with:object):
+    "Raise ValueError for a tracker by a name that is not known, or whose package is not installed."
+    for name in log_with if isinstance(log_with, (list, tuple)) else (log_with,):
+        if not isinstance(name, str): continue # a tracker of the user's own
+        known = ', '.join(_TRACKERS)
+        if name not in _TRACKERS: raise ValueError(f'log_with must be of {known}, got {name!r}')
+        if find_spec(name) is None: raise ValueError(f'log_with={name!r}: pip install {name}, first')
+
+def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # Accelerator
+    "Return an `Accelerator` for the machine; raise ValueError for a precision that it does not have."
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    gpu = torch.cuda.is_available()
+    names = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
+    if precision not in names:
+        why = '' if gpu else ' without a GPU'
+        raise ValueError(f'mixed_precision must be one of {names}{why}, got {precision!r}')
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state() # one for all trainings of a process, and it refuses another precision
+    _check_trackers(log_with)
+    return Accelerator(mixed_precision=precision, cpu=not gpu, log_with=log_with,
+                       project_dir=None if log_with is None else out or Path('.'))
+
+# %% ../../nbs/training/05_state.ipynb #bab12f7f
+class _RunState:
+    "The parts of one training run in one process."
+    def __init__(self, accelerator, denoiser:Denoiser, images:ImageSet, settings:Settings, out:Path|None,
+                 compile:bool, **about:object): # run and files, for the state
+        self.accelerator, self.images, self.settings, self.out = accelerator, images, settings, out
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.device, self.about = accelerator.device, about
+        objective = _Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout)
+        self.objective = objective.to(self.device).train()
+        self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
+        optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, settings.eps,
+                                      weight_decay=settings.weight_decay)
+        self.losses, self.checked = torch.zeros(settings.steps, device=self.device), 0
+        self.model, self.optimizer = accelerator.prepare(self.objective, optimizer)
+        if compile: self.model = torch.compile(self.model)
+
+    @property
+    def state_path(self) -> Path|None:
+        "Return the file of the state."
+        return self.out and self.out / _STATE
+
+    def parts(self) -> tuple:
+        "Return what a state consists of, in the order of `_save_state`."
+        return self.settings, self.objective, self.ema, self.optimizer, self.losses, self.accelerator.scaler
+
+    def load(self, other:bool|str|Path=True) -> tuple[int, bool]: # steps done, their files made
+        "Go on from the state in the folder, where there is one, or else from the file `other`."
+        path = self.state_path if self.out and self.state_path.exists() else other
+        if not other or isinstance(path, bool): return 0, True
+        self.checked = _load_state(Path(path), *self.parts())
+        return self.checked, _read_state(Path(path), whole=False)[0].get('complete', True)
+
+    def check_finite(self, step:int, weights:bool=False):
+        "Raise ValueError naming the first loss before `step`, or else the first weight, that is not finite."
+        new = self.losses[self.checked:step]
+        kept = f'; {self.out} keeps the last good state' if self.out else ''
+        if not new.isfinite().all():
+            first = self.checked + int((~new.isfinite()).nonzero()[0])
+            raise ValueError(f'step {first} of 0..{self.settings.steps - 1}: its loss is '
+                             f'{self.losses[first].item()}{kept}')
+        named = list(self.objective.denoiser.named_parameters()) if weights else []
+        if named and not torch.stack([p.isfinite().all() for _, p in named]).all():
+            name = next(name for name, p in named if not p.isfinite().all())
+            raise ValueError(f'step {step - 1} made {name} infinite or NaN{kept}')
+        self.checked = step
+
+    def save(self, step:int, to:str='training.safetensors', complete:bool=True, alone:bool=False):
+        "Write the state, from the first process; `alone`: the others do not take part."
+        if not self.out: return
+        self.check_finite(step, weights=True)
+        settings, *model, losses, scaler = self.parts()
+        if self.world > 1 and not alone: losses = self.accelerator.reduce(losses, 'mean')
+        if self.accelerator.is_main_process:
+            about = self.about | dict(complete=complete)
+            _save_state(self.out / to, step, settings, *model, losses, scaler, **about)
+
+# %% ../../nbs/training/05_state.ipynb #3fe4c193
+_STATE, _MODEL, _OPTIONS = 'training.safetensors', 'model.safetensors', 'training_options.json'
+_OURS = 'samples_[0-9]*.png', 'network-snapshot-[0-9]*.safetensors', 'training-state-[0-9]*.safetensors'
+
+def _clear(out:Path):
+    "Remove what an earlier run left in a folder, its state first."
+    for pattern in (_STATE, _MODEL, *_OURS):
+        for file in sorted(out.glob(pattern)): file.unlink()
+
+def _numbered(parent:Path, name:str, run:dict) -> Path:
+    "Return the last numbered folder in `parent` whose options are those of a run, or the next to be made"
+    there = [p for p in parent.iterdir() if re.match(r'\d{5,}-', p.name)] if parent.is_dir() else []
+    for folder in sorted(there, key=lambda p: -int(p.name.split('-')[0])):
+        try:
+            if json.loads((folder / _OPTIONS).read_text()) == run: return folder
+        except (OSError, ValueError): pass # of another program, or not whole
+    return parent / f'{max([int(p.name.split("-")[0]) for p in there], default=-1) + 1:05d}-{name}'
+
+def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, run:Callable[[], dict],
+           files:dict, numbered:str|None=None) -> tuple[Path|None, dict]: # folder, what its state states
+    "Choose a folder, lock it and check what is in it, in the first process; ValueError in all of them."
+    about, problem, other = {}, None, not isinstance(resume, bool)
+    if (out or other) and accelerator.is_main_process:
+        try:
+            about = dict(run=run(), files=files)
+            if out and numbered: out = _numbered(out, numbered, about['run'])
+            if out: stack.enter_context(held(out))
+            if out and numbered: _write_options(out, about['run'])
+            if out and not resume: _clear(out)
+            elif out and (out / _STATE).exists(): _check_state(out / _STATE, **about)
+            elif other: _check_state(Path(resume), about['run'])
+        except (ValueError, OSError) as error: problem = str(error)
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+        problem, out = broadcast_object_list([problem, out])
+    if problem: raise ValueError(problem)
+    return out, about
+
+def _write_options(out:Path, run:dict):
+    "Write what a numbered run is made of, by which it is found again."
+    with atomic(out / _OPTIONS) as partial: partial.write_text(json.dumps(run, indent=1) + '\n')
+
+def _files_of(sample_every:int|Collection[int]|None, preview:dict|None, snapshots:Mapping[int, str]|None,
+              dumps:Mapping[int, str]|None) -> dict: # {name: (after which steps, how)}, json-able
+    "Return which files a run leaves on its way."
+    plain = lambda every: every if every is None or isinstance(every, int) else sorted(every)
+    files = dict(samples=(plain(sample_every), preview or {}), snapshots=(plain(snapshots), None),
+                 dumps=(plain(dumps), None))
+    return json.loads(json.dumps(files, default=str))
+
+def _check_shares(accelerator, settings:Settings):
+    "Raise ValueError where a batch cannot be shared by all processes, each in its parts."
+    if settings.batch_size % (accelerator.num_processes * settings.accumulate):
+        shares = f'{accelerator.num_processes} processes x {settings.accumulate} parts'
+        raise ValueError(f'batch_size must divide by {shares}, got {settings.batch_size}')

@@ -1,11 +1,15 @@
 """`difflow jacobian` as people get it: published spellings, files, going on, and errors in one line."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from option_changes import call, check_change, command_options, files_of
 from PIL import Image
 
 from difflow import EDMDenoiser, Scheduler, UNet, load_denoiser, save
@@ -61,7 +65,11 @@ def test_table_is_what_the_library_says(difflow, folder):
         f'jacobian --network DIR/plain.safetensors {SMALL} --sigma_min 0.01 --sigma_max 20 --rho 5'
     )
     assert code == 0, err
-    assert len(out.strip().split('\n')) == 1 and '3 points at 4 levels' in out
+    first, last = out.strip().split('\n')
+    assert first.startswith('model ') and first.endswith(
+        '4x4x1, no classes; 3 points of seeds 0..2 at 4 noise levels, 20..0.01'
+    )
+    assert '3 points at 4 levels' in last
     file = np.load('jacobian.npz')
     expected = trajectory_ranks(
         load_denoiser(folder / 'plain.safetensors'), 4, range(3), scheduler=Scheduler.karras(4, 0.01, 20, 5)
@@ -90,21 +98,51 @@ def test_goes_on_where_it_stopped(difflow, monkeypatch):
     assert difflow(f'{line} --samples 5 --out whole.npz')[0] == 0
     real, calls = module.trajectory_ranks, []
 
-    def stopping(*args, **options):
-        calls.append(args)
+    def stopping(*args, seeds, **options):
+        calls.append(seeds)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args, **options)
+        return real(*args, seeds=seeds, **options)
 
     monkeypatch.setattr(module, 'trajectory_ranks', stopping)
     assert difflow(f'{line} --samples 5 --out part.npz')[0] == 130
-    assert np.load('part.npz')['seeds'].tolist() == [0, 1]
+    assert sorted(p.name for p in Path('part.npz.parts').glob('*.npz')) == ['000000.npz', '000001.npz']
     assert difflow(f'{line} --samples 5 --out part.npz')[0] == 0
-    seeds = [seed for args in calls[2:] for seed in args[2]]
-    assert seeds == [2, 3, 4]
-    whole, part = np.load('whole.npz'), np.load('part.npz')
-    assert all((whole[name] == part[name]).all() for name in whole.files)
+    assert calls[2:] == [[2, 3], [4]]
     assert sorted(p.name for p in Path().iterdir()) == ['part.npz', 'part.png', 'whole.npz', 'whole.png']
+    assert Path('part.npz').read_bytes() == Path('whole.npz').read_bytes()
+    assert difflow(f'{line} --samples 3 --out grown.npz')[0] == 0
+    assert difflow(f'{line} --samples 5 --out grown.npz')[0] == 0
+    assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes() and calls[-1] == [3, 4]
+    code, out, _ = difflow(f'{line} --samples 3 --out grown.npz')
+    assert code == 0 and '5 points at 4 levels' in out and '2 of the points from before' in out
+    assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes()
+
+
+def test_with_k_a_point_does_not_depend_on_its_neighbours(difflow):
+    "The search goes on until it is certain of all points that it is handed"
+    line = 'jacobian --network digits --steps 3 --k 2 --energy 0.9'
+    assert difflow(f'{line} --samples 4 --out whole.npz')[0] == 0
+    assert difflow(f'{line} --samples 1 --out grown.npz')[0] == 0
+    assert difflow(f'{line} --samples 4 --batch-size 1 --out grown.npz')[0] == 0
+    assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes()
+
+
+def test_two_processes_share_the_points(run, folder, tmp_path):
+    line = [DIFFLOW, 'jacobian', '--network', folder / 'plain.safetensors', '--batch-size', '1']
+    line = [str(word) for word in [*line, *'--steps 4 --samples 6'.split()]]
+    ranks, env = [], os.environ | {'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
+    for rank in '01':
+        options = dict(cwd=tmp_path, env=env | {'RANK': rank}, text=True)
+        ranks.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options))
+    printed = [rank.communicate(timeout=600)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    assert ''.join(printed).count('6 points at 4 levels') == 1
+    assert printed[0].startswith('model ') and not printed[1].startswith('model ')
+    both = files_of(tmp_path)
+    assert list(both) == ['jacobian.npz', 'jacobian.png']
+    done = run(*line, '--restart', cwd=tmp_path, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0 and files_of(tmp_path) == both, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,7 +184,7 @@ def test_another_network_of_the_same_name_is_refused(difflow):
         next(other.parameters()).mul_(1.5)
     save(other, 'net.safetensors')
     code, _, err = difflow(line)
-    assert code == 2 and 'is of other settings: weights' in err and Path('ranks.npz').read_bytes() == before
+    assert code == 2 and 'is of another run: model ' in err and Path('ranks.npz').read_bytes() == before
 
 
 def test_other_settings_and_broken_files_are_refused(difflow):
@@ -157,4 +195,54 @@ def test_other_settings_and_broken_files_are_refused(difflow):
     assert code == 2 and 'rho 7.0 -> 3.0' in err and Path('ranks.npz').read_bytes() == before
     Path('ranks.npz').write_bytes(before[:100])
     code, _, err = difflow(line)
-    assert code == 2 and 'is not a file of ranks' in err
+    assert code == 2 and 'does not state which run it is of' in err
+    assert difflow(f'{line} --restart')[0] == 0 and Path('ranks.npz').read_bytes() == before
+
+
+LINE = 'jacobian --network plain.safetensors --steps 3 --samples 2 --batch-size 2 --at 5'
+CHANGES = dict(
+    network=('other.safetensors', 'model'),
+    steps='2',
+    sigma_min='0.1',
+    sigma_max='20',
+    rho='3',
+    label=('--network classes.safetensors --class 1', 'label'),
+    samples='3',
+    seed='1',
+    at='5,1',
+    k='16',
+    energy='0.5',
+    sampler='euler',
+    out='other.npz',
+    batch_size='1',
+    chunk='7',
+    restart='',
+    device='cpu',
+)
+
+
+@pytest.fixture(scope='module')
+def models(folder, tmp_path_factory):
+    "A folder with the models that an option may name"
+    models = tmp_path_factory.mktemp('inputs')
+    for name in ('plain', 'classes'):
+        (models / f'{name}.safetensors').write_bytes((folder / f'{name}.safetensors').read_bytes())
+    other = tiny()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.5)
+    save(other, models / 'other.safetensors')
+    return models
+
+
+@pytest.fixture(scope='module')
+def finished(models, tmp_path_factory):
+    "A folder in which the line has run"
+    folder = tmp_path_factory.mktemp('finished') / 'run'
+    shutil.copytree(models, folder)
+    assert call(LINE, folder)[0] == 0
+    return folder
+
+
+@pytest.mark.parametrize('option', command_options('jacobian'))
+def test_an_option_changed_between_two_runs(option, models, finished, tmp_path):
+    check_change(option, LINE, CHANGES, finished, tmp_path, models)

@@ -1,12 +1,16 @@
 """`difflow represent` and `difflow mix` as people get them: published spellings, files, one-line errors."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from option_changes import call, check_change, command_options, files_of
 
 from difflow import ConcatMixer, SingleTime, TimeEncoder, load_images, trajectory_codes, unet_features
 from difflow.representations import sigma_of
@@ -64,7 +68,11 @@ def test_codes_are_those_of_the_library(difflow):
         f'represent --data digits --mode reg-drl {SMALL} --granularity 2,4 --encoder encoder_state_1.pth'
     )
     assert code == 0, err
-    assert len(out.strip().split('\n')) == 1 and '60 and 60 images at 5 times' in out
+    first, last = out.strip().split('\n')
+    assert first.startswith(
+        'encoder reg-drl, 4 elements a code, from encoder_state_1.pth; 5 times; train: 60'
+    )
+    assert '60 and 60 images at 5 times' in last
     with np.load(PLACE / 'test.npz') as file:
         images = load_images('digits', split='test', max_images=60)
         expected = trajectory_codes(encoder, images, [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -78,14 +86,67 @@ def test_codes_are_those_of_the_library(difflow):
 def test_trains_once_and_goes_on(difflow):
     line = f'represent --data digits --mode reg-drl {SMALL} --granularity 2'
     assert difflow(line)[0] == 0
-    before = (PLACE / 'training.safetensors').stat().st_mtime_ns, np.load(PLACE / 'train.npz')['codes']
-    assert before[1].shape == (60, 3, 4)
+    before, trained = files_of(PLACE), (PLACE / 'training.safetensors').stat().st_mtime_ns
+    assert np.load(PLACE / 'train.npz')['codes'].shape == (60, 3, 4)
+    (PLACE / 'train.npz').unlink()  # as if killed there
     assert difflow(line)[0] == 0
-    assert (np.load(PLACE / 'train.npz')['codes'] == before[1]).all()
+    assert files_of(PLACE) == before and (PLACE / 'training.safetensors').stat().st_mtime_ns == trained
     code, _, err = difflow(f'{line} --steps 3')
     assert code == 2 and 'steps 2 -> 3' in err
     code, _, err = difflow(line.replace('--granularity 2', '--granularity 4'))
-    assert code == 2 and 'times' in err
+    assert code == 2 and 'times' in err and files_of(PLACE) == before
+    code, _, err = difflow(f'{line} --max-images 50')
+    assert code == 2 and 'images 60 of digest' in err and '-> 50 of digest' in err
+    assert difflow(f'{line} --steps 3 --restart')[0] == 0
+    assert difflow(f'{line} --restart')[0] == 0
+    assert files_of(PLACE) == before
+
+
+def in_processes(line, world, folder, order=None):
+    "Run a line in as many processes at once, which form no group to train in; return what each printed"
+    processes = {}
+    for rank in order or range(world):
+        env = os.environ | {'RANK': str(rank), 'WORLD_SIZE': str(world), 'OMP_NUM_THREADS': '1'}
+        options = dict(cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        processes[rank] = subprocess.Popen([DIFFLOW, *line.split()], **options)
+    printed = {rank: process.communicate(timeout=600)[0] for rank, process in sorted(processes.items())}
+    assert all(process.returncode == 0 for process in processes.values()), printed
+    return printed
+
+
+def test_processes_share_the_codes_and_one_trains(tmp_path):
+    line = f'represent --data digits --mode reg-drl {SMALL} --granularity 2'
+    (tmp_path / 'two').mkdir()
+    printed = in_processes(line, 2, tmp_path / 'two', order=(1, 0))
+    assert 'waits until rank 0 has trained' in printed[1] and 'encoder reg-drl' in printed[0]
+    assert ''.join(printed.values()).count('train.npz') == 1
+    (tmp_path / 'one').mkdir()
+    assert call(line, tmp_path / 'one')[0] == 0
+    assert files_of(tmp_path / 'one') == files_of(tmp_path / 'two')
+
+
+def test_processes_share_the_features_of_a_unet(tmp_path):
+    line = 'represent --data digits --mode unet-digits --max-images 20 --granularity 2 --batch-size 3'
+    (tmp_path / 'two').mkdir()
+    printed = ''.join(in_processes(line, 2, tmp_path / 'two').values())
+    assert printed.count('train.npz') == printed.count('test.npz') == printed.count('model digits') == 1
+    (tmp_path / 'one').mkdir()
+    assert call(line, tmp_path / 'one')[0] == 0
+    assert files_of(tmp_path / 'one') == files_of(tmp_path / 'two')
+
+
+def test_sets_of_one_name_are_not_mixed(difflow):
+    "The folder of a run bears the name of the data, not its place"
+    pictures(Path('here/set/train'), 'ab', 4), pictures(Path('here/set/test'), 'ab', 2)
+    pictures(Path('there/set/train'), 'ab', 4, seed=1), pictures(Path('there/set/test'), 'ab', 2, seed=1)
+    line = f'represent --mode reg-drl {SMALL} --granularity 1'
+    assert difflow(f'{line} --data here/set')[0] == 0
+    before = files_of(Path('trained_models'))
+    code, _, err = difflow(f'{line} --data there/set')
+    assert code == 2 and 'is of another run: images 8 of digest' in err and '--root' in err
+    assert files_of(Path('trained_models')) == before
+    shutil.copytree('here/set', 'copy/set')
+    assert difflow(f'{line} --data copy/set')[0] == 0 and files_of(Path('trained_models')) == before
 
 
 @pytest.mark.parametrize('mode', ['vae-bce', 'noreg-drl'])
@@ -110,7 +171,9 @@ def test_features_of_a_unet(difflow):
 def test_scores_are_those_of_the_library(difflow, codes):
     code, out, err = difflow(f'mix --data made --mixers single,concat {BRIEF}')
     assert code == 0, err
-    assert len(out.strip().split('\n')) == 1 and 'single' in out and '(t = 0.5/' in out
+    first, last = out.strip().split('\n')
+    assert first.endswith('80 to train on and 40 to score, 4 elements at 3 times; read-outs single, concat')
+    assert 'single' in last and '(t = 0.5/' in last
     report = json.loads((codes / 'mix.json').read_text())
     train, test = (np.load(codes / f'{split}.npz') for split in ('train', 'test'))
     options = dict(epochs=2, batch_size=20, hidden=8, lrs=(1e-2, 1e-3), seeds=2)
@@ -118,13 +181,13 @@ def test_scores_are_those_of_the_library(difflow, codes):
         mixer = kind(**options).fit(train['codes'], train['labels'])
         assert np.allclose(report['mixers'][name]['scores'], mixer.scores(test['codes'], test['labels']))
     assert np.shape(report['mixers']['single']['by_time']) == (2, 3, 2)
-    assert report['mixers']['single']['best_time'][0] == 0.5 and report['settings']['times'] == [0, 0.5, 1]
+    assert report['mixers']['single']['best_time'][0] == 0.5 and report['run']['times'] == [0, 0.5, 1]
 
 
 def test_granularity_chooses_times(difflow, codes):
     assert difflow(f'mix --data made --mixers single --granularity 1 {BRIEF}')[0] == 0
     report = json.loads((codes / 'mix_1.json').read_text())
-    assert report['settings']['codes'] == [80, 1, 4] and report['mixers']['single']['best_time'] == [0.5, 0.5]
+    assert report['run']['codes'] == [80, 1, 4] and report['mixers']['single']['best_time'] == [0.5, 0.5]
 
 
 def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
@@ -138,6 +201,11 @@ def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
     assert difflow(f'mix --data made --mixers mean,concat {BRIEF}')[0] == 0
     assert done == ['ConcatMixer']
     assert list(json.loads((codes / 'mix.json').read_text())['mixers']) == ['mean', 'concat']
+    grown = (codes / 'mix.json').read_bytes()
+    _, out, _ = difflow(f'mix --data made --mixers concat {BRIEF}')
+    assert '1 read-outs from before' in out and (codes / 'mix.json').read_bytes() == grown
+    assert difflow(f'mix --data made --mixers concat,mean --restart {BRIEF}')[0] == 0
+    assert (codes / 'mix.json').read_bytes() == grown and done == ['ConcatMixer'] * 2 + ['MeanMixer']
     code, _, err = difflow(f'mix --data made --mixers mean {BRIEF} --standardise')
     assert (
         code == 2
@@ -176,7 +244,7 @@ def test_broken_files_are_refused(difflow, codes):
     assert code == 2 and 'has no codes at the time 0.3333' in err
     (codes / 'mix.json').write_text('{')
     code, _, err = difflow(f'mix --data made --mixers mean {BRIEF}')
-    assert code == 2 and 'is not a file of scores' in err
+    assert code == 2 and 'does not state which run it is of' in err
     (codes / 'test.npz').write_bytes(b'PK')
     code, _, err = difflow('mix --data made')
     assert code == 2 and 'is not a file of codes with labels' in err
@@ -226,7 +294,7 @@ def test_published_transform_reaches_the_encoder(difflow):
         assert np.allclose(file['codes'], trajectory_codes(encoder, images, [0.5]), atol=1e-5)
         assert file['labels'].tolist() == [0, 0, 1, 1]
     code, _, err = difflow(line)  # raw pixels, where the codes are of transformed ones
-    assert code == 2 and 'other settings: pixels' in err
+    assert code == 2 and 'of another run: images ' in err
     for wrong, message in (
         ('--transform imagenet', "got 'imagenet'"),
         ('--transform cifar10 --mode unet-digits', '--transform is for encoders'),
@@ -243,13 +311,14 @@ def test_other_images_are_not_taken_for_those_before(difflow):
     torch.save(TimeEncoder(1 / 16, 1, depth=10).state_dict(), 'e.pth')
     assert difflow(f'{line} --encoder e.pth --size 8')[0] == 0
     code, _, err = difflow(f'{line} --encoder e.pth --size 16')
-    assert code == 2 and 'other settings: pixels' in err
+    assert code == 2 and 'of another run: images ' in err
 
 
 def test_a_layer_may_be_chosen(difflow):
     from difflow import load_denoiser
 
     line = 'represent --data digits --mode unet-digits --max-images 20 --granularity 1'
+    assert difflow(f'{line} --layer time_embed')[0] == 2 and not Path('trained_models').exists()
     assert difflow(f'{line} --layer input_blocks.1')[0] == 0
     with np.load('trained_models/0.001/unet-digits/digits_0.25_none_0/test.npz') as file:
         images = load_images('digits', split='test', max_images=20)
@@ -287,3 +356,152 @@ def test_linear_probes_are_of_those_that_have_them(difflow, codes):
         difflow(f'mix --data made --mixers single,mean,concat {BRIEF.replace("--hidden 8", "--hidden 0")}')[0]
         == 0
     )
+
+
+REPRESENT = f'represent --data set --mode reg-drl {SMALL} --granularity 2'
+REPRESENT_CHANGES = dict(
+    data=('other', 'images'),
+    mode='vae-bce',
+    widen_factor='0.125',
+    aug='none',
+    seed='1',
+    lr='0.01',
+    granularity=('4', 'times'),
+    encoder='encoder_state_1.pth',
+    transform='cifar10',
+    data_root=None,  # of torchvision sets alone
+    layer='--mode unet-net.safetensors --layer out',
+    size=('16', 'images'),
+    max_images=('6', 'images'),
+    steps='3',
+    batch_size='10',
+    depth='16',
+    model_channels='64',
+    channel_mult='1,1',
+    patch_size='4',
+    root='elsewhere',
+    restart='',
+    device='cpu',
+)
+UNET = 'represent --data set --mode unet-net.safetensors --batch-size 5 --max-images 8 --granularity 2'
+UNET_CHANGES = dict(
+    data='other',
+    mode='unet-other.safetensors',
+    widen_factor='1',
+    seed='1',
+    granularity=('4', 'times'),
+    layer='out',
+    max_images=('6', 'images'),
+    batch_size='4',
+    restart='',
+)
+
+
+@pytest.fixture(scope='module')
+def inputs(tmp_path_factory):
+    "A folder with two sets of colour images, an encoder, and two denoisers"
+    from difflow import EDMDenoiser, UNet, save
+
+    folder = tmp_path_factory.mktemp('inputs')
+    for seed, name in enumerate(('set', 'other')):
+        pictures(folder / name / 'train', 'ab', 5, 32, seed=2 * seed)
+        pictures(folder / name / 'test', 'ab', 4, 32, seed=2 * seed + 1)
+        torch.manual_seed(seed)
+        net = EDMDenoiser(UNet(32, 3, 32, 3, 1, (), (1, 1)))
+        save(net, folder / ('net.safetensors' if name == 'set' else 'other.safetensors'))
+    torch.save(TimeEncoder(1 / 16, 3, depth=10).state_dict(), folder / 'encoder_state_1.pth')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def finished(inputs, tmp_path_factory):
+    "Folders in which the lines have run, by line"
+    folders = {}
+    for line in (REPRESENT, UNET):
+        folders[line] = tmp_path_factory.mktemp('finished') / 'run'
+        shutil.copytree(inputs, folders[line])
+        assert call(line, folders[line])[0] == 0
+    return folders
+
+
+@pytest.mark.parametrize('option', command_options('represent'))
+def test_an_option_changed_between_two_runs(option, inputs, finished, tmp_path):
+    check_change(option, REPRESENT, REPRESENT_CHANGES, finished[REPRESENT], tmp_path, inputs)
+
+
+@pytest.mark.parametrize('option', UNET_CHANGES)
+def test_an_option_changed_between_two_runs_of_a_unet(option, inputs, finished, tmp_path):
+    check_change(option, UNET, UNET_CHANGES, finished[UNET], tmp_path, inputs)
+
+
+MIX = f'mix --data made --mixers mean,concat {BRIEF}'
+MIX_CHANGES = dict(
+    data='other',
+    mode='vae-l2',
+    widen_factor='0.5',
+    aug='none',
+    seed='1',
+    score_lr='0.01',
+    granularity='2',
+    mixers='mean,concat,single',
+    epochs='3',
+    batch_size='10',
+    seeds='3',
+    lrs='1e-2',
+    hidden='4',
+    standardise='',
+    root='elsewhere',
+    out='scores.json',
+    restart='',
+    device='cpu',
+)
+
+
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory):
+    "A folder with codes wherever an option may look for them, and one in which the line has run"
+    inputs, rng = tmp_path_factory.mktemp('codes'), np.random.default_rng(0)
+    for place in (
+        'trained_models/0.001/reg-drl/made_0.25_none_0',
+        'trained_models/0.001/reg-drl/other_0.25_none_0',
+        'trained_models/0.001/vae-l2/made_0.25_none_0',
+        'trained_models/0.001/reg-drl/made_0.5_none_0',
+        'trained_models/0.001/reg-drl/made_0.25_none_1',
+        'trained_models/0.01/reg-drl/made_0.25_none_0',
+        'elsewhere/0.001/reg-drl/made_0.25_none_0',
+    ):
+        (inputs / place).mkdir(parents=True)
+        for split in ('train', 'test'):
+            z, labels = rng.normal(0, 1, (40, 3, 4)).astype(np.float32), rng.integers(0, 2, 40)
+            np.savez(inputs / place / f'{split}.npz', codes=z, labels=labels, times=[0.0, 0.5, 1.0])
+    folder = tmp_path_factory.mktemp('finished') / 'run'
+    shutil.copytree(inputs, folder)
+    assert call(MIX, folder)[0] == 0
+    return inputs, folder
+
+
+@pytest.mark.parametrize('option', command_options('mix'))
+def test_an_option_of_mix_changed_between_two_runs(option, mixed, tmp_path):
+    inputs, folder = mixed
+    check_change(option, MIX, MIX_CHANGES, folder, tmp_path, inputs)
+
+
+def test_an_option_of_mix_changed_between_two_runs_into_one_file(mixed, tmp_path):
+    "With --out the file does not lie beside the codes: other codes are refused by what is in them"
+    inputs, folder = mixed
+    run = tmp_path / 'run'
+    shutil.copytree(inputs, run)
+    line = f'{MIX} --out scores.json'
+    assert call(line, run)[0] == 0
+    before = files_of(run)
+    for other in ('--data other', '--mode vae-l2', '--seed 1', '--lr 0.01', '--root elsewhere'):
+        code, printed = call(f'{line} {other}', run)
+        assert code == 2 and 'is of another run: digest ' in printed and files_of(run) == before
+
+
+def test_processes_share_the_read_outs(mixed, tmp_path):
+    inputs, folder = mixed
+    shutil.copytree(inputs, tmp_path / 'two')
+    printed = ''.join(in_processes(MIX, 2, tmp_path / 'two').values())
+    assert printed.count('codes in') == printed.count('right in %') == 1
+    assert files_of(tmp_path / 'two') == files_of(folder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from difflow import EDMDenoiser, SongUNet, TimeEncoder, UNet, normal, trajectory_codes, unet_features
-from difflow.representations.codes import _encode, _wait_for_parts
+from difflow.representations.codes import _encode, _wait_for_file
 
 
 def encoder(**options):
@@ -69,16 +69,17 @@ def test_codes_of_other_images_are_not_taken_for_these(tmp_path, images):
     net, kept = encoder(), trajectory_codes(encoder(), images, [0.5], out=tmp_path / 'c.npz')
     assert torch.equal(trajectory_codes(net, images, [0.5], out=tmp_path / 'c.npz'), kept)
     for other in (images.roll(1, 0), images.reshape(12, 1, 4, 16)):
-        with pytest.raises(ValueError, match='other settings: pixels'):
+        with pytest.raises(ValueError, match='of another run: images 12 of digest'):
             trajectory_codes(net, other, [0.5], out=tmp_path / 'c.npz')
 
 
+ALONE = os.environ | {'OMP_NUM_THREADS': '1'}
 RANK = """
 import time, torch
 from difflow import TimeEncoder, trajectory_codes
 from difflow.representations.codes import _encode
 import difflow.representations.codes as module, os, sys
-if os.environ['RANK'] == '1':
+if os.environ.get('RANK') == '1':
     real = module._encode
     def slow(*args):
         time.sleep(0.7)
@@ -92,7 +93,7 @@ print(codes.shape[0], round(float(codes.sum()), 4))
 
 
 def test_processes_wait_for_each_other(tmp_path):
-    env = os.environ | {'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
+    env = ALONE | {'WORLD_SIZE': '2'}
     ranks = [
         subprocess.Popen(
             [sys.executable, '-c', RANK, str(tmp_path / 'c.npz')],
@@ -106,12 +107,16 @@ def test_processes_wait_for_each_other(tmp_path):
     printed = [p.communicate(timeout=120) for p in ranks]
     assert [p.returncode for p in ranks] == [0, 0], printed
     assert printed[0][0] == printed[1][0] and printed[0][0].startswith('12 ')
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['c.npz', 'c.parts']
+    assert [p.name for p in tmp_path.iterdir()] == ['c.npz']
+    both = (tmp_path / 'c.npz').read_bytes()
+    (tmp_path / 'c.npz').unlink()
+    subprocess.run([sys.executable, '-c', RANK, str(tmp_path / 'c.npz')], env=ALONE, check=True)
+    assert (tmp_path / 'c.npz').read_bytes() == both
 
 
 def test_waiting_has_an_end(tmp_path):
     with pytest.raises(RuntimeError, match='make nothing more'):
-        _wait_for_parts(lambda: False, tmp_path, patience=0.3)
+        _wait_for_file(tmp_path / 'c.npz', tmp_path, patience=0.3)
 
 
 def test_unet_features_are_the_mean_of_a_layer():

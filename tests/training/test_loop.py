@@ -211,11 +211,34 @@ def test_a_step_is_that_of_edm():
 def test_gradients_that_are_not_finite_do_not_spoil_a_run():
     class Spoilt(EDMDenoiser):
         def predict(self, x, sigma, labels=None, check=True):
-            return self.net(x) / (x * 0), None
+            return (self.net(x) * 0).sqrt(), None  # 0, and its slope is infinite
 
     images = torch.randn(8, 1, 2, 2).clamp(-1, 1)
     result = train(Spoilt(torch.nn.Conv2d(1, 1, 1)), images, **EDM | dict(steps=2))
     assert all(p.isfinite().all() for p in result.raw.parameters())
+
+
+class SpoiltAt(EDMDenoiser):
+    "Answers with NaN from a step on"
+
+    calls, spoilt = 0, 5
+
+    def predict(self, x, sigma, labels=None, check=True):
+        self.calls += 1
+        return self.net(x) * (float('nan') if self.calls > self.spoilt else 1.0), None
+
+
+@pytest.mark.parametrize('clip', [1.0, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_kept(clip, tmp_path):
+    images = torch.randn(8, 1, 2, 2).clamp(-1, 1)
+    fields = dict(steps=60, batch_size=4, grad_clip=clip, progress=False, save_every=2, out=tmp_path)
+    with pytest.raises(ValueError, match=r'step 5 of 0..59: its loss is nan; .* keeps the last good state'):
+        train(SpoiltAt(torch.nn.Conv2d(1, 1, 1)), images, **fields)
+    assert [p.name for p in tmp_path.iterdir()] == ['training.safetensors']
+    kept = load_file(tmp_path / 'training.safetensors')
+    assert len(kept['losses']) == 4 and all(tensor.isfinite().all() for tensor in kept.values())
+    with pytest.raises(ValueError, match=r'step 5 of 0..59'):  # found at once without a folder, too
+        train(SpoiltAt(torch.nn.Conv2d(1, 1, 1)), images, **fields | dict(out=None))
 
 
 @pytest.mark.cuda

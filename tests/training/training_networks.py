@@ -14,9 +14,14 @@ from difflow import (
 )
 
 
-def song(augment_dim=9):
+def song(augment_dim=9, dropout=0.1):
     "A DDPM++ of 8x8 images with a head that answers"
     torch.manual_seed(0)
+    return new_song(augment_dim, dropout)
+
+
+def new_song(augment_dim=9, dropout=0.1):
+    "The same with other first weights"
     return SongUNet(
         8,
         1,
@@ -26,7 +31,7 @@ def song(augment_dim=9):
         channel_mult=(1,),
         num_blocks=1,
         attn_resolutions=(),
-        dropout=0.1,
+        dropout=dropout,
     )
 
 
