@@ -135,7 +135,8 @@ def _generate(options:dict) -> None:
                             **{name: options[name] for name in names}, **walk.options)
     items = [Item(str(seed), (_file_of(seed, options['subdirs']),)) for seed in seeds]
     report = fill(options['outdir'], settings, items, walk.make, options['batch'],
-                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'], on_start=first)
+                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'], on_start=first,
+                  way_out='give another --outdir, or --restart to begin anew')
     if not report.tells: return _print_share(report)
     _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .models import _device_of, _load_model, _model_facts, _data_facts
+from .models import _data_facts, _device_of, _load_model, _model_facts
 from .options import _count, _DataOption, _DeviceOption, _numbers, _option, _RestartOption
 from .root import _print_done, _print_used, app
 
@@ -92,7 +92,7 @@ def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], p
     from difflow.runs.identity import run_identity
     features = _features(denoiser, images, times, batch_size, layer)
     made_of = run_identity(denoiser, layer=layer, label=_read_label(denoiser))
-    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty())
+    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty(), way_out=_WAY_OUT)
 
 def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', times:list[float], path:Path,
                    made_of:dict) -> 'Report':
@@ -100,7 +100,7 @@ def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', tim
     from difflow.representations.codes import encoder_digest, trajectory_codes, write_codes
     codes = lambda rows: trajectory_codes(encoder, images[list(rows)], times, len(rows))
     made_of = made_of | {'encoder': encoder_digest(encoder)}
-    return write_codes(path, codes, images, times, made_of, progress=sys.stderr.isatty())
+    return write_codes(path, codes, images, times, made_of, progress=sys.stderr.isatty(), way_out=_WAY_OUT)
 
 # %% ../../nbs/cli/13_representations.ipynb #8d2a22a5
 _SPLITS = 'train', 'test'
@@ -267,7 +267,8 @@ def _represent_command(
         facts = _model_facts(mode.removeprefix('unet-'), unet)
         first = range(min(2, len(sets['train']))) # does the layer give a code of each?
         _features(unet, sets['train'], times[:1], 2, layer)(first)
-    _print_used(f'{facts}; {len(times)} times; ' + '; '.join(f'{s}: {_data_facts(i)}' for s, i in sets.items()))
+    data_facts = '; '.join(f'{split}: {_data_facts(images)}' for split, images in sets.items())
+    _print_used(f'{facts}; {len(times)} times; {data_facts}')
     if restart: _remove_study(folder)
     if unet is None: fitted, made_of = study.encoder(model, sets['train'], folder, encoder)
     written = {} # by whom all is made, and who therefore reports it: {file: images}

@@ -139,7 +139,8 @@ def _write_features(
         for name in names:
             for features in each(int(name)): yield {'features': features.numpy()}
     names = [f'{start:09d}' for start in extraction.starts]
-    report = fill_table(out, made_of, names, make, join, restart=restart, rank=shard[0], world=shard[1])
+    report = fill_table(out, made_of, names, make, join, restart=restart, rank=shard[0], world=shard[1],
+                        way_out='give another file, or --restart to begin anew')
     return load_features(out).features if report.complete and out.exists() else None
 
 # %% ../../nbs/features/06_descriptors.ipynb #34555c22

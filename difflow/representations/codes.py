@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,7 @@ def write_codes(
     made_of:dict, # json-able: whatever else decides the codes
     batch_size:int=250, # images in a batch, >= 1
     progress:bool=False, # show a bar
+    **options:Any, # of `fill_table`
 ) -> Report:
     "Write codes, times and labels, batch by batch, shared by all processes; ValueError for another run."
     out, labels, count = Path(out), getattr(images, 'labels', None), len(images)
@@ -106,7 +108,7 @@ def write_codes(
         if labels is not None: arrays['labels'] = np.asarray(labels)
         save_npz(out, arrays | {'run': json.dumps(made_of)})
     names = [str(i) for i in range(0, count, batch_size)]
-    return fill_table(out, made_of, names, make, join, unit='batch', progress=progress)
+    return fill_table(out, made_of, names, make, join, unit='batch', progress=progress, **options)
 
 def _wait_for_file(path:Path, folder:Path, patience:float=3600.):
     "Wait for a file; raise RuntimeError where nothing is added to `folder` for `patience` seconds."

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import atomic
-from .identity import _settings_digest, _sha256, check_identity
+from .identity import WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
 from .progress import _progress_bar, _read_from
 from .ranks import _share, rank_and_world
@@ -83,8 +83,9 @@ class _WorkFolder:
 # %% ../../nbs/runs/04_folder.ipynb #8e51b371
 class _RunFolder(_WorkFolder):
     "The folder of one run: its settings, what is made, and what cannot be read"
-    def __init__(self, path:str|Path, settings:dict, items:Sequence[Item], rank:int=0):
+    def __init__(self, path:str|Path, settings:dict, items:Sequence[Item], rank:int=0, way_out:str=WAY_OUT):
         super().__init__(path, rank)
+        self.way_out = way_out
         self.settings, self.items = json.loads(json.dumps(settings)), items
         self.digest, self.tells = _settings_digest(self.settings), False
         self.agree()
@@ -103,7 +104,7 @@ class _RunFolder(_WorkFolder):
             self.write(_SETTINGS, json.dumps(self.settings, indent=1).encode() + b'\n')
         try: before = dict(json.loads(file.read_bytes()))
         except (ValueError, TypeError) as e: raise ValueError(f'{file}: no settings of a run ({e})') from None
-        check_identity(before, self.settings, self.path)
+        check_identity(before, self.settings, self.path, self.way_out)
 
     def put(self, output:Output):
         "Write a file, then note it"
@@ -119,7 +120,7 @@ class _RunFolder(_WorkFolder):
             before = self.records.get(file, {}).get('content', content)
             if before == content or not (self.path / file).exists(): continue
             name = next(item.name for item in self.items if file in item.files)
-            check_identity({name: before}, {name: content}, f'{self.path}/{file}')
+            check_identity({name: before}, {name: content}, f'{self.path}/{file}', self.way_out)
 
     def read(self):
         "Read what all processes have noted, the lists first and then what they are merged into"
@@ -205,12 +206,13 @@ def fill(
     world:int|None=None, # number of ranks
     restart:bool=False, # begin anew: first remove what a run has written to the folder
     on_start:Callable[[], None]|None=None, # called once, when all is checked and before the first batch
+    way_out:str=WAY_OUT, # how the message about another run ends
 ) -> Report:
     "Write what is missing; ValueError for bad items, another run and, if `strict`, a broken item"
     rank, world = rank_and_world(rank, world)
     _check_items(items, batch_size)
     if restart: _remove_run(folder, world)
-    run, made, kept, writing = _RunFolder(folder, settings, items, rank), 0, 0, []
+    run, made, kept, writing = _RunFolder(folder, settings, items, rank, way_out), 0, 0, []
     if on_start is not None: on_start()
     files = [file for item in items for file in item.files]
     bar = _progress_bar(run.lists, len(files), sum(file in run.records for file in files),

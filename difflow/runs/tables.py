@@ -19,7 +19,7 @@ import numpy as np
 
 from ..files import load_npz, remove_partials
 from .folder import Report, fill
-from .identity import _settings_digest, check_identity
+from .identity import WAY_OUT, _settings_digest, check_identity
 from .items import Item, Output
 from .ranks import rank_and_world
 
@@ -85,14 +85,14 @@ def fill_table(
     batch_size:int=1, # rows made at once, >= 1
     known:Callable[[], Mapping[str, _Row]]|None=None, # rows by name, of the finished file
     restart:bool=False, # begin anew, whatever is there
-    **options:Any, # of `fill`: progress, unit, rank, world, on_start
+    **options:Any, # of `fill`: progress, unit, rank, world, on_start, way_out
 ) -> Report:
     "Write a table row by row; ValueError for another run of the same path, before any work"
     path, (rank, world) = Path(path), rank_and_world(options.get('rank'), options.get('world'))
     parts, rows = _parts_of(path), {}
     if restart: _remove_table(path, world)
     if path.exists():
-        check_identity(run_of(path), made_of, path)
+        check_identity(run_of(path), made_of, path, options.get('way_out', WAY_OUT))
         rows = dict.fromkeys(names) if known is None else known()
     missing = [name for name in names if name not in rows]
     if not missing:
