@@ -92,7 +92,8 @@ def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], p
     from difflow.runs.identity import run_identity
     features = _features(denoiser, images, times, batch_size, layer)
     made_of = run_identity(denoiser, layer=layer, label=_read_label(denoiser))
-    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty(), way_out=_WAY_OUT)
+    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty(),
+                       way_out=_WAY_OUT)
 
 def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', times:list[float], path:Path,
                    made_of:dict) -> 'Report':
