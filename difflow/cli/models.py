@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/02_models.ipynb #90f1b8cd
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from .options import _ARCHITECTURE, _overrides
 from .root import app
 
 if TYPE_CHECKING:
+    from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/02_models.ipynb #2d5a1194
@@ -41,6 +43,11 @@ def _model_facts(name:str, denoiser:'Denoiser') -> str:
     channels, height, width = denoiser.image_shape or ('any',) * 3
     classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
     return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}'
+
+def _data_facts(images:'ImageSet', name:str|Path) -> str:
+    "Return in words which images are used"
+    summary = getattr(images, 'summary', None)
+    return summary() if summary else f'{len(images)} images of {name}'
 
 def _check_label(label:int|None, denoiser:'Denoiser') -> None:
     "Raise ValueError for a label that is none of the model's classes"

@@ -80,7 +80,9 @@ def fill_table(
         check_identity(run_of(path), made_of, path)
         rows = dict.fromkeys(names) if known is None else known()
     missing = [name for name in names if name not in rows]
-    if not missing: return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
+    if not missing:
+        if rank == 0: _remove_joined(parts, rows)
+        return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
     files = {name: f'{i:06d}.npz' for i, name in enumerate(missing)}
     items = [Item(name, (file,)) for name, file in files.items()]
     numbers = {name: i for i, name in enumerate(names)}
@@ -91,6 +93,12 @@ def fill_table(
         shutil.rmtree(parts, ignore_errors=True)
     kept, others = len(names) - len(missing) + report.kept, len(rows.keys() - numbers.keys())
     return Report(path, report.made, kept, report.complete, report.tells, {}, others)
+
+def _remove_joined(parts:Path, rows:Mapping[str, Any]) -> None:
+    "Remove rows that the table has: of a process that was killed after it had written it"
+    try: left = json.loads((parts / 'run.json').read_bytes()).get('rows', [])
+    except (OSError, ValueError): left = [] # was removed already
+    if rows.keys() >= set(left): shutil.rmtree(parts, ignore_errors=True)
 
 def _remove_table(path:Path, world:int) -> None:
     "Remove a table and its rows; ValueError where other ranks are at work"
