@@ -30,7 +30,8 @@ from difflow.sweeps.layer_change import (
 
 from ..data.digests import images_digest
 from ..data.sets import ImageSet
-from ..features.activations import ActivationStatistics, classifier_hash
+from ..features.activations import ActivationStatistics
+from ..features.classifiers import classifier_hash
 from ..files import atomic, tensors_sha256
 from ..runs.folder import Report
 from ..runs.identity import run_identity

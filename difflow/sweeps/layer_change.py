@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..checks import check_number
 from ..data.sets import ImageSet
-from ..features.activations import ActivationStatistics, classifier_hash
+from ..features.activations import ActivationStatistics
+from ..features.classifiers import classifier_hash
 from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
 from ..files import load_npz, save_npz
 from ..runs.ranks import rank_and_world

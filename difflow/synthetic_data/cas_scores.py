@@ -7,7 +7,6 @@ __all__ = ['CAS']
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #3120764c
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,13 +113,6 @@ class CAS:
         "Return how many images of each class got each answer, over all seeds"
         p, a = self._at(protocol, arm)
         return sum(_confusion(one, self.labels) for one in self.answers[p, a])
-
-    def of_seeds(self, seeds:Sequence[int]) -> 'CAS':
-        "Return the scores of some of the seeds, in their order; ValueError for unknown ones"
-        unknown = [seed for seed in seeds if seed not in self.seeds]
-        if unknown: raise ValueError(f'seeds must be among {self.seeds}, got {unknown[0]}')
-        places = [self.seeds.index(seed) for seed in seeds]
-        return replace(self, seeds=list(seeds), answers=self.answers[:, :, places])
 
     def save(self, path:str|Path, run:dict|None=None) -> Path: # ends in .npz
         "Write everything to an npz, with what `run_identity` returned, if given"

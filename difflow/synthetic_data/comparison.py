@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,10 @@ def _remove_others(folder:Path, names:Collection[str]) -> None:
     for file in folder.glob('*.safetensors'): # hidden ones among them
         if file.stem not in names: file.unlink(missing_ok=True)
 
+def _of_seeds(cas:CAS, seeds:Sequence[int]) -> CAS:
+    "Return the scores of some of the seeds, in their order"
+    return replace(cas, seeds=list(seeds), answers=cas.answers[:, :, [cas.seeds.index(s) for s in seeds]])
+
 def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mapping[str, Any],
                 restart:bool) -> CAS|None: # None: another process ends it
     "Train what is missing in the file; return the scores of `seeds`"
@@ -208,7 +212,7 @@ def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mappin
         _remove_others(folder, names)
         one.scores(answers, every).save(path, made_of)
     report = fill_table(path, made_of, list(runs), make, join, known=known, restart=restart)
-    return CAS.load(path).of_seeds(seeds) if report.tells else None
+    return _of_seeds(CAS.load(path), seeds) if report.tells else None
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #a9e3f702
 def compare_sets(
