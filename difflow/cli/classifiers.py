@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand
 
-from .models import _device_of
-from .options import _count, _dashed, _DeviceOption, _numbers, _option, _spellings
-from .root import _print_done, app
+from difflow.cli.options import (
+    _check_ending,
+    _count,
+    _dashed,
+    _DeviceOption,
+    _numbers,
+    _option,
+    _RestartOption,
+    _spellings,
+)
+
+from .models import _data_facts, _device_of
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,33 +41,26 @@ _SizeOption = _option(int|None, 'side the images are brought to; default: the cl
                     *_spellings('image-size'), min=1)
 _RowsOption = _option(int, 'images in the network at once', *_spellings('batch-size'), min=3)
 
+_OutputOption = _option(Path|None, 'npz; default classifier_statistics/NAME.npz', '--output', '--out')
+
 def _statistics_path(classifier:str) -> Path:
     "Return where the statistics of a classifier lie by default"
     return Path('classifier_statistics') / f'{Path(classifier).stem}.npz'
 
-def _processes() -> tuple[int, int]:
-    "Return (rank, number) of the processes that `torchrun` started, and have them meet"
-    from difflow.runs.ranks import rank_and_world
-    rank, world = rank_and_world()
-    if world > 1:
-        import torch.distributed as dist
-        if not dist.is_initialized(): dist.init_process_group('gloo')
-    return rank, world
-
-def _gather(part:object, rank:int, world:int) -> list|None:
-    "Bring the parts of all processes to the first one; None in the others"
-    if world == 1: return [part]
-    import torch.distributed as dist
-    parts = [None] * world if rank == 0 else None
-    dist.gather_object(part, parts)
-    dist.destroy_process_group()
-    return parts
-
 def _open_classifier(name:str, weights:str, device:str) -> 'nn.Module':
-    "Load a classifier to `device`; ValueError for a device that is not there"
+    "Load a classifier to `device`, random weights always the same; ValueError for a device that is not there"
+    import torch
+
     from difflow.features.classifiers import load_classifier
     device = _device_of(device)
-    return load_classifier(name, None if weights == 'none' else weights).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return load_classifier(name, None if weights == 'none' else weights).to(device)
+
+def _classifier_facts(name:str, weights:str, model:'nn.Module') -> str:
+    "Return in words which classifier is used"
+    ours = getattr(model, 'card', None) is not None
+    return f'classifier {name}: {type(model).__name__}' + ('' if ours else f', weights {weights}')
 
 def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all') -> 'ImageSet':
     "Open images in the shape that `model` takes, ImageNet in its usual forms with its true classes"
@@ -78,27 +81,28 @@ def _statistics_command(
     second_moment:_dashed(bool, 'divide by E[a^2] later on, as published', 'second_moment')=False,
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
     seed:_count('of the choice of images', least=0)=0,
-    output:_option(Path|None, 'npz; default classifier_statistics/NAME.npz')=None,
+    output:_OutputOption=None,
     pickle:_option(Path|None, 'also the file of the published script: act_stat_NAME.pk')=None,
-    device:_DeviceOption='auto',
+    device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Take mean and variance of the activations of each layer over many images, the same number of each class."
     start, output = time.perf_counter(), output or _statistics_path(classifier_name)
-    if output.suffix != '.npz': raise ValueError(f'{output}: the name must end in .npz')
-    from functools import reduce
-
-    from difflow.features.activations import ActivationStatistics, activation_statistics, export_statistics
-    model, (rank, world) = _open_classifier(classifier_name, weights, device), _processes()
+    _check_ending(output, '.npz')
+    from difflow.features.activations import ActivationStatistics, export_statistics, fill_statistics
+    from difflow.files import remove_partials
+    model = _open_classifier(classifier_name, weights, device)
     images = _images_for(model, data_dir, image_size, split)
-    part = activation_statistics(model, images, layers and layers.split(','), min(num_samples, len(images)),
-                                 batch_size, seed, second_moment, rank, world,
-                                 progress=rank == 0 and sys.stderr.isatty())
-    parts = _gather(part, rank, world)
-    if rank: return
-    result = reduce(ActivationStatistics.merge, parts)
-    written = [result.save(output)]
-    about = dict(classifier_name=classifier_name, data_dir=data_dir)
-    if pickle: written.append(export_statistics(result, pickle, **about))
+    count = min(num_samples, len(images))
+    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; '
+                f'{count} of {_data_facts(images)}')
+    report = fill_statistics(output, model, images, layers and layers.split(','), count, batch_size, seed,
+                             second_moment, restart, progress=sys.stderr.isatty())
+    if not report.tells: return
+    result, written = ActivationStatistics.load(output), [output]
+    if pickle:
+        remove_partials(pickle)
+        about = dict(classifier_name=classifier_name, data_dir=data_dir)
+        written.append(export_statistics(result, pickle, **about))
     known = result.accuracy is not None
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
     _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
@@ -137,44 +141,47 @@ def _evaluate_command(
     split:_option(str, 'part of the images that were sent: train, test or all')='all',
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
     seed:_count('of the shuffled pairs', least=0)=0,
-    output:_option(Path, 'npz of all numbers')=Path('change.npz'),
+    output:_option(Path, 'npz of all numbers', '--output', '--out')=Path('change.npz'),
     picture:_option(Path|None, 'also the curves, a PNG')=None,
     pickles:_option(Path|None, 'also the files of the published script, in this folder')=None,
-    device:_DeviceOption='auto',
+    device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Compare images that came back with those that were sent: activations of each layer, logits, class."
     start, statistics = time.perf_counter(), statistics or _statistics_path(classifier_name)
-    if output.suffix != '.npz': raise ValueError(f'{output}: the name must end in .npz')
+    _check_ending(output, '.npz')
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
     from difflow.features.activations import ActivationStatistics
-    from difflow.sweeps.change_files import pair_images
-    from difflow.sweeps.layer_change import activation_change, join_changes
+    from difflow.sweeps.change_files import fill_change, pair_images
+    from difflow.sweeps.layer_change import LayerChange
     chosen = time_series and sorted(set(_numbers(time_series, '--time_series')))
-    scales = ActivationStatistics.load(statistics)
-    model, (rank, world) = _open_classifier(classifier_name, weights, device), _processes()
+    scales, model = ActivationStatistics.load(statistics), _open_classifier(classifier_name, weights, device)
     sent = _images_for(model, starting_data_dir, image_size, split)
     recorded, sigmas = _manifest_of(data_dir)
     steps = timestep_respacing or recorded
     sent, levels, back = pair_images(sent, _images_for(model, data_dir, image_size), steps, chosen)
     known = [sigmas[r] for r in levels] if steps == recorded and sigmas.keys() >= set(levels) else None
-    part = activation_change(model, sent, back, scales, levels, batch_size=batch_size, seed=seed, rank=rank,
-                             sigmas=known, world=world, progress=rank == 0 and sys.stderr.isatty())
-    parts = _gather(part, rank, world)
-    if rank == 0: _write(join_changes(parts), output, picture, pickles, classifier_name, steps, start)
+    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; '
+                f'{_data_facts(sent)}; what came back from step_reverse '
+                f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
+    report = fill_change(output, model, sent, back, scales, levels, None, batch_size, seed, known, restart,
+                         progress=sys.stderr.isatty())
+    if report.tells:
+        change = LayerChange.load(output)
+        written = [output, *_write_further(change, picture, pickles, Path(classifier_name).stem, steps)]
+        same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
+        _print_done(f'{len(change.names)} images, same class at {same}', written, start)
 
-def _write(change:'LayerChange', output:Path, picture:Path|None, pickles:Path|None, name:str, steps:int,
-           start:float) -> None:
-    "Write the changes, and print what became of the class"
+def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
+                   steps:int) -> list[Path]: # that are asked for
+    "Write the curves and the published files, and return where they are"
+    from difflow.files import atomic, remove_partials
     from difflow.sweeps.change_files import export_change
-    written = [change.save(output)]
     if picture:
         import matplotlib.pyplot as plt
         change.plot(steps)
-        plt.savefig(picture)
+        remove_partials(picture)
+        with atomic(picture) as partial: plt.savefig(partial)
         plt.close()
-        written.append(picture)
     if pickles:
-        export_change(change, pickles, Path(name).stem, str(steps))
-        written.append(pickles)
-    same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
-    _print_done(f'{len(change.names)} images, same class at {same}', written, start)
+        for file in export_change(change, pickles, name, str(steps)): remove_partials(file)
+    return [path for path in (picture, pickles) if path]

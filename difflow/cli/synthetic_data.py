@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/15_synthetic_data.ipynb #ef40ff5f
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .models import _device_of
-from .options import _check_ending, _count, _DeviceOption, _flag, _numbers, _option
-from .root import _print_done, app
+from .models import _data_facts, _device_of
+from .options import _check_ending, _count, _DeviceOption, _flag, _numbers, _option, _RestartOption
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -57,32 +56,19 @@ def _real_sets(real:str, test:str|None, max_real:int|None, seed:int,
     return (_open_set(real, parts[0], max_images=max_real, seed=seed, **where),
             _open_set(test if apart else real, parts[1], **where))
 
-def _write_cas(cas:'CAS', path:Path, settings:dict) -> None:
-    "Write a comparison to an npz file, all of it or nothing"
-    import numpy as np
-
-    from difflow.files import atomic
-    estimates = np.array([[cas.estimate(p, arm) for arm in cas.arms] for p in cas.protocols])
-    values = np.array([[cas.values(p, arm).numpy() for arm in cas.arms] for p in cas.protocols])
-    confusions = np.array([[cas.confusion(p, arm).numpy() for arm in cas.arms] for p in cas.protocols])
-    arrays = dict(arms=cas.arms, sizes=cas.sizes, protocols=cas.protocols, steps=cas.steps.numpy(),
-                  seeds=cas.seeds, mean=estimates[..., 0], low=estimates[..., 1], high=estimates[..., 2],
-                  values=values, confusion=confusions, labels=cas.labels.numpy(), metric=cas.metric,
-                  answers=cas.answers.numpy(), classes=cas.classes, settings=json.dumps(settings))
-    with atomic(path) as partial: np.savez_compressed(partial, **arrays)
-
 def _draw_cas(cas:'CAS', path:Path) -> None:
     "Draw the scores, and their curve where there are counts, all of the file or nothing"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from difflow.files import atomic
+    from difflow.files import atomic, remove_partials
     panels = 2 if sum(arm.startswith('synthetic') for arm in cas.arms) > 1 else 1
     figure = Figure(figsize=(5.5 + 5.5 * (panels - 1), 4), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     cas.plot(axes[0])
     if panels > 1: cas.plot_counts(axes[1])
+    remove_partials(path)
     with atomic(path) as partial: figure.savefig(partial, dpi=120)
 
 # %% ../../nbs/cli/15_synthetic_data.ipynb #e10c1ac8
@@ -92,24 +78,30 @@ def _cas(options:dict) -> None:
     _check_ending(out, '.npz')
     chosen = sorted(set(_numbers(options['counts'], '--counts'))) if options['counts'] is not None else []
     from difflow.data.sets import load_images
+    from difflow.runs.ranks import rank_and_world
+    from difflow.synthetic_data.cas_scores import CAS
     from difflow.synthetic_data.samples import classification_accuracy_score
     pick = lambda names: {name: options[name] for name in names.split()}
     fit, where = pick('size channels'), pick('data_dir download')
-    recipe = pick('classifier augmentation batch_size lr')
+    recipe = pick('classifier augmentation batch_size lr restart out')
     if not synthetic.exists(): raise ValueError(f'--synthetic {synthetic}: no such folder or npz')
     real, test, max_real, seed = (options[name] for name in ('real', 'test', 'max_real', 'seed'))
     real_train, real_test = _real_sets(real, test, max_real, seed, **fit, **where)
-    callback = _progress() if sys.stderr.isatty() else None
+    made = load_images(synthetic, **fit)
+    _print_used(f'training on {_data_facts(real_train)}, and {_data_facts(made)}; '
+                f'testing on {_data_facts(real_test)}')
+    callback = _progress() if sys.stderr.isatty() and rank_and_world()[0] == 0 else None
     cas = classification_accuracy_score(
-        real_train, load_images(synthetic, **fit), real_test, chosen, options['protocol'].split(','),
-        options['epochs'], options['steps'], range(seed, seed + options['seeds']), options['metric'],
-        callback, device=_device_of(options['device']), **recipe)
-    settings = dict(real=real, synthetic=str(synthetic), test=test, max_real=max_real,
-                    epochs=options['epochs'], **recipe, **fit)
-    _write_cas(cas, out, settings)
-    _draw_cas(cas, out.with_suffix('.png'))
-    print(cas)
-    _print_done(f'{cas.metric} of {synthetic} against {real}', [out, out.with_suffix('.png')], start)
+        real_train, made, real_test, chosen, options['protocol'].split(','), options['epochs'],
+        options['steps'], range(seed, seed + options['seeds']), options['metric'], callback,
+        device=_device_of(options['device']), **recipe)
+    if cas is None: return # another process ends it
+    whole, written = CAS.load(out), [out.with_suffix('.classifiers'), out, out.with_suffix('.png')]
+    _draw_cas(whole, written[-1])
+    print(whole)
+    others = len(whole.seeds) - len(cas.seeds)
+    more = f', {others} more seeds than asked for' if others else ''
+    _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start)
 
 @app.command('cas', short_help='Classification accuracy score of a synthetic set, under both protocols.')
 def _cas_command(context:typer.Context,
@@ -136,8 +128,8 @@ def _cas_command(context:typer.Context,
     batch_size:_count('images a step', least=2)=64, lr:_option(float, 'first learning rate, > 0')=0.1,
     size:_option(int|None, 'side of the images in pixels; default: as in the data', min=1)=None,
     channels:_option(int|None, '1 grey, 3 RGB; default: as in the data', min=1)=None,
-    out:_option(Path, 'the table, an npz; the picture lies beside it')=Path('cas.npz'),
-    device:_DeviceOption='auto',
+    out:_option(Path, 'the table, an npz; picture and classifiers lie beside it')=Path('cas.npz'),
+    device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Train classifiers on real, synthetic and all images, test them on real ones, and compare."
     _cas(context.params)

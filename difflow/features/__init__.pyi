@@ -1,11 +1,14 @@
 from .activations import ActivationStatistics as ActivationStatistics
 from .activations import activation_statistics as activation_statistics
 from .activations import export_statistics as export_statistics
+from .activations import fill_statistics as fill_statistics
 from .classifier_training import random_warp as random_warp
 from .classifier_training import train_classifier as train_classifier
 from .classifiers import SmallClassifier as SmallClassifier
+from .classifiers import classifier_hash as classifier_hash
 from .classifiers import embedded_classifiers as embedded_classifiers
 from .classifiers import load_classifier as load_classifier
+from .classifiers import save_classifier as save_classifier
 from .descriptors import Features as Features
 from .descriptors import load_features as load_features
 from .descriptors import sscd_features as sscd_features

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..files import load_npz, remove_partials
 from .folder import Report, fill
-from .identity import WAY_OUT, _settings_digest, check_identity
+from .identity import WAY_OUT, check_identity
 from .items import Item, Output
 from .ranks import rank_and_world
 
@@ -50,10 +50,6 @@ def run_of(
 def _parts_of(path:Path) -> Path:
     "Return the folder of the rows of a table"
     return path.with_name(f'{path.name}.parts')
-
-def _digest_of(names:Sequence[str]) -> str:
-    "Return how many rows are made, and a digest of their names"
-    return f'{len(names)} of digest {_settings_digest(dict.fromkeys(names))}'
 
 def _maker(make:Callable, numbers:dict[str, int]) -> Callable:
     "Return what `fill` calls, of what `fill_table` is given: rows of a batch become files"
@@ -97,12 +93,12 @@ def fill_table(
     missing = [name for name in names if name not in rows]
     if not missing:
         if options.get('on_start'): options['on_start']()
-        shutil.rmtree(parts, ignore_errors=True) # left where a process was killed right after the join
+        if rank == 0: _remove_joined(parts, rows)
         return Report(path, 0, len(names), True, rank == 0, {}, len(rows) - len(names))
     files = {name: f'{i:06d}.npz' for i, name in enumerate(missing)}
     items = [Item(name, (file,)) for name, file in files.items()]
     numbers = {name: i for i, name in enumerate(names)}
-    settings = {**made_of, 'rows': _digest_of(missing)}
+    settings = {**made_of, 'rows': missing}
     joined = lambda: path.exists() and (known is None or not known().keys().isdisjoint(missing))
     report = _fill_parts(joined, parts, settings, items, _maker(make, numbers), batch_size, **options)
     if report.tells:
@@ -111,6 +107,12 @@ def fill_table(
         shutil.rmtree(parts, ignore_errors=True)
     kept, others = len(names) - len(missing) + report.kept, len(rows.keys() - numbers.keys())
     return Report(path, report.made, kept, report.complete, report.tells, {}, others)
+
+def _remove_joined(parts:Path, rows:Mapping[str, Any]) -> None:
+    "Remove rows that the table has: of a process that was killed after it had written it"
+    try: left = json.loads((parts / 'run.json').read_bytes()).get('rows', [])
+    except (OSError, ValueError): left = [] # was removed already
+    if rows.keys() >= set(left): shutil.rmtree(parts, ignore_errors=True)
 
 def _remove_table(path:Path, world:int) -> None:
     "Remove a table and its rows; ValueError where other ranks are at work"

@@ -1,4 +1,5 @@
 from .change_files import export_change as export_change
+from .change_files import fill_change as fill_change
 from .change_files import pair_images as pair_images
 from .folders import forward_backward_folder as forward_backward_folder
 from .imagenet import balanced_indices as balanced_indices

@@ -6,7 +6,8 @@
 __all__ = ['LayerChange', 'activation_change', 'sweep_change', 'join_changes']
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #e1371c2c
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -16,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_number
 from ..data.sets import ImageSet
 from ..features.activations import ActivationStatistics
+from ..features.classifiers import classifier_hash
 from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
 from ..files import load_npz, save_npz
+from ..runs.ranks import rank_and_world
 from ..statistics.axes import snr_axis
 from ..statistics.intervals import mean_error
 from .levels import Sweep
@@ -103,6 +107,7 @@ class LayerChange:
     logits:dict[str, np.ndarray]        # {head: (S, N, K)}
     sigmas:np.ndarray|None=None         # (S,), where known
     labels:np.ndarray|None=None         # int (N,) or (N,k), where known
+    run:dict|None=None                  # what it was made of, where a file of `fill_change` states it
 
     def head(self, head:str|None=None) -> str:
         "Return the name of a head, by default the first; ValueError for an unknown one."
@@ -144,6 +149,7 @@ class LayerChange:
     def save(self, path:str|Path) -> Path: # ends in .npz
         "Write everything to an npz with named arrays."
         arrays = {name: value for name, value in vars(self).items() if value is not None}
+        if self.run is not None: arrays['run'] = json.dumps(self.run)
         for kind in ('logits_start', 'logits'):
             arrays |= {f'{kind}/{head}': values for head, values in arrays.pop(kind).items()}
         return save_npz(path, arrays)
@@ -155,6 +161,7 @@ class LayerChange:
         for kind in ('logits_start', 'logits'):
             heads = [key for key in data if key.startswith(f'{kind}/')]
             data[kind] = {key.split('/', 1)[1]: data.pop(key) for key in heads}
+        if 'run' in data: data['run'] = json.loads(str(data['run']))
         return LayerChange(**data | {key: data[key].tolist() for key in ('layers', 'levels', 'names')})
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #f023fe9b
@@ -184,21 +191,56 @@ def _rows(start, returned, chunk:_Chunk) -> Tensor: # (n+1 + n*s, C, H, W)
     samples = [image_batch(returned[level], chunk.images) for level in chunk.levels]
     return torch.cat([starts, torch.stack(samples, 1).flatten(0, 1)])
 
-def _check_change(start, returned, statistics:ActivationStatistics, names:list[str], levels:list[int],
-                  batch_size:int) -> None:
-    "Raise ValueError where the arguments of `activation_change` do not fit each other."
+def _check_change(model:nn.Module, start, returned, statistics:ActivationStatistics, layers, levels,
+                  ) -> tuple[list[str], list[int]]: # names of the layers, and levels
+    "Return which layers and levels to compare; ValueError where the arguments do not fit each other."
+    names = layer_names(model, list(statistics.moments) if layers is None else layers)
+    levels = list(range(len(returned))) if levels is None else [int(r) for r in levels]
     missing = [name for name in names if name not in statistics.moments]
     if missing:
         there = ', '.join(statistics.moments)
         raise ValueError(f'layer {missing[0]} has no statistics: there are {there}')
-    if batch_size < 3: raise ValueError(f'batch_size={batch_size}: allowed is >= 3')
+    of = (statistics.run or {}).get('classifier')
+    if of is not None and of != (this := classifier_hash(model)):
+        raise ValueError(f'the statistics are of another classifier: of {of}, the network is {this}')
     if not len(returned) or len(levels) != len(returned):
         raise ValueError(f'{len(levels)} levels for {len(returned)} sets of returned images')
     for level, images in zip(levels, returned):
         if len(images) != len(start):
             raise ValueError(f'level {level}: {len(images)} images for {len(start)} starts')
+    return names, levels
+
+def _check_circle(n:int, batch_size:int, seed:int) -> tuple[list[int], int]: # (N,), rows
+    "Return the circle of the images and the size of a batch; ValueError for numbers out of range."
+    batch_size = check_number('batch_size', batch_size, 3, whole=True)
+    seed = check_number('seed', seed, 0, whole=True)
+    return np.random.default_rng(seed).permutation(n).tolist(), batch_size
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #c7451910
+def _watch_chunks(
+    model:nn.Module, start, returned, statistics:ActivationStatistics, names:list[str],
+    chunks:Iterable[_Chunk],
+    advance:Callable[[int], None]|None=None, # advance(pairs), after every chunk
+) -> _Table:
+    "Return what changed in the images of `chunks`."
+    table, found = _Table(names, len(returned), len(start)), {}
+    def see(name:str, a:Tensor) -> None:
+        shift, scale = scaling[name]
+        rows = (a.float() - shift).mul_(scale)
+        if rows.ndim == 4 and not rows.is_contiguous(): rows = rows.permute(0, 2, 3, 1)  # channels_last
+        found[name] = _compare(rows.flatten(1), len(chunk.images))
+    with LayerHooks(model, names, see) as watch:
+        scaling = statistics.scaling(watch.device)
+        for chunk in chunks:
+            table.put(chunk, found, watch(_rows(start, returned, chunk)))
+            if advance: advance(len(chunk.images) * len(chunk.levels))
+    if len(start) == 1: table.measures[3] = np.nan  # there is no other image
+    return table
+
+def _names_of(start:ImageSet|Tensor) -> list[str]:
+    "Return the names of images, those of a tensor their numbers."
+    return [f'{i:06d}' for i in range(len(start))] if isinstance(start, Tensor) else list(start.names)
+
 def activation_change(
     model:nn.Module,                     # takes (B,C,H,W) in [-1, 1], returns logits
     start:ImageSet|Tensor,               # N images: an `ImageSet` or (N,C,H,W)
@@ -213,27 +255,14 @@ def activation_change(
     progress:bool=False,                 # show a bar
 ) -> LayerChange:
     "Return what changed in what came back, layer by layer; ValueError where the arguments do not fit."
-    names = layer_names(model, list(statistics.moments) if layers is None else layers)
-    levels = list(range(len(returned))) if levels is None else [int(r) for r in levels]
-    _check_change(start, returned, statistics, names, levels, batch_size)
-    order = np.random.default_rng(seed).permutation(len(start)).tolist()
-    table, found = _Table(names, len(levels), len(start)), {}
-    def see(name:str, a:Tensor) -> None:
-        shift, scale = scaling[name]
-        rows = (a.float() - shift).mul_(scale)
-        if rows.ndim == 4 and not rows.is_contiguous(): rows = rows.permute(0, 2, 3, 1)  # channels_last
-        found[name] = _compare(rows.flatten(1), len(chunk.images))
-    bar = progress_bar(len(start) * len(levels) // world, progress, 'change')
-    with LayerHooks(model, names, see) as watch:
-        scaling = statistics.scaling(watch.device)
-        for chunk in _chunks(order, len(levels), batch_size, rank, world):
-            table.put(chunk, found, watch(_rows(start, returned, chunk)))
-            bar.update(len(chunk.images) * len(chunk.levels))
-    bar.close()
-    if len(start) == 1: table.measures[3] = np.nan  # there is no other image
-    given = [f'{i:06d}' for i in range(len(start))] if isinstance(start, Tensor) else start.names
+    names, levels = _check_change(model, start, returned, statistics, layers, levels)
+    order, batch_size = _check_circle(len(start), batch_size, seed)
+    rank, world = rank_and_world(rank, world)
+    chunks = _chunks(order, len(levels), batch_size, rank, world)
+    with progress_bar(len(start) * len(levels) // world, progress, 'change') as bar:
+        table = _watch_chunks(model, start, returned, statistics, names, chunks, bar.update)
     labels = getattr(start, 'labels', None)
-    return LayerChange(names, levels, list(given), *table.measures, table.partner, table.logits_start,
+    return LayerChange(names, levels, _names_of(start), *table.measures, table.partner, table.logits_start,
                        table.logits, None if sigmas is None else np.asarray(sigmas, np.float64),
                        None if labels is None else np.asarray(labels))
 

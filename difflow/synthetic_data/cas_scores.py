@@ -6,7 +6,9 @@
 __all__ = ['CAS']
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #3120764c
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
+from ..files import atomic, load_npz
 from ..statistics.intervals import bootstrap_interval
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #881303f7
@@ -128,6 +131,15 @@ class CAS:
         p, a = self._at(protocol, arm)
         return sum(_confusion(one, self.labels) for one in self.answers[p, a])
 
+    def save(self, path:str|Path, run:dict|None=None) -> Path: # ends in .npz
+        "Write everything to an npz, with what `run_identity` returned, if given"
+        return _save_cas(self, path, run)
+
+    @staticmethod
+    def load(path:str|Path) -> 'CAS':
+        "Load what `save` wrote; ValueError for any other file"
+        return _load_cas(path)
+
     def table(self) -> str:
         "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
         return _table(self)
@@ -219,3 +231,26 @@ def _plot_confusion(cas:CAS, protocol:str, arm:str, ax:Any=None) -> Any:
     ax.set_yticks(ticks, [cas.classes[i] for i in ticks], fontsize=7)
     ax.set(xlabel='answer', ylabel='class', title=f'{arm}, equal {protocol}, %')
     return ax
+
+# %% ../../nbs/synthetic_data/01_cas_scores.ipynb #b4d19e70
+def _save_cas(cas:CAS, path:str|Path, run:dict|None=None) -> Path:
+    "Write what `CAS.save` writes: answers, and what follows from them"
+    path, pairs = Path(path), [[(p, arm) for arm in cas.arms] for p in cas.protocols]
+    if path.suffix != '.npz': raise ValueError(f'{path}: the name must end in .npz')
+    each = lambda get: np.array([[get(*pair) for pair in row] for row in pairs])
+    estimates = each(cas.estimate)
+    arrays = dict(arms=cas.arms, sizes=cas.sizes, protocols=cas.protocols, steps=cas.steps.numpy(),
+                  seeds=cas.seeds, mean=estimates[..., 0], low=estimates[..., 1], high=estimates[..., 2],
+                  values=each(lambda *pair: cas.values(*pair).numpy()),
+                  confusion=each(lambda *pair: cas.confusion(*pair).numpy()), labels=cas.labels.numpy(),
+                  metric=cas.metric, answers=cas.answers.numpy(), classes=cas.classes)
+    if run is not None: arrays['run'] = json.dumps(run)
+    with atomic(path) as partial: np.savez_compressed(partial, **arrays)
+    return path
+
+def _load_cas(path:str|Path) -> CAS:
+    "Return what `CAS.load` returns"
+    data = load_npz(path, 'arms', 'sizes', 'protocols', 'steps', 'seeds', 'answers', 'labels', 'metric')
+    lists = {name: data[name].tolist() for name in ('arms', 'sizes', 'protocols', 'seeds', 'classes')}
+    tensors = {name: torch.from_numpy(data[name]) for name in ('steps', 'answers', 'labels')}
+    return CAS(**lists, **tensors, metric=str(data['metric']))

@@ -6,17 +6,28 @@
 __all__ = ['compare_sets']
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #9b85c68c
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checkpoints.safetensors_files import write_tensors
 from ..checks import check_number
 from ..data.sets import ImageSet
+from ..features.classifiers import SmallClassifier, save_classifier
+from ..files import remove_partials
+from ..runs.identity import run_identity
+from ..runs.tables import fill_table
 from .cas_scores import CAS, _check_metric
-from .cas_training import ClassifierRecipe, _check_steps, _fit, _probabilities
+from .cas_training import ClassifierRecipe, _check_steps, _fit, _make_classifier, _probabilities
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #ea911991
 def _class_names(images:ImageSet) -> list[str]|None:
@@ -96,12 +107,118 @@ def _planned_steps(
     return torch.tensor([rows[p] for p in protocols])
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #8f988b0f
-def _overall(
-    callback:Callable[[int, int], None]|None, done:int, total:int,
-) -> Callable[[int, Tensor], None]|None:
-    "Return a callback of one training that reports the steps of all: `done` before it, `total` in the end"
-    return None if callback is None else lambda step, loss: callback(done + step + 1, total)
+_Run = tuple[str, int, int] # one training: arm, steps, seed
 
+@dataclass(frozen=True)
+class _Comparison:
+    "What is compared: sets, checked, and every training that they ask for"
+    sets:Mapping[str, ImageSet] # {arm: training set}
+    real_test:ImageSet
+    protocols:list[str]
+    counts:Tensor # int64 (P, A) steps
+    metric:str
+    recipe:ClassifierRecipe
+    classes:list[str]
+    callback:Callable[[int, int], None]|None=None # callback(steps done, steps in all)
+
+    def runs(self, seeds:Sequence[int]) -> list[_Run]:
+        "Return the trainings in their order, each once, whatever asks for it"
+        kinds = {(n, arm) for row in self.counts.tolist() for n, arm in zip(row, self.sets)}
+        runs = [(arm, n, seed) for n, arm in kinds for seed in seeds]
+        return sorted(runs, key=lambda run: (list(self.sets).index(run[0]), *run[1:]))
+
+    def train(self, run:_Run, seeds:Sequence[int]) -> nn.Module:
+        "Train one classifier, and report the steps of all that `seeds` ask for"
+        runs, (arm, n, seed) = self.runs(seeds), run
+        total, done = (sum(n for _, n, _ in some) for some in (runs, runs[:runs.index(run)]))
+        report = None if self.callback is None else lambda step, loss: self.callback(done + step + 1, total)
+        return _fit(self.sets[arm], len(self.classes), n, self.recipe, seed, report)
+
+    def answers(self, network:nn.Module) -> Tensor: # float32 (N, K)
+        "Return the class probabilities of the test images"
+        return _probabilities(network, self.real_test)
+
+    def answers_of(self, cas:CAS) -> dict[_Run, Tensor]:
+        "Return the answers behind scores, by training"
+        return {(arm, n, seed): cas.answers[p, a, s] for p, row in enumerate(self.counts.tolist())
+                for a, (arm, n) in enumerate(zip(self.sets, row)) for s, seed in enumerate(cas.seeds)}
+
+    def scores(self, answers:Mapping[_Run, Tensor], seeds:Sequence[int]) -> CAS:
+        "Return the scores of all trainings"
+        rows = [torch.stack([answers[arm, n, seed] for seed in seeds])
+                for row in self.counts.tolist() for n, arm in zip(row, self.sets)]
+        return CAS(list(self.sets), [len(s) for s in self.sets.values()], self.protocols, self.counts,
+                   list(seeds), torch.stack(rows).unflatten(0, self.counts.shape), self.real_test.labels,
+                   self.metric, self.classes)
+
+# %% ../../nbs/synthetic_data/02_comparison.ipynb #5e8a41d7
+def _name_of(run:_Run) -> str:
+    "Return the name of a training, which is that of its classifier's file"
+    arm, steps, seed = run
+    arm = re.sub(r'[^\w+]+', '-', arm.replace(' + ', '+'))
+    return f'{arm}-{steps}steps-seed{seed}'
+
+def _function_name(value:Any) -> Any:
+    "Return `value`, a function by its name; ValueError for a lambda, which has none"
+    if isinstance(value, partial):
+        return f'{_function_name(value.func)}{value.args}{sorted(value.keywords.items())}'
+    if not callable(value): return value
+    name = getattr(value, '__qualname__', type(value).__qualname__)
+    if name.endswith('<lambda>'): raise ValueError(f'{name}: with out= a function must have a name')
+    return f'{value.__module__}.{name}'
+
+def _comparison_identity(one:_Comparison, seeds:Sequence[int], settings:Mapping[str, Any]) -> dict:
+    "Return everything that decides the scores, but for further seeds"
+    known = lambda images: run_identity(None, images)['images']
+    recipe = {f.name: _function_name(getattr(one.recipe, f.name)) for f in fields(one.recipe)}
+    sets = {f'images of {arm}': known(images) for arm, images in one.sets.items()}
+    return run_identity(**sets, **{'test images': known(one.real_test)}, **settings, protocol=one.protocols,
+                        metric=one.metric, seed=seeds[0], classes=one.classes,
+                        **{name: value for name, value in recipe.items() if name != 'device'})
+
+def _keep_classifier(network:nn.Module, path:Path, run:_Run) -> None:
+    "Write a classifier, so that the same weights make the same bytes"
+    card = dict(zip(('arm', 'steps', 'seed'), run))
+    remove_partials(path)
+    if isinstance(network, SmallClassifier): save_classifier(network, path, card, torch.float32)
+    else:
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in network.state_dict().items()}
+        write_tensors(tensors, path, {'difflow-cas': json.dumps(card)})
+
+def _remove_others(folder:Path, names:Collection[str]) -> None:
+    "Remove the classifiers of earlier runs, and what killed processes have left"
+    for file in folder.glob('*.safetensors'): # hidden ones among them
+        if file.stem not in names: file.unlink(missing_ok=True)
+
+def _of_seeds(cas:CAS, seeds:Sequence[int]) -> CAS:
+    "Return the scores of some of the seeds, in their order"
+    return replace(cas, seeds=list(seeds), answers=cas.answers[:, :, [cas.seeds.index(s) for s in seeds]])
+
+def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mapping[str, Any],
+                restart:bool) -> CAS|None: # None: another process ends it
+    "Train what is missing in the file; return the scores of `seeds`"
+    path, runs = Path(path), {_name_of(run): run for run in one.runs(seeds)}
+    if path.suffix != '.npz': raise ValueError(f'{path}: the name must end in .npz')
+    if len(runs) < len(one.runs(seeds)): raise ValueError(f'arms need names apart, got {list(one.sets)}')
+    folder, made_of = path.with_suffix('.classifiers'), _comparison_identity(one, seeds, settings)
+    def make(names:list[str]) -> Iterator[dict]:
+        for name in names:
+            network = one.train(runs[name], seeds)
+            _keep_classifier(network, folder / f'{name}.safetensors', runs[name])
+            yield {'name': name, 'answers': one.answers(network).numpy()}
+    def known() -> dict[str, dict]:
+        return {_name_of(run): {'name': _name_of(run), 'answers': answers.numpy()}
+                for run, answers in one.answers_of(CAS.load(path)).items()}
+    def join(rows:Iterator[dict]) -> None:
+        every = sorted({*seeds, *(CAS.load(path).seeds if path.exists() else ())})
+        names = {_name_of(run): run for run in one.runs(every)}
+        answers = {names[str(row['name'])]: torch.from_numpy(row['answers']) for row in rows}
+        _remove_others(folder, names)
+        one.scores(answers, every).save(path, made_of)
+    report = fill_table(path, made_of, list(runs), make, join, known=known, restart=restart)
+    return _of_seeds(CAS.load(path), seeds) if report.tells else None
+
+# %% ../../nbs/synthetic_data/02_comparison.ipynb #a9e3f702
 def _seed_list(seeds:int|Sequence[int]) -> list[int]:
     "Return seeds as integers: 0..`seeds`-1 for a number; ValueError for none and for what are no integers"
     if not hasattr(seeds, '__len__') or np.ndim(seeds) == 0 and not isinstance(seeds, str):
@@ -120,21 +237,18 @@ def compare_sets(
     metric:str='accuracy', # or auroc
     recipe:ClassifierRecipe|None=None, # None: `ClassifierRecipe()`
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
-) -> CAS:
+    out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
+    restart:bool=False, # begin anew, whatever is at `out`
+) -> CAS|None: # None with `out` in all of several processes but the one that ends it
     "Train on every set by every protocol and seed, and test on `real_test`; ValueError before any work"
     protocols = [protocol] if isinstance(protocol, str) else list(protocol)
     seeds = _seed_list(seeds)
     _check_metric(metric)
     recipe, classes = recipe or ClassifierRecipe(), _check_sets({**sets, 'real_test': real_test})
+    if not callable(recipe.classifier): # an unknown one is refused here
+        with torch.device('meta'): _make_classifier(recipe.classifier, real_test.image_shape, classes)
     counts = _planned_steps([len(s) for s in sets.values()], protocols, epochs, steps, recipe.batch_size)
-    runs = {(n, arm, seed) for row in counts.tolist() for n, arm in zip(row, sets) for seed in seeds}
-    total, done, answers = sum(n for n, _, _ in runs), 0, {}
-    for n, arm, seed in sorted(runs, key=lambda run: (list(sets).index(run[1]), run[0], run[2])):
-        network = _fit(sets[arm], classes, n, recipe, seed, _overall(callback, done, total))
-        answers[n, arm, seed] = _probabilities(network, real_test)
-        done += n
-    rows = [torch.stack([answers[n, arm, seed] for seed in seeds])
-            for row in counts.tolist() for n, arm in zip(row, sets)]
     names = next(iter(sets.values())).classes or [str(c) for c in range(classes)]
-    return CAS(list(sets), [len(s) for s in sets.values()], protocols, counts, seeds,
-               torch.stack(rows).unflatten(0, counts.shape), real_test.labels, metric, names[:classes])
+    one = _Comparison(sets, real_test, protocols, counts, metric, recipe, names[:classes], callback)
+    if out is not None: return _compare_in(out, one, seeds, dict(epochs=float(epochs), steps=steps), restart)
+    return one.scores({run: one.answers(one.train(run, seeds)) for run in one.runs(seeds)}, seeds)

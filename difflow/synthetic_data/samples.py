@@ -92,8 +92,10 @@ def classification_accuracy_score(
     seeds:int|Sequence[int]=3, # how many, or which
     metric:str='accuracy', # or auroc
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
+    out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
+    restart:bool=False, # begin anew, whatever is at `out`
     **recipe, # of `ClassifierRecipe`: classifier, augmentation, batch_size, lr, ...
-) -> CAS: # arms: real, synthetic, real + synthetic, synthetic N ...
+) -> CAS|None: # arms: real, synthetic, real + synthetic, synthetic N ...; None as in `compare_sets`
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
     sources = dict(real_train=real_train, synthetic=synthetic, real_test=real_test)
     real_train, synthetic, real_test = sets = [ImageSet.of(source) for source in sources.values()]
@@ -104,7 +106,7 @@ def classification_accuracy_score(
     arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': _join_sets(real_train, synthetic)}
     arms |= {f'synthetic {n}': synthetic[order[:n]] for n in counts if n < len(synthetic)}
     return compare_sets(arms, real_test, protocol, epochs, steps, seeds, metric, ClassifierRecipe(**recipe),
-                        callback)
+                        callback, out, restart)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #442839f8
 class CopyScores(NamedTuple):

@@ -1,79 +1,196 @@
-"""The commands that measure what changes in a classifier, by two processes as by one"""
+"""The commands that measure what changes in a classifier: by two processes as by one, killed, and changed"""
 
 import json
 import re
-import socket
 import sys
 
 import numpy as np
+import pytest
 import torch
+from option_changes import call, check_change, command_options, files_of
 
 from difflow import load_images
 from difflow.data import save_images
-from difflow.features import ActivationStatistics, activation_statistics, load_classifier
+from difflow.features import ActivationStatistics, activation_statistics, load_classifier, save_classifier
 from difflow.sweeps import LayerChange, activation_change, pair_images
 
+MODEL = '--classifier_name mnist5k'
+STATISTICS = f'classifier-statistics {MODEL} --data_dir mnist5k --split test --num_samples 8'
+EVALUATION = f'evaluate-classifier {MODEL} --starting_data_dir mnist5k --split test'
 
-def test_commands_under_two_processes(run, tmp_path):
-    "Statistics and evaluation by two processes equal those of one"
-    digits = load_images('mnist5k', split='test', max_images=12)
-    save_images(digits.tensor(), tmp_path / 'start', digits.names)
-    for r in (10, 20):
-        worse = (digits.tensor() * (1 - r / 40)).clamp(-1, 1)
-        save_images(worse, tmp_path / 'back', [f'{name}_t{50 * r:04d}' for name in digits.names])
-    lines = (
-        'classifier-statistics --classifier_name mnist5k --data_dir start --num_samples 10',
-        'evaluate-classifier --classifier_name mnist5k --starting_data_dir start --data_dir back '
-        '--timestep_respacing 20 --time_series 10 20 --pickles published',
-    )
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    code = """if True:
-        import sys, os, multiprocessing
-        from difflow.cli import main
-        def work(rank, line, port):
-            os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-            main(line.split())
-        if __name__ == '__main__':
-            import torch, difflow.sweeps.layer_change, difflow.features.classifiers
-            fork = multiprocessing.get_context('fork')
-            for i, line in enumerate(sys.argv[2:]):
-                port = int(sys.argv[1]) + i
-                both = [fork.Process(target=work, args=(rank, line, port)) for rank in range(2)]
-                for p in both: p.start()
-                for p in both: p.join()
-                assert [p.exitcode for p in both] == [0, 0]"""
-    together = run(
-        sys.executable,
-        '-c',
-        code,
-        port,
-        *(
-            f'{line} --output two{i}.npz --statistics two0.npz' if i else f'{line} --output two{i}.npz'
-            for i, line in enumerate(lines)
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Images that came back from two levels, twice; another classifier; and statistics of both"
+    data = tmp_path_factory.mktemp('data')
+    for part in ('test', 'train'):
+        digits = load_images('mnist5k', split=part)[:6]
+        for name, shift in (('back', 0), ('other', 0.1)):
+            for r in (10, 20):
+                worse = (digits.tensor() + 1) * (1 - r / 40) + shift - 1
+                save_images(worse, data / name, [f'{n}_t{50 * r:04d}' for n in digits.names])
+    other = load_classifier('mnist5k')
+    other.heads['digit'].bias += 0.01
+    save_classifier(other, data / 'else/mnist5k.safetensors')
+    for line in (
+        f'{STATISTICS} --output s.npz',
+        f'{STATISTICS} --seed 1 --output other.npz',
+        f'{STATISTICS} --classifier_name else/mnist5k.safetensors --output else/s.npz',
+    ):
+        assert call(line, data)[0] == 0
+    return data
+
+
+@pytest.fixture(scope='module')
+def lines(data):
+    "What each command is tested with"
+    return {
+        'classifier-statistics': f'{STATISTICS} --batch-size 3 --output s.npz --pickle s.pk',
+        'evaluate-classifier': f'{EVALUATION} --data_dir {data}/back --statistics {data}/s.npz '
+        '--batch-size 7 --timestep_respacing 20 --picture c.png --pickles published',
+    }
+
+
+@pytest.fixture(scope='module')
+def bases(lines, tmp_path_factory):
+    "Folders in which these lines have run, with what they printed"
+    folders = {command: tmp_path_factory.mktemp(command) for command in lines}
+    return {command: (folder, *call(lines[command], folder)) for command, folder in folders.items()}
+
+
+CHANGES = {
+    'classifier-statistics': {
+        'classifier_name': ('DATA/else/mnist5k.safetensors', 'classifier'),
+        'data_dir': ('digits --image-size 28', 'images'),
+        'split': ('train', 'images'),
+        'num_samples': '6',
+        'layers': 'stem',
+        'second_moment': '',
+        'weights': 'none',  # an embedded classifier has its own
+        'image_size': '28',  # as it is
+        'batch_size': '4',
+        'seed': '1',
+        'output': 'b.npz',
+        'pickle': 'b.pk',
+        'device': 'cpu',
+        'restart': '',
+    },
+    'evaluate-classifier': {
+        'starting_data_dir': ('DATA/back --data_dir DATA/twice', 'images'),
+        'data_dir': ('DATA/other', 'returned'),
+        'classifier_name': (
+            '--classifier_name DATA/else/mnist5k.safetensors --statistics DATA/else/s.npz',
+            'classifier',
         ),
-        cwd=tmp_path,
+        'statistics': 'DATA/other.npz',
+        'time_series': ('20', 'levels'),
+        'timestep_respacing': ('10', 'levels'),
+        'split': ('train', 'images'),
+        'weights': 'none',
+        'image_size': '28',
+        'batch_size': '4',
+        'seed': '1',
+        'output': 'b.npz',
+        'picture': 'b.png',
+        'pickles': 'elsewhere',
+        'device': 'cpu',
+        'restart': '',
+    },
+}
+
+
+@pytest.mark.parametrize(
+    'command, option', [(command, option) for command in CHANGES for option in command_options(command)]
+)
+def test_every_option_changed_between_two_runs(command, option, data, lines, bases, tmp_path):
+    if option == 'starting_data_dir' and not (data / 'twice').exists():
+        back = load_images(data / 'back')
+        names = [f'{name.removesuffix(".png")}_t1000' for name in back.names]
+        save_images(back.tensor(), data / 'twice', names)
+    at = lambda change: (  # noqa: E731
+        change.replace('DATA', f'{data}')
+        if isinstance(change, str)
+        else (change[0].replace('DATA', f'{data}'), change[1])
     )
-    assert together.returncode == 0, together.stderr
-    model, start = load_classifier('mnist5k'), load_images(tmp_path / 'start', 28, 1)
-    alone, shared = (
-        activation_statistics(model, start, max_images=10),
-        ActivationStatistics.load(tmp_path / 'two0.npz'),
-    )
+    base, code, printed = bases[command]
+    assert code == 0, printed
+    changes = {name: at(change) for name, change in CHANGES[command].items()}
+    check_change(option, lines[command], changes, base, tmp_path)
+
+
+@pytest.mark.parametrize('command, step', [('classifier-statistics', 2), ('evaluate-classifier', 4)])
+def test_killed_at_any_moment_and_shared(command, step, lines, run, root, tmp_path):
+    "By two processes at once, too, of which one is killed"
+    script = root / 'tests/cli/moments.py'
+    done = run(sys.executable, script, lines[command], tmp_path, step, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= 6
+
+
+def test_the_first_line_says_what_is_used_and_the_last_what_was_found(bases, data):
+    first, last = (bases['classifier-statistics'][2].strip().split('\n')[i] for i in (0, -1))
+    assert first.startswith('classifier mnist5k: SmallClassifier; 8 of 1000')
+    assert re.fullmatch(r'8 layers over 8 images, accuracy .*, [\d.]+ s: s.npz, s.pk', last)
+    first, last = (bases['evaluate-classifier'][2].strip().split('\n')[i] for i in (0, -1))
+    assert 'came back from step_reverse 10, 20 of 20 in' in first
+    assert re.fullmatch(r'6 images, same class at 10: \d\.\d\d, 20: \d\.\d\d, .*published', last)
+
+
+def test_files_are_what_the_library_says(bases, data):
+    "Bit by bit: the batches are those of one process"
+    model, digits = load_classifier('mnist5k'), load_images('mnist5k', split='test')
+    alone = activation_statistics(model, digits, max_images=8, batch_size=3)
+    stored = ActivationStatistics.load(bases['classifier-statistics'][0] / 's.npz')
     for name, moments in alone.moments.items():
-        torch.testing.assert_close(shared.moments[name].mean, moments.mean, rtol=0, atol=1e-6)
-        torch.testing.assert_close(shared.moments[name].variance, moments.variance, rtol=1e-5, atol=1e-8)
-    change, sets = (
-        LayerChange.load(tmp_path / 'two1.npz'),
-        pair_images(start, load_images(tmp_path / 'back', 28, 1), 20),
-    )
-    expected = activation_change(model, sets[0], sets[2], alone, sets[1])
+        assert torch.equal(stored.moments[name].mean, moments.mean)
+        assert torch.equal(stored.moments[name].m2, moments.m2)
+    assert (stored.images, stored.correct, stored.correct_top5) == (8, alone.correct, alone.correct_top5)
+    change = LayerChange.load(bases['evaluate-classifier'][0] / 'change.npz')
+    start, levels, back = pair_images(digits, load_images(data / 'back', 28, 1), 20)
+    scales = ActivationStatistics.load(data / 's.npz')
+    expected = activation_change(model, start, back, scales, levels, batch_size=7)
     assert change.levels == [10, 20] and change.names == expected.names
-    for name in ('cosine', 'shuffled'):
-        np.testing.assert_allclose(getattr(change, name), getattr(expected, name), atol=1e-5)
-    assert len(list((tmp_path / 'published').iterdir())) == 4
-    assert re.search(r'12 images, same class at 10: \d\.\d\d, 20: \d\.\d\d', together.stdout)
+    for name in ('L2', 'L2_normalized', 'cosine', 'shuffled', 'partner', 'labels'):
+        np.testing.assert_array_equal(getattr(change, name), getattr(expected, name))
+    np.testing.assert_array_equal(change.logits['class'], expected.logits['class'])
+    assert len(list((bases['evaluate-classifier'][0] / 'published').iterdir())) == 4
+
+
+def test_a_network_of_torchvision_is_known_by_its_weights_and_its_images(data, tmp_path):
+    model = load_classifier('squeezenet1_1', None)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    line = (
+        'classifier-statistics --classifier_name squeezenet1_1 --weights none --layers classifier '
+        f'--data_dir {data}/back --image-size 28 --num_samples 2'
+    )
+    assert call(line, tmp_path)[0] == 0
+    before = files_of(tmp_path)
+    assert call(line, tmp_path)[0] == 0  # random weights are always the same
+    for more, named in (('--weights weights.pth', 'classifier'), ('--image-size 24', 'images')):
+        code, printed = call(f'{line} {more}', tmp_path)
+        assert code == 2 and f'is of another run: {named} ' in printed, printed
+    assert files_of(tmp_path) == before
+
+
+def test_statistics_of_a_classifier_of_the_same_name_are_refused(data, tmp_path):
+    assert call(STATISTICS, tmp_path)[0] == 0
+    other = f'--classifier_name {data}/else/mnist5k.safetensors'
+    code, printed = call(f'{STATISTICS} {other}', tmp_path)
+    message = 'classifier_statistics/mnist5k.npz is of another run: classifier '
+    assert code == 2 and message in printed and '--restart' in printed
+    before = files_of(tmp_path)
+    code, printed = call(f'{EVALUATION} --data_dir {data}/back --timestep_respacing 20 {other}', tmp_path)
+    assert code == 2 and 'the statistics are of another classifier' in printed
+    assert files_of(tmp_path) == before
+
+
+def test_what_leaves_is_of_use_for_training(data):
+    model, digits = load_classifier('mnist5k'), load_images('mnist5k', split='test')[:6]
+    statistics = activation_statistics(model, digits)
+    for moments in statistics.moments.values():
+        assert not moments.mean.is_inference() and not moments.m2.is_inference()
+    for pair in statistics.scaling().values():
+        assert not any(t.is_inference() for t in pair)
 
 
 def test_manifest_tells_steps_and_noise_levels(tmp_path):

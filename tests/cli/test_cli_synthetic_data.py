@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from option_changes import call, check_change, command_options, files_of
 from PIL import Image
 
 from difflow import ImageSet, classification_accuracy_score, load_images
 from difflow.data import save_images
+from difflow.features import load_classifier
+from difflow.synthetic_data import CAS
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--epochs 4 --seeds 1 --batch-size 16 --augmentation none'
@@ -33,10 +36,11 @@ def write(path, images, labels=True):
 def folder(tmp_path_factory):
     "Two folders of real images and two npz files of synthetic ones"
     folder = tmp_path_factory.mktemp('sets')
-    for name, seed, n in (('train', 0, 40), ('test', 1, 60)):
+    for name, seed, n in (('train', 0, 40), ('test', 1, 60), ('other', 5, 40)):
         for k, kind in enumerate(('dark', 'light')):
             save_images(squares(n, seed)[k::2], folder / name / kind)
     write(folder / 'made.npz', squares(48, 2))
+    write(folder / 'more.npz', squares(48, 3))
     write(folder / 'plain.npz', squares(48, 2), labels=False)
     save_images(squares(20)[::2], folder / 'one' / 'dark')
     return folder
@@ -97,9 +101,9 @@ def test_table_is_what_the_library_says(difflow, folder):
         file['steps'] == expected.steps.numpy()
     ).all()
     assert file['mean'][1, 0] == expected.estimate('steps', 'real')[0] and file['seeds'].tolist() == [3]
-    assert json.loads(str(file['settings']))['epochs'] == 4 and file['classes'].tolist() == ['dark', 'light']
+    assert json.loads(str(file['run']))['epochs'] == 4 and file['classes'].tolist() == ['dark', 'light']
     assert Image.open('runs/a.png').size == (1320, 480)
-    assert sorted(p.name for p in Path('runs').iterdir()) == ['a.npz', 'a.png']
+    assert sorted(p.name for p in Path('runs').iterdir()) == ['a.classifiers', 'a.npz', 'a.png']
 
 
 def test_one_protocol_auroc_and_the_test_part_of_a_built_in_set(difflow):
@@ -249,3 +253,107 @@ def test_errors_are_one_line_and_leave_nothing(line, message, difflow):
     code, out, err = difflow(f'cas {real} --test DIR/test --epochs 1 --seeds 1 {line}')
     assert code == 2 and message in err and len(err.strip().split('\n')) == 1
     assert list(Path().iterdir()) == []
+
+
+LINE = (
+    'cas --real DIR/train --test DIR/test --synthetic DIR/made.npz --protocol steps --steps 2 --seeds 1 '
+    '--batch-size 8 --augmentation none --out a.npz'
+)
+
+
+@pytest.fixture(scope='module')
+def line(folder):
+    "What is changed, killed and shared"
+    return LINE.replace('DIR', f'{folder}')
+
+
+@pytest.fixture(scope='module')
+def base(line, tmp_path_factory):
+    "A folder in which the line has run"
+    base = tmp_path_factory.mktemp('base')
+    code, printed = call(line, base)
+    assert code == 0 and printed.startswith('training on 40 '), printed
+    return base
+
+
+CHANGES = {
+    'synthetic': ('DIR/more.npz', 'images of synthetic'),
+    'real': ('DIR/other', 'images of real'),
+    'test': ('DIR/other', 'test images'),
+    'max_real': ('20', 'images of real'),
+    'data_dir': 'elsewhere',  # nothing is looked for there
+    'download': '',
+    'counts': ('20', 'images of synthetic 20'),
+    'protocol': 'epochs',
+    'epochs': '2',
+    'steps': '3',
+    'seeds': '2',  # may grow
+    'seed': '1',
+    'metric': 'auroc',
+    'classifier': 'resnet18',
+    'augmentation': 'bend',
+    'batch_size': '4',
+    'lr': '0.2',
+    'size': ('7', 'images of real'),
+    'channels': ('3', 'images of real'),
+    'out': 'b.npz',
+    'device': 'cpu',
+    'restart': '',
+}
+
+
+@pytest.mark.parametrize('option', command_options('cas'))
+def test_every_option_changed_between_two_runs(option, line, base, folder, tmp_path):
+    at = lambda value: value.replace('DIR', f'{folder}')  # noqa: E731
+    changes = {
+        name: at(change) if isinstance(change, str) else (at(change[0]), change[1])
+        for name, change in CHANGES.items()
+    }
+    check_change(option, line, changes, base, tmp_path)
+
+
+def test_killed_at_any_moment_and_shared(line, run, root, tmp_path):
+    "By two processes at once, too, of which one is killed"
+    done = run(sys.executable, root / 'tests/cli/moments.py', line, tmp_path, 3, env={'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= 6
+
+
+def test_what_is_kept_is_what_answered_and_a_smaller_order_leaves_it(line, base, folder, tmp_path):
+    assert call(f'{line} --seeds 3', tmp_path)[0] == 0
+    cas, test = CAS.load(tmp_path / 'a.npz'), load_images(folder / 'test')
+    for arm, name in zip(cas.arms, ('real', 'synthetic', 'real+synthetic')):
+        for s, seed in enumerate(cas.seeds):
+            file = tmp_path / f'a.classifiers/{name}-2steps-seed{seed}.safetensors'
+            classifier = load_classifier(file)
+            assert classifier.card == {'arm': arm, 'steps': 2, 'seed': seed}
+            with torch.no_grad():
+                answers = classifier(test.tensor()).softmax(1)
+            torch.testing.assert_close(answers, cas.answers[0, cas.arms.index(arm), s])
+    before = files_of(tmp_path)
+    code, printed = call(line, tmp_path)
+    assert code == 0 and '2 more seeds than asked for' in printed and files_of(tmp_path) == before
+    assert call(f'{line} --restart', tmp_path)[0] == 0
+    assert files_of(tmp_path) == files_of(base)
+
+
+def test_the_library_does_the_same(line, base, folder, tmp_path):
+    arguments = [folder / 'train', folder / 'made.npz', folder / 'test']
+    options = dict(protocol='steps', steps=2, batch_size=8, augmentation='none')
+    taken = []
+    for seeds in (1, 3, 3):
+        cas = classification_accuracy_score(
+            *arguments, seeds=seeds, out=tmp_path / 'a.npz', callback=lambda d, n: taken.append(d), **options
+        )
+        alone = classification_accuracy_score(*arguments, seeds=seeds, **options)
+        assert torch.equal(cas.answers, alone.answers) and str(cas) == str(alone)
+        assert not cas.answers.is_inference() and not alone.answers.is_inference()
+    assert len(taken) == 3 * 2 * 3
+    few = classification_accuracy_score(*arguments, seeds=[0, 2], out=tmp_path / 'a.npz', **options)
+    assert few.seeds == [0, 2] and torch.equal(few.answers, cas.answers[:, :, [0, 2]])
+    with pytest.raises(ValueError, match='is of another run: seed 0 -> 2'):
+        classification_accuracy_score(*arguments, seeds=[2], out=tmp_path / 'a.npz', **options)
+    with pytest.raises(ValueError, match='a function must have a name'):
+        classification_accuracy_score(
+            *arguments, out=tmp_path / 'b.npz', **options | {'augmentation': lambda x, seed, step: x}
+        )

@@ -77,7 +77,7 @@ def test_choice_is_balanced_random_and_repeatable():
     )
     assert chosen != _balanced_choice(labels, 500, 100, seed=4) and chosen == sorted(set(chosen))
     assert _balanced_choice(None, 5, None) == list(range(5)) and len(_balanced_choice(None, 5, 2)) == 2
-    with pytest.raises(ValueError, match='max_images=0: allowed is 1..5'):
+    with pytest.raises(ValueError, match='max_images must be an integer in 1..5, got 0'):
         _balanced_choice(None, 5, 0)
 
 

@@ -7,7 +7,7 @@ from difflow import load_images
 from difflow.data import to_float
 from difflow.features import LayerHooks, SmallClassifier, embedded_classifiers, layer_names, load_classifier
 from difflow.features.classifier_training import _accuracy
-from difflow.features.classifiers import _Preprocess, _save_classifier
+from difflow.features.classifiers import _Preprocess, save_classifier
 from difflow.files import package_file
 
 
@@ -42,7 +42,7 @@ def test_embedded_classifiers_are_small_and_no_denoisers(root):
 def test_files_keep_the_network(tmp_path):
     torch.manual_seed(1)
     before = SmallClassifier({'a': 3, 'b': 2}, (3, 8, 8), 8).eval()
-    path = _save_classifier(before, tmp_path / 'mine.safetensors', {'seed': 1}, torch.float32)
+    path = save_classifier(before, tmp_path / 'mine.safetensors', {'seed': 1}, torch.float32)
     after, x = load_classifier(path), torch.zeros(2, 3, 8, 8)
     assert after.card == {'seed': 1} and after.config == before.config
     assert all(torch.equal(before(x)[head], after(x)[head]) for head in ('a', 'b'))
