@@ -238,6 +238,7 @@ def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, ru
             about = dict(run=run(), files=files)
             if out and numbered: out = _numbered(out, numbered, about['run'])
             if out: stack.enter_context(held(out))
+            for half in out.glob('.*.partial*') if out else (): half.unlink() # of a run that was killed
             if out and numbered: _write_options(out, about['run'])
             if out and not resume: _clear(out)
             elif out and (out / _STATE).exists(): _check_state(out / _STATE, **about)
