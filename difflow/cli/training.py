@@ -244,7 +244,7 @@ def _train(context:typer.Context) -> None:
 def _train_command(context:typer.Context,
     out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--save-dir',
                '--save_dir')=Path('trained_models'),
-    outdir:_option(Path|None, 'instead the parent of numbered folders, as EDM has them: goes on with the same '
+    outdir:_option(Path|None, 'instead a parent of numbered folders, as EDM has them: goes on with the same '
                               'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '

@@ -137,7 +137,7 @@ class _Run(_RunSteps):
         request.signal = int(self.accelerator.gather(came).max()) or None
         return request.signal is not None
 
-    def look(self, bar, step:int):
+    def inspect(self, bar, step:int):
         "Check the losses of the last steps, and show and log their mean."
         self.check_finite(step)
         loss = self.losses[max(0, step - 50):step].mean().item()
@@ -152,7 +152,7 @@ class _Run(_RunSteps):
             pool.submit(self.whole_step, step, *batch).result()
             bar.update()
             if callback is not None: callback(step, self.losses[step])
-            if self.done % 50 == 0: self.look(bar, self.done)
+            if self.done % 50 == 0: self.inspect(bar, self.done)
             if self.is_asked_to_stop(request):
                 self.save(self.done, complete=False)
                 _LOG.info('stopped by signal %d after %d steps', request.signal, self.done)

@@ -113,7 +113,7 @@ torch.set_num_threads(1)
 home, replace = Path(sys.argv[2]), os.replace
 
 def run(folder, last=None):
-    "Train in a process of its own, which ends at once at the `last` of the moments before a file has its name"
+    "Train in a process of its own, which ends at once at a moment before a file has its name"
     child = os.fork()
     if child: return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     moments = []
