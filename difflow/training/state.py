@@ -22,6 +22,7 @@ from ..checkpoints.safetensors_files import write_tensors
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import atomic
+from ..networks.layers import Dropout
 from ..networks.protocol import network_facts
 from ..runs.identity import check_identity, run_identity
 from ..runs.locks import held
@@ -165,6 +166,8 @@ class _RunState:
         objective = _Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout)
         self.objective = objective.to(self.device).train()
         self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
+        for layer in self.objective.modules(): # of the user's networks, too
+            if type(layer) is nn.Dropout: layer.__class__ = Dropout
         optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, settings.eps,
                                       weight_decay=settings.weight_decay)
         self.losses, self.checked = torch.zeros(settings.steps, device=self.device), 0
