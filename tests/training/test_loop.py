@@ -96,7 +96,7 @@ def test_two_processes_give_the_losses_of_one(accumulate, tmp_path):
     torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
     assert start(tmp_path / 'two', dropout=0.1, launcher=torchrun, accumulate=accumulate).wait(300) == 0
     one, two = (np.load(tmp_path / name / 'losses.npy') for name in ('one', 'two'))
-    np.testing.assert_allclose(one, two, rtol=1e-5)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
 @pytest.mark.parametrize('make', [lambda: EDMDenoiser(song(0)), lambda: DENOISERS['edm']()])
