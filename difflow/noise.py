@@ -184,6 +184,7 @@ class Stream:
     NOISE: int = 2
     LABEL_DROP: int = 3  # which labels are withheld
     AUGMENTATION: int = 4  # the k-th draw of a step, k = 1, 2, ...: AUGMENTATION + k
+    DROPOUT: int = 2**16  # the key of the masks of an image, all layers in their order
     # training of classifiers: augmentation
     WARP: int = 0  # the affine map of an image
     BEND: int = 1  # its smooth displacement
@@ -198,8 +199,7 @@ class Stream:
     COEFFICIENTS: int = 1  # of samples within a subspace
     FURTHER: int = 2  # directions that no sample spans
     STARTS: int = 3  # bases to start a search from; the step is the number of the start
-    # the random hierarchy
-    DERIVATION: int = 2**31  # the classes and spellings of strings
+    DERIVATION: int = 2**31  # the random hierarchy: the classes and spellings of strings
     POSTERIOR: int = 2**31 + 1  # strings, given a noisy string
 
 # %% ../nbs/02_noise.ipynb #2e8c57bf

@@ -132,11 +132,11 @@ def _summary(images:'ImageSet', options:dict) -> str:
     classes = f'{count} classes' + ('' if options['class_cond'] else ', not shown') if count else 'no classes'
     return f'{len(images)} of {total} images of {Path(name).name}, {width}x{height}x{channels}, {classes}'
 
-def _announce(images:'ImageSet', denoiser:'Denoiser', options:dict) -> None:
-    "Print what is trained on what"
+def _first_line(images:'ImageSet', denoiser:'Denoiser', options:dict) -> str:
+    "Return in words what is trained, and on what"
     size = sum(p.numel() for p in denoiser.net.parameters())
-    print(f'training on {_summary(images, options)}; {type(denoiser.net).__name__} of {size:,} parameters, '
-          f'{type(denoiser).__name__}', flush=True)
+    return (f'training on {_summary(images, options)}; {type(denoiser.net).__name__} of {size:,} parameters, '
+            f'{type(denoiser).__name__}')
 
 # %% ../../nbs/cli/06_training.ipynb #2103d839
 def _command_line(context:typer.Context) -> str:
@@ -184,10 +184,22 @@ def _folder(options:dict, denoiser:'Denoiser') -> dict: # arguments of `train`
     return dict(out=options['outdir'], numbered='-'.join(parts))
 
 # %% ../../nbs/cli/06_training.ipynb #27bedeed
+class _Speaker(logging.StreamHandler):
+    "Prints what the library logs, a line each, after a first line of its own: nothing before all is checked"
+    def __init__(self, first_line:str):
+        super().__init__(sys.stdout)
+        self.first_line = f'{first_line}{self.terminator}'
+
+    def emit(self, record:logging.LogRecord) -> None:
+        "Print a line"
+        self.stream.write(self.first_line)
+        self.first_line = ''
+        super().emit(record)
+
 @contextmanager
-def _spoken(show:bool) -> Iterator[None]:
-    "Print what the library logs, a line each"
-    log, handler = logging.getLogger('difflow'), logging.StreamHandler(sys.stdout)
+def _spoken(show:bool, first_line:str) -> Iterator[None]:
+    "Print `first_line`, and what the library logs"
+    log, handler = logging.getLogger('difflow'), _Speaker(first_line)
     level = log.level
     if show: log.addHandler(handler)
     if show: log.setLevel(logging.INFO)
@@ -212,7 +224,6 @@ def _train(context:typer.Context) -> None:
     torch.manual_seed(settings.seed)  # of the first weights
     denoiser = _new_denoiser(images, options)
     _start_from(denoiser, options['transfer'] or options['pretrained_ckpt'], options['delete_keys'])
-    if first: _announce(images, denoiser, options)
     start, made = time.perf_counter(), []
     run = {name: options[name] for name in _RUN} | _kept(options, settings.steps) | _folder(options, denoiser)
     run |= _previews(options, denoiser, len(images), settings.steps)
@@ -220,7 +231,7 @@ def _train(context:typer.Context) -> None:
                 log_with=options['log_with'] and options['log_with'].split(','),
                 card=_card(_command_line(context), images, options['dataset'] or options['data']),
                 dtype=torch.float16 if options['half'] else None)
-    with _spoken(first):
+    with _spoken(first, _first_line(images, denoiser, options)):
         result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
                        progress=first and sys.stderr.isatty(), **run)
     done = f'{len(made)} of {settings.steps} steps'
@@ -233,7 +244,7 @@ def _train(context:typer.Context) -> None:
 def _train_command(context:typer.Context,
     out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--save-dir',
                '--save_dir')=Path('trained_models'),
-    outdir:_option(Path|None, 'instead the parent of numbered folders, as EDM has them: goes on with the same '
+    outdir:_option(Path|None, 'instead a parent of numbered folders, as EDM has them: goes on with the same '
                               'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '

@@ -63,6 +63,8 @@ _SETTINGS = dict(
     augment=(_share('probability of each augmentation of EDM, for its networks, where it is 0.12'), 0.),
     accumulate=(_count('parts of a batch'), 1),
     seed=(_count('of everything random; minimal-diffusion: 112233', least=0), 0))
+
+# %% ../../nbs/cli/05_training_options.ipynb #4bed9510
 _START = dict(
     pretrained_ckpt=(_dashed(str|None, 'start from the weights of a checkpoint; default: fresh ones',
                              'pretrained_ckpt'), None),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv2d, GroupNorm, Linear
+from .layers import Conv2d, GroupNorm, Linear, _dropout
 
 # %% ../../nbs/networks/07_diffusers_blocks.ipynb #1e228e79
 def _waves(
@@ -72,7 +72,7 @@ class _Resnet(nn.Module):
             scale, shift = by.chunk(2, 1)
             h = self.norm2(h) * (1 + scale) + shift
         else: h = self.norm2(h + by)
-        h = self.conv2(F.dropout(F.silu(h), self.style.dropout, self.training))
+        h = self.conv2(_dropout(F.silu(h), self.style.dropout, self.training))
         return ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.factor
 
 # %% ../../nbs/networks/07_diffusers_blocks.ipynb #e0ffa6fa

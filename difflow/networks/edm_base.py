@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .edm_blocks import _UNetBlock
+from .layers import _dropout
 from .protocol import _check_images, _check_timesteps, _distinct
 
 # %% ../../nbs/networks/05_edm_base.ipynb #0865dad5
@@ -101,7 +102,7 @@ class _EDMNetwork(nn.Module):
         "Return `classes`, in training with a share `label_dropout` of the rows at zero."
         probability = self.config['label_dropout']
         if not (self.training and probability): return classes
-        return classes * (torch.rand(len(classes), 1, device=classes.device) >= probability)
+        return classes * (_dropout(torch.ones_like(classes[:, :1]), probability) > 0)
 
     def block(self, in_channels:int, out_channels:int, **options) -> _UNetBlock:
         "Return a block in the style of this network."

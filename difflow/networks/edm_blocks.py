@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from .layers import GroupNorm, Linear, _pixelwise
+from .layers import GroupNorm, Linear, _dropout, _pixelwise
 
 # %% ../../nbs/networks/04_edm_blocks.ipynb #fa7186b6
 class _Init(NamedTuple):
@@ -180,7 +180,7 @@ class _UNetBlock(nn.Module):
             scale, shift = by.chunk(2, 1)
             h = self.norm1(h) * (1 + scale) + shift
         else: h = self.norm1(h + by)
-        h = self.conv1(F.dropout(F.silu(h), self.style.dropout, self.training))
+        h = self.conv1(_dropout(F.silu(h), self.style.dropout, self.training))
         h = (h + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
         if not self.heads: return h
         attended = _attend(*_heads_of(self.qkv(self.norm2(h)), self.heads)).transpose(2, 3).reshape(h.shape)

@@ -25,10 +25,11 @@ from ..checkpoints.load import file_header, save
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
+from ..networks.layers import dropout_by
 from ..runs.signals import StopRequest, stop_requested
 from ..samplers.sampling import sample
 from .augmentation import Augmentation
-from .objective import _draw, _RowAugmentationRNG
+from .objective import _draw, _RowAugmentationRNG, _RowMasks
 from .order import _check_augmentation, _check_training, _Pairs, _settings_from, _training_set, batches
 from .settings import Settings
 from .state import _MODEL, _accelerator_in, _check_shares, _claim, _due, _files_of, _identity, _RunState
@@ -53,7 +54,7 @@ class _RunSteps(_RunState):
     def step(self, step:int, x0:Tensor, labels:Tensor|None):
         "Take one optimiser step on the rows of this process."
         s, rows = self.settings, range(self.rank, self.settings.batch_size, self.world)
-        torch.manual_seed(((s.seed * 1_000_003 + step) * 4096 + self.rank) % 2**63) # dropout
+        torch.manual_seed(((s.seed * 1_000_003 + step) * 4096 + self.rank) % 2**63) # of a network's own
         for group in self.optimizer.param_groups: group['lr'] = s.rate(step)
         size = len(rows) // s.accumulate
         for i in range(0, len(rows), size):
@@ -70,7 +71,7 @@ class _RunSteps(_RunState):
         s = self.settings
         random = _draw(step, rows[part], s.batch_size, tuple(x0.shape[1:]), s.seed, self.device)
         x, conditioning = self.augmented(step, x0[part], rows[part])
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), dropout_by(_RowMasks(step, rows[part], s.seed)):
             mine = None if labels is None else labels[part]
             loss = self.model(x, mine, random, **conditioning) / s.accumulate
         self.accelerator.backward(loss)
@@ -137,7 +138,7 @@ class _Run(_RunSteps):
         request.signal = int(self.accelerator.gather(came).max()) or None
         return request.signal is not None
 
-    def look(self, bar, step:int):
+    def inspect(self, bar, step:int):
         "Check the losses of the last steps, and show and log their mean."
         self.check_finite(step)
         loss = self.losses[max(0, step - 50):step].mean().item()
@@ -152,7 +153,7 @@ class _Run(_RunSteps):
             pool.submit(self.whole_step, step, *batch).result()
             bar.update()
             if callback is not None: callback(step, self.losses[step])
-            if self.done % 50 == 0: self.look(bar, self.done)
+            if self.done % 50 == 0: self.inspect(bar, self.done)
             if self.is_asked_to_stop(request):
                 self.save(self.done, complete=False)
                 _LOG.info('stopped by signal %d after %d steps', request.signal, self.done)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..denoisers.base import Denoiser
@@ -67,6 +68,27 @@ class _RowAugmentationRNG(_AugmentationRNG):
     def keep_share(self, strength:Tensor, probability:float) -> Tensor:
         "Keep `strength` (..., count) with a probability, else return 0."
         return torch.where(self.draw(uniform, ()) < probability, strength, torch.zeros_like(strength))
+
+# %% ../../nbs/training/03_objective.ipynb #e7761b70
+class _RowMasks:
+    "Masks of dropout for some rows of step `step`, the same however the batch is split."
+    def __init__(self, step:int, rows:range|list[int], seed:int=0):
+        self.step, self.rows, self.seed, self.generators = step, rows, seed, None
+
+    def begin(self, device:torch.device):
+        "Make a generator for each row; its key is four numbers of the row's stream."
+        fractions = uniform((len(self.rows), 4), self.seed, self.step, Stream.DROPOUT, images=self.rows)
+        words = (fractions.double() * 2**24).long() # 24 bits each
+        keys = (words * torch.tensor([1, 2**24, 2**40, 2**16])).sum(1) & (2**63 - 1)
+        self.generators = [torch.Generator(device).manual_seed(key) for key in keys.tolist()]
+
+    def __call__(self, x:Tensor, p:float) -> Tensor:
+        "Return masks like `x` (rows k, ...): 0 with the probability `p`, else 1 / (1 - p)."
+        if x.shape[0] % len(self.rows): return F.dropout(torch.ones_like(x), p)
+        if self.generators is None: self.begin(x.device)
+        masks = x.new_empty(len(self.rows), x.numel() // len(self.rows))
+        for mask, generator in zip(masks, self.generators): mask.bernoulli_(1 - p, generator=generator)
+        return masks.div_(max(1 - p, 1e-12)).view(x.shape)
 
 # %% ../../nbs/training/03_objective.ipynb #7e179651
 class _Objective(nn.Module):

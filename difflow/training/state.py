@@ -22,6 +22,7 @@ from ..checkpoints.safetensors_files import write_tensors
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import atomic
+from ..networks.layers import Dropout
 from ..networks.protocol import network_facts
 from ..runs.identity import check_identity, run_identity
 from ..runs.locks import held
@@ -165,6 +166,8 @@ class _RunState:
         objective = _Objective(deepcopy(denoiser).requires_grad_(True), settings.label_dropout)
         self.objective = objective.to(self.device).train()
         self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
+        for layer in self.objective.modules(): # of the user's networks, too
+            if type(layer) is nn.Dropout: layer.__class__ = Dropout
         optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, settings.eps,
                                       weight_decay=settings.weight_decay)
         self.losses, self.checked = torch.zeros(settings.steps, device=self.device), 0
@@ -238,6 +241,7 @@ def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, ru
             about = dict(run=run(), files=files)
             if out and numbered: out = _numbered(out, numbered, about['run'])
             if out: stack.enter_context(held(out))
+            for half in out.glob('.*.partial*') if out else (): half.unlink() # of a run that was killed
             if out and numbered: _write_options(out, about['run'])
             if out and not resume: _clear(out)
             elif out and (out / _STATE).exists(): _check_state(out / _STATE, **about)

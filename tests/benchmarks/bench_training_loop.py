@@ -141,3 +141,29 @@ def test_training_step_on_a_gpu():
         f'{1000 * fast:.1f} ms here, {slow / fast:.2f} x'
     )
     assert slow / fast >= 2.5
+
+
+def test_a_step_in_a_thread_costs_little():
+    "What it takes to hand a step to another thread and to wait for it, beside a step of a very small network"
+    from concurrent.futures import ThreadPoolExecutor
+
+    torch.manual_seed(0)
+    layer, rounds = nn.Linear(64, 64), 2000
+    optimizer, x = torch.optim.AdamW(layer.parameters()), torch.randn(64, 64)
+
+    def step():
+        layer(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def seconds(call):
+        start = process_time()
+        for _ in range(rounds):
+            call()
+        return (process_time() - start) / rounds
+
+    with ThreadPoolExecutor(1) as pool:
+        turns = [(seconds(step), seconds(lambda: pool.submit(step).result())) for _ in range(3)]
+    plain, handed = (min(turn[i] for turn in turns) for i in range(2))
+    print(f'\na step of {plain * 1e6:.0f} us takes {(handed - plain) * 1e6:+.0f} us more in a thread')
+    assert handed - plain < 500e-6

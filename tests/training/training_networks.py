@@ -1,6 +1,7 @@
 """Small networks and settings for the tests of training."""
 
 import torch
+from torch import nn
 
 from difflow import (
     DDPMDenoiser,
@@ -61,3 +62,22 @@ DENOISERS = {
 
 
 QUICK = dict(steps=12, batch_size=16, lr=3e-3, warmup=2, progress=False)
+
+
+class Affine(nn.Module):
+    "One factor and one shift a noise level, with dropout on the way"
+
+    config = dict(image_size=2, in_channels=1)
+
+    def __init__(self, dropout=0.2):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 16), nn.SiLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+
+    def forward(self, x, c_noise):
+        factor, shift = self.layers(c_noise[:, None]).reshape(-1, 2, 1, 1, 1).unbind(1)
+        return factor * x + shift
+
+
+def affine(dropout=0.2):
+    torch.manual_seed(0)
+    return EDMDenoiser(Affine(dropout))
