@@ -122,20 +122,11 @@ def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:list[str]|None) 
     kept = {key: tensor for key, tensor in tensors.items() if key not in deleted}
     load_strictly(denoiser.net, kept | {key: own[key] for key in deleted if key in own})
 
-def _summary(images:'ImageSet', options:dict) -> str:
-    "Return in words what is trained on: how many images of how many, their size and classes"
-    from difflow.data.sets import load_images
-    name, total = options['dataset'] or options['data'], len(images)
-    if not options['dataset']: total = len(load_images(name, size=options['size']))
-    channels, height, width = images.image_shape
-    count = len(set(images.labels.tolist())) if images.labels is not None and images.labels.ndim == 1 else 0
-    classes = f'{count} classes' + ('' if options['class_cond'] else ', not shown') if count else 'no classes'
-    return f'{len(images)} of {total} images of {Path(name).name}, {width}x{height}x{channels}, {classes}'
-
 def _first_line(images:'ImageSet', denoiser:'Denoiser', options:dict) -> str:
     "Return in words what is trained, and on what"
     size = sum(p.numel() for p in denoiser.net.parameters())
-    return (f'training on {_summary(images, options)}; {type(denoiser.net).__name__} of {size:,} parameters, '
+    shown = ', not shown' if images.labels is not None and not options['class_cond'] else ''
+    return (f'training on {images.summary()}{shown}; {type(denoiser.net).__name__} of {size:,} parameters, '
             f'{type(denoiser).__name__}')
 
 # %% ../../nbs/cli/06_training.ipynb #2103d839

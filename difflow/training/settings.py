@@ -9,6 +9,8 @@ __all__ = ['Settings']
 import math
 from dataclasses import dataclass
 
+from ..checks import check_number
+
 # %% ../../nbs/training/01_settings.ipynb #7e1170fe
 @dataclass(frozen=True)
 class Settings:
@@ -32,14 +34,23 @@ class Settings:
     seed:int=0
 
     def __post_init__(self):
-        ranges = dict(steps=(1, 2**31), batch_size=(1, 2**20), lr=(1e-12, 1e3), warmup=(0, 2**31),
-                      lr_rampup=(0, math.inf), cooldown=(0, 1), weight_decay=(0, 1e3), eps=(0, 1),
-                      grad_clip=(1e-12, math.inf), ema_halflife=(0, math.inf), ema_w=(0, 1),
-                      label_dropout=(0, 1), augment=(0, 1), accumulate=(1, self.batch_size), seed=(0, 2**63))
-        for name, (low, high) in ranges.items():
+        whole = dict(steps=(1, 2**31), batch_size=(1, 2**20), warmup=(0, 2**31), seed=(0, 2**63))
+        ranges = dict(lr=(1e-12, 1e3), lr_rampup=(0, math.inf), cooldown=(0, 1), weight_decay=(0, 1e3),
+                      eps=(0, 1), grad_clip=(1e-12, math.inf), ema_halflife=(0, math.inf), ema_w=(0, 1),
+                      label_dropout=(0, 1), augment=(0, 1))
+        for name, allowed in (whole | ranges).items():
             if name == 'ema_w' and self.ema_w is None: continue
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f'{name} must be in {low}..{high}, got {getattr(self, name)}')
+            self._set(name, check_number(name, getattr(self, name), *allowed, whole=name in whole))
+        self._set('accumulate', check_number('accumulate', self.accumulate, 1, self.batch_size, whole=True))
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise ValueError(f'betas must be two numbers >= 0 and < 1, got {self.betas!r}')
+        self._set('betas', tuple(check_number('betas', beta, 0, below=1) for beta in self.betas))
+        if not isinstance(self.ema_rampup, bool):
+            raise ValueError(f'ema_rampup must be True or False, got {self.ema_rampup!r}')
+
+    def _set(self, name:str, value:object) -> None:
+        "Write a field as Python's own number"
+        object.__setattr__(self, name, value)
 
     def rate(self, step:int) -> float:
         "Return the learning rate of a step: a rise, a plateau, and a cosine down to 0."

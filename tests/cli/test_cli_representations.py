@@ -225,7 +225,7 @@ def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
         ('represent --depth 11', 'depth must be 10'),
         ('represent --mode unet-nowhere', "'nowhere' is neither"),
         ('represent --steps 0', "'--steps'"),
-        ('represent --lr 0', 'lr must be in'),
+        ('represent --lr 0', 'lr must be a number in'),
         ('represent --channel-mult wide', "--channel-mult 'wide': not integers"),
         ('mix', 'train.npz is missing: difflow represent makes it'),
         ('mix --mixers single,lstm', "--mixers 'lstm': known are single"),

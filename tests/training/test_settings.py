@@ -6,9 +6,9 @@ import pytest
 @pytest.mark.parametrize(
     'fields, message',
     [
-        (dict(steps=0), 'steps must be in'),
-        (dict(batch_size=4, accumulate=8), 'accumulate must be in 1..4'),
-        (dict(lr=0.0), 'lr must be in'),
+        (dict(steps=0), 'steps must be an integer in'),
+        (dict(batch_size=4, accumulate=8), 'accumulate must be an integer in 1..4'),
+        (dict(lr=0.0), 'lr must be a number in'),
     ],
 )
 def test_settings_out_of_range(fields, message):
