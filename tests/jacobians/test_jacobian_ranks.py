@@ -38,7 +38,7 @@ def test_values_on_another_device_stay_there():
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda: numerical_rank(torch.ones(3), 0.0), 'energy must be in .0, 1., got 0.0'),
+        (lambda: numerical_rank(torch.ones(3), 0.0), 'energy must be a number > 0 and < 1, got 0.0'),
     ],
 )
 def test_bad_input_is_refused(call, message):
