@@ -50,6 +50,11 @@ def check_number(
     raise ValueError(f'{name} must be {_range_of(whole, low, high, above, below)}, got {shown(value)}')
 
 # %% ../nbs/00_checks.ipynb #96393d14
+def _is_many(values:Any) -> bool:
+    "Return whether `values` is a sequence, an array or a 1-D tensor, and neither a number nor a text"
+    many = hasattr(values, '__len__') and hasattr(values, '__getitem__') and getattr(values, 'ndim', 1) == 1
+    return many and not isinstance(values, (str, bytes, dict))
+
 def check_shape(
     name:str, # of the argument
     shape:Sequence[int], # of a tensor
@@ -102,11 +107,6 @@ def check_many(
     plain = all(type(value) is int for value in values)
     if plain and values and min(values) >= 0 and max(values) <= high: return values
     return [check_number(name, value, 0, high, whole=True) for value in values]
-
-def _is_many(values:Any) -> bool:
-    "Return whether `values` is a sequence, an array or a 1-D tensor, and neither a number nor a text"
-    many = hasattr(values, '__len__') and hasattr(values, '__getitem__') and getattr(values, 'ndim', 1) == 1
-    return many and not isinstance(values, (str, bytes, dict))
 
 def check_seeds(
     seeds:int|Sequence[int], # one for all images, or one an image; integers in 0..2**64-1

@@ -109,7 +109,7 @@ class _Extraction:
         pixels = [rows.pixels(i)[None] for i in range(len(rows))]
         return [torch.cat(pixels)] if len({p.shape for p in pixels}) == 1 else pixels
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, start:int) -> Tensor: # (B, dims), on the CPU
         "Return the descriptors of the batch at `start`"
         return self.model(self.prepare(start)).float().cpu()

@@ -43,7 +43,7 @@ def _feature_network(
     setattr(children[parent] if parent else network, leaf, nn.Identity())
     return network
 
-@torch.inference_mode()
+@torch.no_grad()
 def image_features(
     images:ImageSet|Tensor, # a set, images (N,C,H,W) in [-1, 1], or features (N, D), returned as they are
     network:str|nn.Module|Callable='mnist5k', # a classifier, 'inception', or extract(images) -> (B, D)

@@ -74,7 +74,7 @@ class LayerHooks:
     def __call__(self, images:Tensor) -> dict[str, Tensor]: # {head: (B,K)}; one head is called 'class'
         "Run the model on `images` (B,C,H,W) in [-1, 1] and return its logits"
         self._reached.clear()
-        with torch.inference_mode(): out = self.model(images.to(self.device))
+        with torch.no_grad(): out = self.model(images.to(self.device))
         missing = [name for name in self.layers if name not in self._reached]
         if missing: raise ValueError(f'layer {missing[0]} does not run: it is no part of the forward pass')
         return dict(out) if isinstance(out, Mapping) else {'class': out}

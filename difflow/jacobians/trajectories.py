@@ -80,7 +80,7 @@ def _states(levels:list[float], x:Tensor, states:Iterator,
             wanted:set[float]) -> Iterator[tuple[float, Tensor]]:
     "Yield (sigma, x) at the wanted levels, and stop the walk after the last of them."
     for sigma in levels:
-        if sigma in wanted: yield sigma, x.clone() # inference tensors cannot be differentiated
+        if sigma in wanted: yield sigma, x
         if sigma <= min(wanted): return
         x = next(states).x
 

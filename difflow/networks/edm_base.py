@@ -21,9 +21,10 @@ def _check_config(config:dict):
         if name in config: config[name] = check_number(name, config[name], 1, whole=True)
     for name in ('label_dim', 'augment_dim'): config[name] = check_number(name, config[name], 0, whole=True)
     for name in ('dropout', 'label_dropout'): check_number(name, config[name], 0, below=1)
-    for name in ('channel_mult', 'attn_resolutions'): config[name] = list(check_shape(name, config[name]))
+    config['channel_mult'] = list(check_shape('channel_mult', config['channel_mult']))
+    if config.get('attn_resolutions'): check_shape('attn_resolutions', config['attn_resolutions'])
     least, size = 2**(len(config['channel_mult']) - 1), config['img_resolution']
-    if not config['channel_mult'] or size % least:
+    if size % least:
         raise ValueError(f'channel_mult must halve {size} pixels evenly, got {config["channel_mult"]}')
     for name, allowed in dict(embedding_type=('positional', 'fourier'), decoder_type=('standard', 'skip'),
                               encoder_type=('standard', 'skip', 'residual')).items():

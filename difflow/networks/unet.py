@@ -71,7 +71,7 @@ def _check_arguments(config:dict):
     for name in ('num_head_channels', 'num_heads_upsample'):
         if check_number(name, config[name], -1, whole=True) == 0:
             raise ValueError(f'{name} must be -1 or an integer >= 1, got 0')
-    for name in _FLAGS: check_kind(name, config[name], bool)
+    for name in _FLAGS: check_kind(name, config.get(name, False), bool)
     if config['image_size'] % config['patch_size']:
         raise ValueError(f"patch_size must divide {config['image_size']} pixels, got {config['patch_size']}")
     if config['null_class'] and config['num_classes'] is None:

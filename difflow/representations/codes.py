@@ -40,7 +40,7 @@ def _rows_of(images:ImageSet|Tensor, rows:Sequence[int]) -> Tensor: # (B, C, H, 
     "Return these images as a tensor."
     return images.tensor(rows) if isinstance(images, ImageSet) else images[rows]
 
-@torch.inference_mode()
+@torch.no_grad()
 def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # (B, C, H, W) -> (B, T, D)
     "Encode a batch at all times, each distinct one once."
     distinct, place = np.unique(np.asarray(times), return_inverse=True)
@@ -138,7 +138,7 @@ def _area_mean(outputs:list, count:int, layer:str|None) -> Tensor: # (count, D)
         raise ValueError(f'layer {layer!r} gives no code of each of {count} images: its output is {shapes}')
     return first.float().flatten(2).mean(-1) if first.ndim > 2 else first.float()
 
-@torch.inference_mode()
+@torch.no_grad()
 def unet_features(
     denoiser:Denoiser, # with a network in `.net`
     images:ImageSet|Tensor, # N images

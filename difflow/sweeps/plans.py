@@ -43,7 +43,9 @@ def _check_levels(steps_reverse:Sequence[int], steps:int) -> list[int]:
     if not hasattr(steps_reverse, '__len__') or isinstance(steps_reverse, str) or not len(steps_reverse):
         found = shown(steps_reverse)
         raise ValueError(f'steps_reverse must be levels in 0..{steps}, at least one, got {found}')
-    return [check_number('step_reverse', r, 0, steps, whole=True) for r in steps_reverse]
+    whole = lambda r: int(r) if isinstance(r, float) and r.is_integer() else r # 50.0 is a level
+    numbers = steps_reverse.tolist() if hasattr(steps_reverse, 'tolist') else steps_reverse
+    return [check_number('step_reverse', whole(r), 0, steps, whole=True) for r in numbers]
 
 def _noised_index(r:int, steps:int, convention:str) -> int|None:
     "Return the index of the noise of level `r`, 0..`steps`-1; None for no noise, and for noise alone."

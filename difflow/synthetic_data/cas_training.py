@@ -132,7 +132,7 @@ def _fit(
         if callback is not None: callback(step, loss.detach())
     return network.eval()
 
-@torch.inference_mode()
+@torch.no_grad()
 def _probabilities(network:nn.Module, images:ImageSet, batch_size:int=250) -> Tensor: # float32 (N, classes)
     "Return the class probabilities of each image, rows that sum to 1"
     device = next(network.parameters()).device

@@ -349,7 +349,7 @@ def test_bad_input(digits, by_class):
         (lambda: OptimalDenoiser(digits[[]]), 'N >= 1'),
         (lambda: OptimalDenoiser(torch.zeros(3, 8, 8)), r'\(N, C, H, W\)'),
         (lambda: OptimalDenoiser('digits'), "got 'digits'"),
-        (lambda: OptimalDenoiser(torch.zeros(3, 1, 8, 8).long()), 'uint8 or float'),
+        (lambda: OptimalDenoiser(torch.zeros(3, 1, 8, 8).long()), 'images must be floats in'),
         (lambda: OptimalDenoiser(torch.full((3, 1, 8, 8), math.nan)), 'finite'),
         (lambda: OptimalDenoiser(digits, block=0), 'block must be in 1'),
         (lambda: OptimalDenoiser(digits, top_k=0), 'top_k must be in 1..1797, got 0'),
