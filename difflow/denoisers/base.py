@@ -27,6 +27,11 @@ def _numbers_of(sigma:float|Sequence[float]) -> Tensor: # float64, () or (B,)
         return torch.tensor(check_number('sigma', sigma, above=0), dtype=torch.float64)
     return torch.tensor([check_number('sigma', level, above=0) for level in sigma], dtype=torch.float64)
 
+def _is_read(x:Tensor, wait:bool) -> bool:
+    "Return whether the values of `x` may be read here: a GPU would be waited for, a traced tensor has none."
+    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(x): return False
+    return wait or x.device.type == 'cpu'
+
 def as_sigma(
     sigma:float|Tensor, # noise level, () or (B,), > 0
     x:Tensor, # (B, ...) the images it belongs to
@@ -38,7 +43,7 @@ def as_sigma(
     sigma = sigma.to(torch.float32 if x.device.type == 'mps' else torch.float64)
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
         raise ValueError(f'sigma must have the shape () or ({len(x)},), got {tuple(sigma.shape)}')
-    if sigma.device.type == 'cpu' and not bool(((sigma > 0) & (sigma < math.inf)).all()):
+    if _is_read(sigma, wait=False) and not bool(((sigma > 0) & (sigma < math.inf)).all()):
         raise ValueError(f'sigma must be in (0, inf), got {sigma.min().item():g}..{sigma.max().item():g}')
     return sigma if sigma.ndim == 0 else sigma.to(x.device)
 
@@ -51,26 +56,22 @@ def expand_like(
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x.dtype)
 
 # %% ../../nbs/denoisers/00_base.ipynb #bda26d64
-def _is_read(x:Tensor, wait:bool) -> bool:
-    "Return whether the values of `x` may be read here: a GPU would be waited for, a traced tensor has none."
-    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(x): return False
-    return wait or x.device.type == 'cpu'
-
-def _check_images(x:Tensor, image_shape:tuple[int, ...]|None, wait:bool):
+def _check_images(x:Tensor, image_shape:tuple[int, ...]|None, wait:bool=True, name:str='x'):
     "Raise ValueError unless `x` is finite floating point of the shape (B, *image_shape); None: any shape."
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f'x must be floating point in [-1, 1] plus noise, got {shown(x)}')
-    if x.ndim < 2: raise ValueError(f'x must have the shape (B, C, H, W), got {tuple(x.shape)}')
+        raise ValueError(f'{name} must be floating point in [-1, 1] plus noise, got {shown(x)}')
+    if x.ndim < 2: raise ValueError(f'{name} must have the shape (B, C, H, W), got {tuple(x.shape)}')
     if image_shape is not None and tuple(x.shape[1:]) != tuple(image_shape):
         shape = ', '.join(map(str, image_shape))
-        raise ValueError(f'x must have the shape (B, {shape}), got {tuple(x.shape)}')
+        raise ValueError(f'{name} must have the shape (B, {shape}), got {tuple(x.shape)}')
     if not x.numel() or not _is_read(x, wait): return
     low, high = x.detach().aminmax() # a tenth of the time of isfinite; NaN if any is
     if not math.isfinite(low) or not math.isfinite(high):
         bad = int((~x.isfinite()).sum())
-        raise ValueError(f'x must be finite, but {bad} of its {x.numel()} values are NaN or infinite')
+        raise ValueError(f'{name} must be finite, but {bad} of its {x.numel()} values are NaN or infinite')
 
-def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_class:bool, wait:bool):
+def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_class:bool,
+                  wait:bool=True):
     "Raise ValueError where `labels` are missing, unexpected, of a wrong shape or out of range."
     if num_classes is None:
         if labels is not None: raise ValueError('labels must be None: this denoiser has no classes')
@@ -85,11 +86,11 @@ def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_clas
             raise ValueError(f'labels must be in 0..{last}, got {low}..{high}')
 
 # %% ../../nbs/denoisers/00_base.ipynb #1aaa3432
-def _check_pair(x0:Tensor, noise:Tensor|None):
-    "Raise ValueError unless `x0` is floating point and `noise` like it, or None."
-    if not isinstance(x0, Tensor) or not x0.is_floating_point():
-        raise ValueError(f'x0 must be floating point in [-1, 1], got {shown(x0)}')
-    if noise is not None and check_kind('noise', noise, Tensor).shape != x0.shape:
+def _check_pair(x0:Tensor, noise:Tensor|None, image_shape:tuple[int, ...]|None):
+    "Raise ValueError unless `x0` are images of this shape and `noise` is like them, or None."
+    _check_images(x0, image_shape, False, 'x0')
+    if noise is not None: _check_images(noise, image_shape, False, 'noise')
+    if noise is not None and noise.shape != x0.shape:
         raise ValueError(f'noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}')
 
 class _Trainable:
@@ -110,7 +111,7 @@ class _Trainable:
         **conditions:Tensor, # further arguments of the call: augment_labels
     ) -> Tensor: # (B,)
         "Return the weighted squared error of each image, averaged over its pixels."
-        _check_pair(x0, noise)
+        _check_pair(x0, noise, self.image_shape)
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
         sigma = as_sigma(sigma, x0)
@@ -181,7 +182,7 @@ class Denoiser(_Trainable, nn.Module, ABC):
         n:int, # number of levels, at least 1
     ) -> Scheduler:
         "Return the noise levels that samplers walk by default: this denoiser's own grid, or EDM's."
-        check_number('steps', n, 1, whole=True)
+        check_number('n', n, 1, whole=True)
         if self.scheduler is not None: return self.scheduler.respace(str(n))
         return Scheduler.karras(n, max(0.002, self.sigma_min), min(80., self.sigma_max))
 
@@ -193,7 +194,7 @@ class Denoiser(_Trainable, nn.Module, ABC):
         n:int, # number of levels, at least 1
     ) -> Scheduler:
         "Return the noise levels of forward-backward: this denoiser's own grid, or DDPM's linear one."
-        check_number('steps', n, 1, whole=True)
+        check_number('n', n, 1, whole=True)
         return (self.scheduler or Scheduler.linear(1000)).respace(str(n))
 
     def posterior(self,

@@ -85,7 +85,7 @@ class DDPMDenoiser(Preconditioned):
     def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None, noise:Tensor|None=None,
              **conditions:Tensor) -> Tensor: # (B,)
         "Return the sum of `loss_terms` for each image; `sigma` on the grid, drawn from it when None."
-        _check_pair(x0, noise)
+        _check_pair(x0, noise, self.image_shape)
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
         return sum(self.loss_terms(x0, labels, as_sigma(sigma, x0), noise, **conditions).values())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..checks import check_kind, check_number
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from .beliefs import _Beliefs, _propagate
 from .grammars import _Grammar
@@ -79,7 +79,7 @@ class RandomHierarchy(_Grammar):
         labels:Tensor|None=None, # (B,) classes, where they are known
     ) -> _Beliefs:
         "Return the posterior of every node given noisy strings; ValueError for input that does not fit."
-        return self._on(x.device).beliefs(x, sigma, labels)
+        return self._on(check_kind('x', x, Tensor).device).beliefs(x, sigma, labels)
 
     def _on(self, device:torch.device) -> HierarchyDenoiser:
         if device == self.denoiser.rules1.device: return self.denoiser

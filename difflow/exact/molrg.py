@@ -114,6 +114,7 @@ class MoLRG:
         for name, value in dict(n_classes=n_classes, ambient_dim=ambient_dim, class_dim=class_dim).items():
             check_number(name, value, 1, whole=True)
         seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+        check_kind('orthogonal', orthogonal, bool)
         needed = n_classes * class_dim if orthogonal else class_dim
         what = 'n_classes * class_dim' if orthogonal else 'class_dim'
         if needed > ambient_dim:
@@ -138,7 +139,7 @@ class MoLRG:
         seed:int=0, # of the coefficients, 0..2**64-1
     ) -> tuple[Tensor, Tensor]: # (n, C, H, W) float32, (n,) int64
         "Draw `n` images and their classes, which come in order; raise ValueError for n < 1."
-        n = check_number('n', n, 1, whole=True)
+        n, seed = check_number('n', n, 1, whole=True), check_number('seed', seed, 0, 2**64 - 1, whole=True)
         classes = _equal_classes(n, self.n_classes)
         inside = normal((n, self.class_dim), seed, stream=Stream.COEFFICIENTS).double()
         x = torch.einsum('bnd,bd->bn', self.bases[classes], inside)

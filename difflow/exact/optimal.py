@@ -258,7 +258,7 @@ class OptimalDenoiser(_SetDenoiser):
         labels:Tensor|None=None, # (B,)
     ) -> tuple[Tensor, Tensor]: # (B, C, H, W), (B,) float64
         "Return the mean of the `k` nearest images, and how far a pixel can be from the mean of all."
-        found = self.examine(x, sigma, labels, k, mean=False)
+        found = self.examine(x, sigma, labels, check_number('k', k, 1, len(self), whole=True), mean=False)
         return _mean_of_nearest(self, found, x), self.spread * (found.rest + 1e-6).clamp(max=1)
 
     def log_density(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None) -> Tensor: # (B,) float64

@@ -9,7 +9,7 @@ __all__ = []
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_number, check_shape
+from ..checks import check_choice, check_kind, check_number, check_shape
 from .edm_blocks import _UNetBlock
 from .protocol import _check_images, _check_timesteps, _distinct
 
@@ -23,6 +23,10 @@ def _check_config(config:dict):
     for name in ('dropout', 'label_dropout'): check_number(name, config[name], 0, below=1)
     config['channel_mult'] = list(check_shape('channel_mult', config['channel_mult']))
     if config.get('attn_resolutions'): check_shape('attn_resolutions', config['attn_resolutions'])
+    if 'resample_filter' in config:
+        taps = check_kind('resample_filter', config['resample_filter'], list)
+        for tap in taps: check_number('resample_filter', tap)
+        if not sum(taps): raise ValueError(f'resample_filter must not sum to 0, got {taps}')
     least, size = 2**(len(config['channel_mult']) - 1), config['img_resolution']
     if size % least:
         raise ValueError(f'channel_mult must halve {size} pixels evenly, got {config["channel_mult"]}')

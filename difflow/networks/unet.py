@@ -59,7 +59,7 @@ def as_numbers(name:str, values:str|int|float|list|tuple) -> list:
         floats = [float(part) for part in parts if part != '']
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be numbers like '1,2,4' or (1, 2, 4), got {values!r}") from None
-    return [int(value) if value.is_integer() else value for value in floats]
+    return [int(value) if value.is_integer() else check_number(name, value) for value in floats]
 
 def _check_arguments(config:dict):
     "Raise ValueError, naming the argument, when one of `config` is out of its range."
@@ -87,7 +87,7 @@ def _complete(config:dict) -> dict:
     config['channel_mult'] = as_numbers('channel_mult', multipliers)
     config['attention_resolutions'] = as_numbers('attention_resolutions', config['attention_resolutions'])
     levels = unet_levels(config)
-    for name, least in dict(channel_mult=0, attention_resolutions=1).items():
+    for name, least in dict(channel_mult=0.01, attention_resolutions=1).items():
         for value in config[name]: check_number(name, value, least)
     if levels[-1].size < 1:
         raise ValueError(f'channel_mult {multipliers} has too many levels for {size} pixels')

@@ -88,6 +88,7 @@ class Sampler:
         sigmas = _check_sigmas(sigmas.walk() if isinstance(sigmas, Scheduler) else sigmas)
         self.check_options(options)
         check_kind('denoiser', denoiser, Denoiser).check(x, labels)
+        if not len(x): raise ValueError('x must hold at least one image, got 0')
         seeds = check_seeds(seeds, len(x))
         seeded = lambda step: normal(x.shape, seeds, step, Stream.BACKWARD, device=x.device).to(x.dtype)
         guided = GuidedDenoiser(denoiser, labels, guidance, clip, batch_size)

@@ -25,7 +25,8 @@ def space_timesteps(
     chosen, start = [], 0
     for i, count in enumerate(counts):
         size = n // len(counts) + (i < n % len(counts))
-        if count > size: raise ValueError(f'{spec!r} must keep 1..{size} of {size} levels, not {count}')
+        if count > size:
+            raise ValueError(f'respacing {spec!r} must keep 1..{size} of {size} levels, not {count}')
         chosen += [start + j for j in _spread(size, count)]
         start += size
     return chosen
