@@ -131,6 +131,11 @@ def walk(sampler):
     return lambda **arguments: list(sampler(**arguments))
 
 
+def fitted(mixer):
+    "A mixer as a function: made and fitted"
+    return lambda codes, labels, **settings: mixer(**settings).fit(codes, labels)
+
+
 TWO = torch.tensor([0, 1])
 FEATURES = dict(
     nan=unit() * NAN, text='no-such-file.npz', none=None, flat=unit()[0], none_at_all=unit()[:0], number=3
@@ -462,16 +467,19 @@ def studies():
     yield 'mutual_information', df.mutual_information, dict(codes=codes(20), estimator='gaussian'), kinds
     y = torch.arange(12) % 2
     kinds = dict(codes=z, labels=dict(few=y[:5], floats=y / 2, negative=-y, text='x', none=None))
+    settings = dict(hidden=dict(negative=-2, half=2.5, nan=NAN, text='x'), seeds=COUNT, epochs=COUNT)
+    settings |= dict(batch_size=COUNT, dropout=SHARE, weight_decay=NUMBER | dict(negative=-1.0))
+    settings |= dict(
+        lrs=dict(zero=(0.0,), nan=(NAN,), empty=(), text='x'), validation=SHARE, standardise=FLAG
+    )
     for name in 'SingleTime', 'MeanMixer', 'ConcatMixer', 'GRUMixer', 'TransformerMixer':
-        mixer = getattr(df, name)(hidden=4, seeds=1, epochs=1) if name != 'TransformerMixer' else None
-        mixer = mixer or df.TransformerMixer(hidden=4, heads=2, seeds=1, epochs=1)
-        yield f'{name}.fit', mixer.fit, dict(codes=codes(), labels=y), kinds | dict(validation={})
-        yield (
-            name,
-            getattr(df, name),
-            dict(hidden=8),
-            dict(hidden=dict(negative=-2, half=2.5, nan=NAN, text='x'), seeds=COUNT, epochs=COUNT),
+        own = (
+            dict(heads=COUNT, iterations=COUNT, mask=dict(high=5, text='x'))
+            if name == 'TransformerMixer'
+            else {}
         )
+        given = dict(codes=codes(), labels=y, hidden=8, seeds=1, epochs=1)
+        yield name, fitted(getattr(df, name)), given, kinds | (settings if name == 'SingleTime' else own)
     kinds = dict(
         denoiser=OBJECT,
         counts=dict(negative=-1, half=0.5, text='x', none=None, few=[1]),

@@ -113,13 +113,14 @@ def sample(
     sampler.check_options(options)
     batch_size, seeds = check_number('batch_size', batch_size, 1, whole=True), check_seeds(seeds, shape[0])
     check_number('guidance', guidance), check_kind('progress', progress, bool)
+    given = shape_or_x if isinstance(shape_or_x, Tensor) and shape_or_x.ndim else shape
     done, n, device, classes = [], len(sigmas) - 1, device_of(denoiser), denoiser.num_classes
     with tqdm(total=shape[0] * n, disable=not progress, desc=sampler.name, unit='step') as bar:
         for i in range(0, shape[0], batch_size):
             rows = range(i, min(i + batch_size, shape[0]))
             draw, batch_labels = noise_function(noise, seeds, rows, shape, n, device, classes)
             if labels is not None: batch_labels = labels[i:rows.stop].to(device)
-            x = _first_state(shape_or_x, rows, sigmas[0], draw, noise, device)
+            x = _first_state(given, rows, sigmas[0], draw, noise, device)
             for state in sampler(denoiser, x, sigmas, labels=batch_labels, noise=draw, guidance=guidance,
                                  **options):
                 bar.update(len(rows))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_denoisers import by_the_book, gaussian, network
 
-from difflow import jacobian_spectrum, normal, numerical_rank
+from difflow import GaussianDenoiser, jacobian_spectrum, normal, numerical_rank
 from difflow.jacobians import jacobian, singular_directions
 
 X = torch.zeros(2, 1, 4, 4)
@@ -88,3 +88,10 @@ def test_vectors_by_products_are_those_of_the_matrix():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_point_that_is_nan_is_named():
+    "Not the denoiser is at fault, as two answers that differ by NaN would say."
+    x = torch.full((1, 1, 4, 4), float('nan'))
+    with pytest.raises(ValueError, match='x must be finite, but 16 of its 16 values are NaN or infinite'):
+        jacobian_spectrum(GaussianDenoiser(torch.zeros(1, 4, 4), 1.0), x, 1.0)
