@@ -85,63 +85,8 @@ def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_clas
         if low < 0 or high > last + null_class:
             raise ValueError(f'labels must be in 0..{last}, got {low}..{high}')
 
-# %% ../../nbs/denoisers/00_base.ipynb #1aaa3432
-def _check_pair(x0:Tensor, noise:Tensor|None, image_shape:tuple[int, ...]|None):
-    "Raise ValueError unless `x0` are images of this shape and `noise` is like them, or None."
-    _check_images(x0, image_shape, False, 'x0')
-    if noise is not None: _check_images(noise, image_shape, False, 'noise')
-    if noise is not None and noise.shape != x0.shape:
-        raise ValueError(f'noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}')
-
-class _Trainable:
-    "How a denoiser is trained: at which noise levels, with which weight, on which loss."
-    def sigmas_for(self, u:Tensor) -> Tensor:
-        "Map uniform numbers in (0, 1) to training levels, ln sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022)."
-        return torch.exp(1.2 * torch.special.ndtri(u) - 1.2)
-
-    def weight(self, sigma:Tensor) -> Tensor:
-        "Return the weight of the squared error at `sigma` in the loss."
-        return torch.ones_like(sigma)
-
-    def loss(self,
-        x0:Tensor, # (B, C, H, W) clean images in [-1, 1]
-        labels:Tensor|None=None, # (B,) int64
-        sigma:Tensor|None=None, # (B,), None: drawn by `sigmas_for`
-        noise:Tensor|None=None, # (B, C, H, W) standard normal, None: drawn
-        **conditions:Tensor, # further arguments of the call: augment_labels
-    ) -> Tensor: # (B,)
-        "Return the weighted squared error of each image, averaged over its pixels."
-        _check_pair(x0, noise, self.image_shape)
-        if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
-        if noise is None: noise = torch.randn_like(x0)
-        sigma = as_sigma(sigma, x0)
-        x0hat = self(x0 + expand_like(sigma, x0) * noise, sigma, labels, **conditions)
-        return self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1)
-
-# %% ../../nbs/denoisers/00_base.ipynb #6063c722
-class Denoiser(_Trainable, nn.Module, ABC):
-    "The posterior mean of a clean image, given the noisy one and its noise level."
-    image_shape:tuple[int, ...]|None = None # (C, H, W), None when any will do
-    num_classes:int|None = None # labels are 0..num_classes-1, None: no labels
-    null_class:bool = False # trained without labels too, so that guidance works
-    clip:bool = False # samplers clamp the prediction to [-1, 1]
-    sigma_min:float = 0.
-    sigma_max:float = math.inf
-    scheduler:Scheduler|None = None # the grid it was trained on, where it has one
-
-    @abstractmethod
-    def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
-        "Return E[x0 | x] without checking: `sigma` is () or (B,) float64."
-
-    def forward(self,
-        x:Tensor, # (B, C, H, W) noisy images, x0 + sigma * n
-        sigma:float|Tensor, # noise level, () or (B,), > 0
-        labels:Tensor|None=None, # (B,) int64
-    ) -> Tensor: # (B, C, H, W) posterior mean of x0
-        "Return E[x0 | x]; raise ValueError for shapes, sigma or labels that do not fit."
-        self.check(x, labels, wait=False)
-        return self.denoise(x, as_sigma(sigma, x), labels)
-
+class _Checked:
+    "What fits a denoiser: noisy images of its shape, labels of its classes."
     def check(self,
         x:Tensor, # (B, C, H, W) noisy images
         labels:Tensor|None=None, # (B,) int64
@@ -177,6 +122,63 @@ class Denoiser(_Trainable, nn.Module, ABC):
             labels = torch.tensor([check_number('labels', label, 0, whole=True) for label in labels])
         self.check_labels(labels, count)
         return labels
+
+# %% ../../nbs/denoisers/00_base.ipynb #1aaa3432
+def _check_pair(x0:Tensor, noise:Tensor|None, image_shape:tuple[int, ...]|None):
+    "Raise ValueError unless `x0` are images of this shape and `noise` is like them, or None."
+    _check_images(x0, image_shape, False, 'x0')
+    if noise is not None: _check_images(noise, image_shape, False, 'noise')
+    if noise is not None and noise.shape != x0.shape:
+        raise ValueError(f'noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}')
+
+class _Trainable:
+    "How a denoiser is trained: at which noise levels, with which weight, on which loss."
+    def sigmas_for(self, u:Tensor) -> Tensor:
+        "Map uniform numbers in (0, 1) to training levels, ln sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022)."
+        return torch.exp(1.2 * torch.special.ndtri(u) - 1.2)
+
+    def weight(self, sigma:Tensor) -> Tensor:
+        "Return the weight of the squared error at `sigma` in the loss."
+        return torch.ones_like(sigma)
+
+    def loss(self,
+        x0:Tensor, # (B, C, H, W) clean images in [-1, 1]
+        labels:Tensor|None=None, # (B,) int64
+        sigma:Tensor|None=None, # (B,), None: drawn by `sigmas_for`
+        noise:Tensor|None=None, # (B, C, H, W) standard normal, None: drawn
+        **conditions:Tensor, # further arguments of the call: augment_labels
+    ) -> Tensor: # (B,)
+        "Return the weighted squared error of each image, averaged over its pixels."
+        _check_pair(x0, noise, self.image_shape)
+        if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
+        if noise is None: noise = torch.randn_like(x0)
+        sigma = as_sigma(sigma, x0)
+        x0hat = self(x0 + expand_like(sigma, x0) * noise, sigma, labels, **conditions)
+        return self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1)
+
+# %% ../../nbs/denoisers/00_base.ipynb #6063c722
+class Denoiser(_Checked, _Trainable, nn.Module, ABC):
+    "The posterior mean of a clean image, given the noisy one and its noise level."
+    image_shape:tuple[int, ...]|None = None # (C, H, W), None when any will do
+    num_classes:int|None = None # labels are 0..num_classes-1, None: no labels
+    null_class:bool = False # trained without labels too, so that guidance works
+    clip:bool = False # samplers clamp the prediction to [-1, 1]
+    sigma_min:float = 0.
+    sigma_max:float = math.inf
+    scheduler:Scheduler|None = None # the grid it was trained on, where it has one
+
+    @abstractmethod
+    def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
+        "Return E[x0 | x] without checking: `sigma` is () or (B,) float64."
+
+    def forward(self,
+        x:Tensor, # (B, C, H, W) noisy images, x0 + sigma * n
+        sigma:float|Tensor, # noise level, () or (B,), > 0
+        labels:Tensor|None=None, # (B,) int64
+    ) -> Tensor: # (B, C, H, W) posterior mean of x0
+        "Return E[x0 | x]; raise ValueError for shapes, sigma or labels that do not fit."
+        self.check(x, labels, wait=False)
+        return self.denoise(x, as_sigma(sigma, x), labels)
 
     def steps(self,
         n:int, # number of levels, at least 1

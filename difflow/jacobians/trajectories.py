@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, check_shape
+from ..checks import check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
-from ..noise import Stream, check_seeds, normal
+from ..noise import Stream, normal
 from ..samplers.guidance import device_of
 from ..samplers.registry import as_sampler
 from ..samplers.steps import heun

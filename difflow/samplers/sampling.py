@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_kind, check_number, check_shape
+from ..checks import check_choice, check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
-from ..noise import ImageStreams, Stream, check_seeds, normal
+from ..noise import ImageStreams, Stream, normal
 from ..schedulers.scheduler import Scheduler
 from .guidance import device_of
 from .registry import as_sampler

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..checks import check_kind, check_number, check_seeds, shown
 from ..denoisers.base import Denoiser
-from ..noise import Stream, check_seeds, normal
+from ..noise import Stream, normal
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser
 

@@ -14,10 +14,10 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_kind, check_number, shown
+from ..checks import check_choice, check_kind, check_number, check_seeds, shown
 from ..data.sets import check_images
 from ..denoisers.base import Denoiser
-from ..noise import Stream, check_seeds, normal
+from ..noise import Stream, normal
 from ..samplers.guidance import GuidedDenoiser, device_of
 from ..samplers.registry import as_sampler
 from ..samplers.walks import Sampler
