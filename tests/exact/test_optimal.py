@@ -356,7 +356,7 @@ def test_bad_input(digits, by_class):
         (lambda: OptimalDenoiser(digits, exact=0), 'exact'),
         (lambda: OptimalDenoiser(digits, labels=digits.labels.float()), 'labels must be integers'),
         (lambda: OptimalDenoiser(digits, labels=digits.labels - 1), 'labels must be integers in 0..'),
-        (lambda: OptimalDenoiser(digits, dtype=torch.float16), 'float32 or torch.float64'),
+        (lambda: OptimalDenoiser(digits, dtype=torch.float16), 'float32, torch.float64'),
         (lambda: good(x, -1.0), 'sigma'),
         (lambda: good(x, torch.ones(3)), r'shape \(\) or \(2,\)'),
         (lambda: good(x, 1.0, torch.zeros(2).long()), 'no classes'),
