@@ -7,11 +7,12 @@ __all__ = ['philox', 'uniform', 'normal', 'Stream', 'generator_normal', 'cuda_no
 
 # %% ../nbs/02_noise.ipynb #7da4bac4
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from .checks import check_choice, check_many, check_number, check_seeds, check_shape
 
 # %% ../nbs/02_noise.ipynb #4e11599e
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57  # of words 0 and 2
@@ -53,31 +54,6 @@ def philox(
     words = [word.clone(memory_format=torch.contiguous_format) for word in counter]
     return torch.stack(_rounds(*words, *key.unbind(-1), rounds), -1)
 
-# %% ../nbs/02_noise.ipynb #c375b773
-def _index(name: str, value: int, bits: int) -> int:
-    "Return `value` as an int in 0..2**`bits`-1; ValueError for others."
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**bits: raise ValueError(f'{name} must be an int in 0..2**{bits}-1, got {value!r}')
-    return number
-
-def _indices(name: str, values: Sequence[int] | Tensor, count: int, bits: int) -> Sequence[int]:
-    "Return `values` as `count` ints in 0..2**`bits`-1, a range as a range; ValueError for others."
-    message = f'{name} must be one for each of {count} images, got'
-    if not _is_many(values): raise ValueError(f'{message} {values!r}')
-    if len(values) != count: raise ValueError(f'{message} {len(values)}')
-    if isinstance(values, range):
-        for value in (*values[:1], *values[-1:]): _index(name, value, bits)
-        return values
-    values = values.tolist() if hasattr(values, 'tolist') else values
-    return [_index(name, value, bits) for value in values]
-
-def _is_many(values: object) -> bool:
-    "Return whether `values` is a sequence, an array or a 1-D tensor, and not a number."
-    return hasattr(values, '__len__') and getattr(values, 'ndim', 1) > 0
-
 # %% ../nbs/02_noise.ipynb #e6775769
 def integers_on_device(
     values: Sequence[int],  # N of them, in the range of int64
@@ -95,8 +71,8 @@ def _key(
     seeds: int | Sequence[int], count: int, device: str | torch.device | None,
 ) -> tuple[Tensor | int, Tensor | int]:
     "Return one seed, or `count` of them, as a low and a high word, (`count`, 1) each where they are many."
-    if not _is_many(seeds): return (seed := _index('seeds', seeds, 64)) & _MASK, seed >> 32
-    seeds = _indices('seeds', seeds, count, 64)
+    seeds = check_seeds(seeds, count)
+    if isinstance(seeds, int): return seeds & _MASK, seeds >> 32
     words = [seed & _MASK for seed in seeds], [seed >> 32 for seed in seeds]
     return tuple(integers_on_device(word, device)[:, None] for word in words)
 
@@ -109,12 +85,15 @@ def _words(
 ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     "Yield (first image, four random words of shape (images, blocks)) for each slab of a batch."
     count, blocks = shape[0], (math.prod(shape[1:]) + 3) // 4
-    constants = 0, 0, _index('stream', stream, 32), _index('step', step, 32)
+    pairs = ('stream', stream), ('step', step)
+    address = (check_number(*pair, 0, _MASK, whole=True) for pair in pairs)
+    constants = 0, 0, *address
     key = _key(seeds, count, device)
-    if images is None and _is_many(seeds): numbers = torch.zeros(count, dtype=torch.int64, device=device)
+    if images is None and isinstance(key[0], Tensor):
+        numbers = torch.zeros(count, dtype=torch.int64, device=device)
     else:
         images = range(count) if images is None else images
-        numbers = integers_on_device(_indices('images', images, count, 32), device)
+        numbers = integers_on_device(check_many('images', images, count, _MASK), device)
     slab = max(1, _BLOCKS_AT_ONCE // max(1, blocks))
     for i in range(0, count, slab):
         part = numbers[i:i + slab, None]
@@ -125,8 +104,7 @@ def _words(
 
 def _fill(write: Callable[[tuple[Tensor, ...], Tensor], None], shape: Sequence[int], *address) -> Tensor:
     "Fill a batch of `shape` by `write(four words, out (images, blocks, 4))`, slab by slab."
-    shape = tuple(shape) if _is_many(shape) else ()
-    if not shape: raise ValueError('shape must be (B, ...), with at least one dimension')
+    shape = check_shape('shape', shape, 0)
     size = math.prod(shape[1:])
     out = torch.empty(shape[0], (size + 3) // 4, 4, dtype=torch.float32, device=address[-1])
     for i, words in _words(shape, *address): write(words, out[i:i + len(words[0])])
@@ -203,13 +181,19 @@ class Stream:
     POSTERIOR: int = 2**31 + 1  # strings, given a noisy string
 
 # %% ../nbs/02_noise.ipynb #2e8c57bf
+def _many_seeds(seeds: Sequence[int], count: int | None = None) -> Sequence[int]:
+    "Return seeds of which there must be one an image."
+    seeds = check_seeds(seeds, count)
+    if isinstance(seeds, int): raise ValueError(f'seeds must be one for each image, got {seeds}')
+    return seeds
+
 def generator_normal(
     shape: Sequence[int],  # (B, ...)
     seeds: Sequence[int],  # one per image, 0..2**64-1; taken modulo 2**32
     device: str | torch.device = 'cpu',  # CPU and CUDA generators give different numbers
 ) -> Tensor:  # `shape`, float32
     "Draw EDM's noise, `torch.randn` from one generator per image; ValueError for bad seeds."
-    seeds = [seed % 2**32 for seed in _indices('seeds', seeds, shape[0], 64)]
+    seeds = [seed % 2**32 for seed in _many_seeds(seeds, shape[0])]
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
     rows = [torch.randn(tuple(shape[1:]), generator=generator, device=device) for generator in generators]
     return torch.stack(rows) if rows else torch.empty(tuple(shape), device=device)
@@ -251,9 +235,10 @@ def cuda_normal(
 ) -> Tensor:  # `shape`
     "Draw what `torch.randn` gives on CUDA (unverified on a GPU); ValueError outside ranges."
     numel = math.prod(shape[1:])
+    check_number('offset', offset, 0, whole=True)
     if offset % 4: raise ValueError(f'offset must be a multiple of 4, got {offset}')
     threads, each, blocks = _cuda_layout(numel, dtype, threads)
-    seeds = [seed % 2**32 for seed in _indices('seeds', seeds, shape[0], 64)]
+    seeds = [seed % 2**32 for seed in _many_seeds(seeds, shape[0])]
     key = integers_on_device([word for seed in seeds for word in (seed, 0)], device).reshape(-1, 1, 1, 2)
     counter = torch.zeros(blocks, threads, 4, dtype=torch.int64, device=device)
     counter[..., 0] = torch.arange(blocks, device=device)[:, None] + offset // 4
@@ -271,8 +256,8 @@ class ImageStreams:
         device: str | torch.device = 'cpu',  # where the numbers go
         threads: int | None = None,  # of the GPU that 'cuda' stands for, see `cuda_normal`
     ):
-        if kind not in ('edm', 'cuda'): raise ValueError(f"kind must be 'edm' or 'cuda', got {kind!r}")
-        self.seeds = _indices('seeds', seeds, len(seeds), 64)
+        check_choice('kind', kind, ('edm', 'cuda'))
+        self.seeds = _many_seeds(seeds)
         self.device, self.threads, self.offset = torch.device(device), threads, 0
         real = 'cpu' if kind == 'edm' else self.device if self.device.type == 'cuda' else None
         make = lambda seed: torch.Generator(real).manual_seed(seed % 2**32)
@@ -290,7 +275,7 @@ class ImageStreams:
 
     def integers(self, high: int) -> Tensor:
         "Draw the next integer in 0..`high`-1 of each image, (B,) int64; ValueError for other `high`."
-        if not 0 < high < 2**28: raise ValueError(f'high must be in 1..{2**28 - 1}, got {high}')
+        check_number('high', high, 1, 2**28 - 1, whole=True)
         if self.generators is not None:
             draw = lambda generator: torch.randint(high, (), generator=generator, device=generator.device)
             return torch.stack([draw(generator) for generator in self.generators]).to(self.device)

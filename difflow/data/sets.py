@@ -215,6 +215,7 @@ def check_images(
     x:Tensor,                                # float (B,C,H,W), finite, in [-1, 1] up to 1e-3
     shape:tuple[int, int, int]|None=None,    # (C,H,W) that the model takes; None any
     name:str='x0',                           # what the message calls it
+    limit:float=1.,                          # largest absolute value; inf: any finite one
 ) -> Tensor:                                 # float32
     "Return `x` as float32 images; ValueError naming what is wrong with its type, shape or values"
     if not isinstance(x, Tensor):
@@ -230,6 +231,6 @@ def check_images(
     if not finite.all():
         raise ValueError(f'{name}: {int((~finite).sum())} of {x.numel()} values are NaN or infinite')
     low, high = x.min().item(), x.max().item()
-    if low < -1 - 1e-3 or high > 1 + 1e-3:
+    if max(-low, high) > limit + 1e-3:
         raise ValueError(f'{name} lies in [{low:.4g}, {high:.4g}], allowed is [-1, 1]')
     return x.float()

@@ -8,24 +8,42 @@ __all__ = ['as_sigma', 'expand_like', 'Denoiser', 'Preconditioned']
 # %% ../../nbs/denoisers/00_base.ipynb #4da99203
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from ..checks import check_kind, check_number, shown
 from ..networks.protocol import network_facts
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/denoisers/00_base.ipynb #76b2aff2
+_INTEGERS = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
+
+def _numbers_of(sigma:float|Sequence[float]) -> Tensor: # float64, () or (B,)
+    "Return a noise level, or several, as a tensor; raise ValueError for what is none."
+    if not isinstance(sigma, (list, tuple)) and getattr(sigma, 'ndim', 0) != 1:
+        return torch.tensor(check_number('sigma', sigma, above=0), dtype=torch.float64)
+    return torch.tensor([check_number('sigma', level, above=0) for level in sigma], dtype=torch.float64)
+
+def _is_read(x:Tensor, wait:bool) -> bool:
+    "Return whether the values of `x` may be read here: a GPU would be waited for, a traced tensor has none."
+    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(x): return False
+    return wait or x.device.type == 'cpu'
+
 def as_sigma(
     sigma:float|Tensor, # noise level, () or (B,), > 0
     x:Tensor, # (B, ...) the images it belongs to
 ) -> Tensor: # float64 (float32 where a device has no float64), () or (B,)
     "Return `sigma` as a tensor; raise ValueError for a wrong shape or (seen on a CPU) sigma <= 0."
-    sigma = sigma if isinstance(sigma, Tensor) else torch.as_tensor(sigma, dtype=torch.float64)
+    if not isinstance(sigma, Tensor): sigma = _numbers_of(sigma)
+    if not (sigma.is_floating_point() or sigma.dtype in _INTEGERS):
+        raise ValueError(f'sigma must be numbers, got {sigma.dtype}')
     sigma = sigma.to(torch.float32 if x.device.type == 'mps' else torch.float64)
     if sigma.ndim > 1 or sigma.numel() not in (1, len(x)):
         raise ValueError(f'sigma must have the shape () or ({len(x)},), got {tuple(sigma.shape)}')
-    if sigma.device.type == 'cpu' and not bool(((sigma > 0) & (sigma < math.inf)).all()):
+    if _is_read(sigma, wait=False) and not bool(((sigma > 0) & (sigma < math.inf)).all()):
         raise ValueError(f'sigma must be in (0, inf), got {sigma.min().item():g}..{sigma.max().item():g}')
     return sigma if sigma.ndim == 0 else sigma.to(x.device)
 
@@ -38,30 +56,81 @@ def expand_like(
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value.to(x.dtype)
 
 # %% ../../nbs/denoisers/00_base.ipynb #bda26d64
-def _check_images(x:Tensor, image_shape:tuple[int, ...]|None):
-    "Raise ValueError unless `x` is floating point of the shape (B, *image_shape); None: any shape."
-    if not x.is_floating_point():
-        raise ValueError(f'x must be floating point in [-1, 1] plus noise, got {x.dtype}')
+def _check_images(x:Tensor, image_shape:tuple[int, ...]|None, wait:bool=True, name:str='x'):
+    "Raise ValueError unless `x` is finite floating point of the shape (B, *image_shape); None: any shape."
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise ValueError(f'{name} must be floating point in [-1, 1] plus noise, got {shown(x)}')
+    if x.ndim < 2: raise ValueError(f'{name} must have the shape (B, C, H, W), got {tuple(x.shape)}')
     if image_shape is not None and tuple(x.shape[1:]) != tuple(image_shape):
         shape = ', '.join(map(str, image_shape))
-        raise ValueError(f'x must have the shape (B, {shape}), got {tuple(x.shape)}')
+        raise ValueError(f'{name} must have the shape (B, {shape}), got {tuple(x.shape)}')
+    if not x.numel() or not _is_read(x, wait): return
+    low, high = x.detach().aminmax() # a tenth of the time of isfinite; NaN if any is
+    if not math.isfinite(low) or not math.isfinite(high):
+        bad = int((~x.isfinite()).sum())
+        raise ValueError(f'{name} must be finite, but {bad} of its {x.numel()} values are NaN or infinite')
 
-def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_class:bool):
+def _check_labels(labels:Tensor|None, count:int, num_classes:int|None, null_class:bool,
+                  wait:bool=True):
     "Raise ValueError where `labels` are missing, unexpected, of a wrong shape or out of range."
     if num_classes is None:
         if labels is not None: raise ValueError('labels must be None: this denoiser has no classes')
     elif labels is None:
         if not null_class:
             raise ValueError(f'labels are missing: this denoiser needs them, 0..{num_classes - 1}')
-    elif labels.shape != (count,) or labels.is_floating_point():
-        found = f'{labels.dtype} {tuple(labels.shape)}'
-        raise ValueError(f'labels must be integers of shape ({count},), got {found}')
-    elif labels.device.type == 'cpu' and count:
+    elif not isinstance(labels, Tensor) or labels.shape != (count,) or labels.dtype not in _INTEGERS:
+        raise ValueError(f'labels must be integers of shape ({count},), got {shown(labels)}')
+    elif count and _is_read(labels, wait):
         low, high, last = labels.min().item(), labels.max().item(), num_classes - 1
         if low < 0 or high > last + null_class:
             raise ValueError(f'labels must be in 0..{last}, got {low}..{high}')
 
+class _Checked:
+    "What fits a denoiser: noisy images of its shape, labels of its classes."
+    def check(self,
+        x:Tensor, # (B, C, H, W) noisy images
+        labels:Tensor|None=None, # (B,) int64
+        wait:bool=True, # read values on a GPU, too, which waits for it; False inside loops
+    ) -> None:
+        "Raise ValueError where `x` or `labels` do not fit this denoiser, or `x` is not finite."
+        self.check_noisy(x, wait)
+        self.check_labels(labels, len(x), wait)
+
+    def check_noisy(self,
+        x:Tensor, # (B, C, H, W) noisy images
+        wait:bool=True, # read values on a GPU, too
+    ) -> None:
+        "Raise ValueError where `x` is no floating point of this denoiser's shape, or not finite."
+        _check_images(x, self.image_shape, wait)
+
+    def check_labels(self,
+        labels:Tensor|None, # (B,) int64
+        count:int, # B
+        wait:bool=True, # read values on a GPU, too
+    ) -> None:
+        "Raise ValueError where `labels` are missing, unexpected, of a wrong shape or out of range."
+        _check_labels(labels, count, self.num_classes, self.null_class, wait)
+
+    def labels_of(self,
+        labels:Tensor|int|Sequence[int]|None, # (B,), or one for all
+        count:int, # B
+    ) -> Tensor|None: # (B,) int64
+        "Return labels, or one label for all, as a tensor; raise ValueError for labels that do not fit."
+        if labels is not None and getattr(labels, 'ndim', 1) != 1 or isinstance(labels, int):
+            labels = torch.tensor(check_number('labels', labels, 0, whole=True)).expand(count)
+        elif not isinstance(labels, Tensor) and (isinstance(labels, list) or hasattr(labels, '__array__')):
+            labels = torch.tensor([check_number('labels', label, 0, whole=True) for label in labels])
+        self.check_labels(labels, count)
+        return labels
+
 # %% ../../nbs/denoisers/00_base.ipynb #1aaa3432
+def _check_pair(x0:Tensor, noise:Tensor|None, image_shape:tuple[int, ...]|None):
+    "Raise ValueError unless `x0` are images of this shape and `noise` is like them, or None."
+    _check_images(x0, image_shape, False, 'x0')
+    if noise is not None: _check_images(noise, image_shape, False, 'noise')
+    if noise is not None and noise.shape != x0.shape:
+        raise ValueError(f'noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}')
+
 class _Trainable:
     "How a denoiser is trained: at which noise levels, with which weight, on which loss."
     def sigmas_for(self, u:Tensor) -> Tensor:
@@ -80,13 +149,15 @@ class _Trainable:
         **conditions:Tensor, # further arguments of the call: augment_labels
     ) -> Tensor: # (B,)
         "Return the weighted squared error of each image, averaged over its pixels."
+        _check_pair(x0, noise, self.image_shape)
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
+        sigma = as_sigma(sigma, x0)
         x0hat = self(x0 + expand_like(sigma, x0) * noise, sigma, labels, **conditions)
         return self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1)
 
 # %% ../../nbs/denoisers/00_base.ipynb #6063c722
-class Denoiser(_Trainable, nn.Module, ABC):
+class Denoiser(_Checked, _Trainable, nn.Module, ABC):
     "The posterior mean of a clean image, given the noisy one and its noise level."
     image_shape:tuple[int, ...]|None = None # (C, H, W), None when any will do
     num_classes:int|None = None # labels are 0..num_classes-1, None: no labels
@@ -106,22 +177,14 @@ class Denoiser(_Trainable, nn.Module, ABC):
         labels:Tensor|None=None, # (B,) int64
     ) -> Tensor: # (B, C, H, W) posterior mean of x0
         "Return E[x0 | x]; raise ValueError for shapes, sigma or labels that do not fit."
-        self.check(x, labels)
+        self.check(x, labels, wait=False)
         return self.denoise(x, as_sigma(sigma, x), labels)
-
-    def check(self, x:Tensor, labels:Tensor|None=None) -> None:
-        "Raise ValueError where `x` or `labels` do not fit this denoiser."
-        _check_images(x, self.image_shape)
-        self.check_labels(labels, len(x))
-
-    def check_labels(self, labels:Tensor|None, count:int) -> None:
-        "Raise ValueError where `labels` are missing, unexpected, of a wrong shape or out of range."
-        _check_labels(labels, count, self.num_classes, self.null_class)
 
     def steps(self,
         n:int, # number of levels, at least 1
     ) -> Scheduler:
         "Return the noise levels that samplers walk by default: this denoiser's own grid, or EDM's."
+        check_number('n', n, 1, whole=True)
         if self.scheduler is not None: return self.scheduler.respace(str(n))
         return Scheduler.karras(n, max(0.002, self.sigma_min), min(80., self.sigma_max))
 
@@ -133,6 +196,7 @@ class Denoiser(_Trainable, nn.Module, ABC):
         n:int, # number of levels, at least 1
     ) -> Scheduler:
         "Return the noise levels of forward-backward: this denoiser's own grid, or DDPM's linear one."
+        check_number('n', n, 1, whole=True)
         return (self.scheduler or Scheduler.linear(1000)).respace(str(n))
 
     def posterior(self,
@@ -143,6 +207,8 @@ class Denoiser(_Trainable, nn.Module, ABC):
         clip:bool|None=None, # clamp the prediction to [-1, 1]; None: as `self.clip`
     ) -> tuple[Tensor, Tensor, Tensor]: # mean, variance, x0hat
         "Return the Gaussian p(x' | x) of one ancestral step, and the prediction (Ho et al. 2020, eq. 7)."
+        check_number('sigma_next', sigma_next, 0, check_number('sigma', sigma, above=0))
+        check_kind('clip', clip, bool, optional=True)
         x0hat, extra = self.predict(x, sigma, labels)
         if self.clip if clip is None else clip: x0hat = x0hat.clamp(-1, 1)
         mean = x0hat + (sigma_next / sigma)**2 * (x - x0hat)
@@ -161,6 +227,7 @@ class Preconditioned(Denoiser):
     "A denoiser made of a network `net(x, c_noise, labels)` by c_skip, c_out, c_in and c_noise."
     def __init__(self, net:nn.Module):
         super().__init__()
+        check_kind('net', net, nn.Module)
         self.net = net
         _, self.num_classes, self.null_class, self.image_shape = network_facts(net)
 
@@ -185,7 +252,7 @@ class Preconditioned(Denoiser):
                 **conditions:Tensor) -> tuple[Tensor, Tensor|None]:
         "Return E[x0 | x], and what the network predicts of the variance, None where it does not."
         if check:
-            self.check(x, labels)
+            self.check(x, labels, wait=False)
             sigma = as_sigma(sigma, x)
         c_skip, c_out, c_in, c_noise = (c.to(sigma) for c in self.coefficients(sigma))
         inputs = expand_like(c_in, x) * x, c_noise.to(x.device, torch.float32).expand(len(x))

@@ -11,8 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_kind
 from ..schedulers.scheduler import Scheduler
-from .base import Preconditioned, as_sigma, expand_like
+from .base import Preconditioned, _check_pair, as_sigma, expand_like
 
 # %% ../../nbs/denoisers/01_discrete_time.ipynb #5ffb8476
 _PREDICTIONS, _VARIANCES = ('eps', 'x0', 'v'), ('fixed_small', 'fixed_large', 'learned_range')
@@ -27,10 +28,9 @@ class DDPMDenoiser(Preconditioned):
         clip:bool=True, # samplers clamp the prediction to [-1, 1], as the published scripts do
     ):
         super().__init__(net)
-        if prediction not in _PREDICTIONS:
-            raise ValueError(f'prediction must be one of {_PREDICTIONS}, got {prediction!r}')
-        if variance not in _VARIANCES:
-            raise ValueError(f'variance must be one of {_VARIANCES}, got {variance!r}')
+        check_choice('prediction', prediction, _PREDICTIONS)
+        check_choice('variance', variance, _VARIANCES)
+        check_kind('scheduler', scheduler, Scheduler, optional=True), check_kind('clip', clip, bool)
         self.scheduler = scheduler or Scheduler.linear(1000)
         self.prediction, self.variance_type, self.clip = prediction, variance, clip
         self.sigma_min, self.sigma_max = self.scheduler.sigmas[0].item(), self.scheduler.sigmas[-1].item()
@@ -85,6 +85,7 @@ class DDPMDenoiser(Preconditioned):
     def loss(self, x0:Tensor, labels:Tensor|None=None, sigma:Tensor|None=None, noise:Tensor|None=None,
              **conditions:Tensor) -> Tensor: # (B,)
         "Return the sum of `loss_terms` for each image; `sigma` on the grid, drawn from it when None."
+        _check_pair(x0, noise, self.image_shape)
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
         return sum(self.loss_terms(x0, labels, as_sigma(sigma, x0), noise, **conditions).values())

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_kind, check_number
 from ..schedulers.scheduler import Scheduler
 from .base import Preconditioned
 
@@ -24,9 +25,8 @@ class EDMDenoiser(Preconditioned):
         P_std:float=1.2, # its standard deviation, > 0
     ):
         super().__init__(net)
-        for name, value in dict(sigma_data=sigma_data, P_std=P_std).items():
-            if not value > 0: raise ValueError(f'{name} must be > 0, got {value}')
-        self.sigma_data, self.P_mean, self.P_std = sigma_data, P_mean, P_std
+        self.sigma_data = check_number('sigma_data', sigma_data, above=0)
+        self.P_mean, self.P_std = check_number('P_mean', P_mean), check_number('P_std', P_std, above=0)
 
     @property
     def options(self) -> dict: return dict(sigma_data=self.sigma_data, P_mean=self.P_mean, P_std=self.P_std)
@@ -54,6 +54,9 @@ class VPDenoiser(Preconditioned):
         expm1:bool=False, # exact at small times; False: in float32 with its rounding, as published
     ):
         super().__init__(net)
+        for name, value in dict(beta_d=beta_d, beta_min=beta_min).items(): check_number(name, value, above=0)
+        check_number('M', M, 1, whole=True), check_number('epsilon_t', epsilon_t, above=0, below=1)
+        check_kind('expm1', expm1, bool)
         self._options = dict(beta_d=beta_d, beta_min=beta_min, M=M, epsilon_t=epsilon_t, expm1=expm1)
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
         self.expm1 = expm1
@@ -91,9 +94,8 @@ class VEDenoiser(Preconditioned):
         sigma_max:float=100., # > sigma_min
     ):
         super().__init__(net)
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f'0 < sigma_min < sigma_max must hold, got {sigma_min}, {sigma_max}')
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigma_min = check_number('sigma_min', sigma_min, above=0)
+        self.sigma_max = check_number('sigma_max', sigma_max, above=sigma_min)
 
     @property
     def options(self) -> dict: return dict(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
@@ -116,8 +118,8 @@ class IDDPMDenoiser(Preconditioned):
     ):
         super().__init__(net)
         self._options, self.M = dict(C_1=C_1, C_2=C_2, M=M), M
-        if not 0 < C_1 < 1 or not C_2 > 0 or M < 1:
-            raise ValueError(f'0 < C_1 < 1, C_2 > 0, M >= 1 must hold, got {C_1}, {C_2}, {M}')
+        check_number('C_1', C_1, above=0, below=1), check_number('C_2', C_2, above=0)
+        check_number('M', M, 1, whole=True)
         self.register_buffer('u', self.levels(C_1, C_2, M))
         self.sigma_min, self.sigma_max = self.u[-2].item(), self.u[0].item()
 

@@ -9,6 +9,7 @@ __all__ = ['GaussianDenoiser']
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser, expand_like
 
 # %% ../../nbs/exact/00_gaussian.ipynb #47a901a3
@@ -19,7 +20,12 @@ class GaussianDenoiser(Denoiser):
         covariance:float|Tensor, # a variance, variances shaped as `mean`, or (n, n) for n = mean.numel()
     ):
         super().__init__()
-        values, basis = self.spectrum(mean, torch.as_tensor(covariance, dtype=torch.float64))
+        if not isinstance(covariance, Tensor):
+            covariance = torch.tensor(check_number('covariance', covariance, 0), dtype=torch.float64)
+        for name, value in dict(mean=mean, covariance=covariance).items():
+            if not check_kind(name, value, Tensor).isfinite().all() or not value.numel():
+                raise ValueError(f'{name} must be finite numbers, got others or none: {shown(value)}')
+        values, basis = self.spectrum(mean, covariance.to(torch.float64))
         if not bool((values > -1e-9 * values.abs().max().clamp(min=1e-30)).all()):
             raise ValueError(f'covariance must have eigenvalues >= 0, got {values.min().item():g}')
         self.image_shape = tuple(mean.shape)
@@ -48,6 +54,7 @@ class GaussianDenoiser(Denoiser):
     def draw(self,
         noise:Tensor, # (B, ...) standard normal
     ) -> Tensor: # shape of `noise`
-        "Return samples of the Gaussian made of standard normal `noise`."
+        "Return samples of the Gaussian made of standard normal `noise`; raise ValueError for another shape."
+        self.check_noisy(noise)
         z = noise.flatten(1) * self.values.sqrt()
         return self.mean + (z if self.basis is None else z @ self.basis.T).reshape(noise.shape)

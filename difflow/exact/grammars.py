@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..noise import Stream, uniform
 
 # %% ../../nbs/exact/04_grammars.ipynb #0042cc70
@@ -20,8 +21,9 @@ def _check_grammar(v:int, m:int, s:int, L:int, n_classes:int):
     "Raise ValueError for numbers that no grammar has."
     smallest = dict(v=2, m=1, s=2, L=1, n_classes=1)
     for (name, least), value in zip(smallest.items(), (v, m, s, L, n_classes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f'{name} must be an integer >= {least}, got {value!r}')
+        check_number(name, value, least, whole=True)
+    if max(s, L) > 20 and max(L * math.log2(s), s * math.log2(v)) > 64: # never computed
+        raise ValueError(f's**L must be at most {2**20} leaves, v**s below 2**63, got {s}**{L}, {v}**{s}')
     if s**L > 2**20: raise ValueError(f's**L must be at most {2**20} leaves, got {s}**{L}')
     if v**s >= 2**63: raise ValueError(f'v**s must be below 2**63, got {v}**{s}')
     if m > v**(s - 1): raise ValueError(f'm must be in 1..v**(s-1) = {v**(s - 1)}, got {m}')
@@ -94,6 +96,8 @@ class _Grammar:
     ):
         n_classes = v if n_classes is None else n_classes
         _check_grammar(v, m, s, L, n_classes)
+        v, m, s, L, n_classes = map(int, (v, m, s, L, n_classes))
+        seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
         self.v, self.m, self.s, self.L, self.seed, self.n_classes = v, m, s, L, seed, n_classes
         self.length, self.inner = s**L, (s**L - 1) // (s - 1) # leaves, nodes above them
         rng = random.Random(seed)
@@ -113,8 +117,7 @@ class _Grammar:
         seed:int=0, # string i depends on `seed` and i alone
     ) -> tuple[Tensor, Tensor]: # symbols (n, s**L) int64, classes (n,) int64
         "Draw strings and their classes; raise ValueError for n < 1."
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f'n must be an integer >= 1, got {n!r}')
+        n, seed = check_number('n', n, 1, whole=True), check_number('seed', seed, 0, 2**64 - 1, whole=True)
         draw = lambda step, nodes, k: (uniform((n, nodes), seed, step, Stream.DERIVATION).double() * k).long()
         classes = draw(self.L, 1, self.n_classes).squeeze(1)
         return _spell(self.rules, classes, lambda l, symbols: draw(l, symbols.shape[1], self.m)), classes
@@ -123,7 +126,7 @@ class _Grammar:
         limit:int=2**20, # strings at most
     ) -> tuple[Tensor, Tensor]: # symbols (count, s**L) int64, classes (count,) int64
         "Return all strings and their classes, all equally likely; raise ValueError above `limit`."
-        if self.count > limit:
+        if self.count > check_number('limit', limit, 1, whole=True):
             raise ValueError(f'there are {self.count:.3g} strings, enumerate lists at most {limit}')
         return _spell_all(self.rules, self.n_classes, self.inner)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from .beliefs import _Beliefs, _propagate
 from .grammars import _Grammar
@@ -78,7 +79,7 @@ class RandomHierarchy(_Grammar):
         labels:Tensor|None=None, # (B,) classes, where they are known
     ) -> _Beliefs:
         "Return the posterior of every node given noisy strings; ValueError for input that does not fit."
-        return self._on(x.device).beliefs(x, sigma, labels)
+        return self._on(check_kind('x', x, Tensor).device).beliefs(x, sigma, labels)
 
     def _on(self, device:torch.device) -> HierarchyDenoiser:
         if device == self.denoiser.rules1.device: return self.denoiser
@@ -110,7 +111,7 @@ class RandomHierarchy(_Grammar):
         epsilon:float, # in (0, 1]: 0 nothing forgotten, 1 everything
     ) -> _Beliefs:
         "Return the beliefs if each leaf is believed with 1 - epsilon + epsilon / v; ValueError for epsilon."
-        if not 0 < epsilon <= 1: raise ValueError(f'epsilon must be in (0, 1], got {epsilon}')
+        check_number('epsilon', epsilon, high=1, above=0)
         true = self.encode(symbols).squeeze(2).transpose(1, 2).double()
         return _propagate(self._on(symbols.device).rules, (true * (1 - epsilon) + epsilon / self.v).log())
 

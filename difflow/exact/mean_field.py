@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..checks import check_number
 from .grammars import _check_grammar
 
 # %% ../../nbs/exact/06_mean_field.ipynb #074a9d93
@@ -66,7 +67,7 @@ class EpsilonProcess:
 
     def upward(self, epsilon:float, L:int) -> list[float]: # L+1
         "Return the belief in a true symbol given the leaves below it, leaves first; ValueError for epsilon."
-        if not 0 <= epsilon <= 1: raise ValueError(f'epsilon must be in 0..1, got {epsilon}')
+        check_number('epsilon', epsilon, 0, 1), check_number('L', L, 1, whole=True)
         beliefs = [1 - epsilon + epsilon / self.v]
         for _ in range(L): beliefs.append(self.F(beliefs[-1]))
         return beliefs

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_kind, check_number, check_shape
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..noise import Stream, normal
 
@@ -20,7 +21,7 @@ def check_bases(
     bases:Tensor, # (K, D, d), K classes of dimension d in D dimensions
 ) -> None:
     "Raise ValueError unless the bases of all classes have orthonormal columns."
-    if bases.ndim != 3 or not bases.is_floating_point() or 0 in bases.shape:
+    if check_kind('bases', bases, Tensor).ndim != 3 or not bases.is_floating_point() or 0 in bases.shape:
         found = f'{bases.dtype} {tuple(bases.shape)}'
         raise ValueError(f'bases must be floats (K, D, d), none of them 0, got {found}')
     if bases.shape[2] > bases.shape[1]:
@@ -80,7 +81,9 @@ class MoLRGDenoiser(SubspaceDenoiser):
     ):
         super().__init__()
         check_bases(bases)
-        self.image_shape, self.num_classes = tuple(image_shape), len(bases)
+        self.image_shape, self.num_classes = check_shape('image_shape', image_shape), len(bases)
+        if math.prod(self.image_shape) != bases.shape[1]:
+            raise ValueError(f'image_shape must hold {bases.shape[1]} numbers, got {self.image_shape}')
         self.register_buffer('bases', bases.clone())
 
     def subspaces(self) -> Tensor: # (K, D, d)
@@ -109,14 +112,16 @@ class MoLRG:
     ):
         "Draw the subspaces; raise ValueError where they do not fit into the space."
         for name, value in dict(n_classes=n_classes, ambient_dim=ambient_dim, class_dim=class_dim).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name} must be an integer >= 1, got {value!r}')
+            check_number(name, value, 1, whole=True)
+        seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+        check_kind('orthogonal', orthogonal, bool)
         needed = n_classes * class_dim if orthogonal else class_dim
         what = 'n_classes * class_dim' if orthogonal else 'class_dim'
         if needed > ambient_dim:
             raise ValueError(f'{what} must be at most ambient_dim = {ambient_dim}, got {needed}')
         self.n_classes, self.ambient_dim, self.class_dim, self.seed = n_classes, ambient_dim, class_dim, seed
-        self.image_shape = tuple(image_shape or _default_shape(ambient_dim))
+        self.image_shape = _default_shape(ambient_dim) if image_shape is None else image_shape
+        self.image_shape = check_shape('image_shape', self.image_shape)
         if math.prod(self.image_shape) != ambient_dim:
             raise ValueError(f'image_shape must hold {ambient_dim} numbers, got {self.image_shape}')
         shape = (1, ambient_dim, needed) if orthogonal else (n_classes, ambient_dim, class_dim)
@@ -134,8 +139,7 @@ class MoLRG:
         seed:int=0, # of the coefficients, 0..2**64-1
     ) -> tuple[Tensor, Tensor]: # (n, C, H, W) float32, (n,) int64
         "Draw `n` images and their classes, which come in order; raise ValueError for n < 1."
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f'n must be an integer >= 1, got {n!r}')
+        n, seed = check_number('n', n, 1, whole=True), check_number('seed', seed, 0, 2**64 - 1, whole=True)
         classes = _equal_classes(n, self.n_classes)
         inside = normal((n, self.class_dim), seed, stream=Stream.COEFFICIENTS).double()
         x = torch.einsum('bnd,bd->bn', self.bases[classes], inside)

@@ -10,10 +10,12 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sets import ImageSet
+from ..checks import check_choice, check_kind, check_number, shown
+from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser, as_sigma
 from .posteriors import _add_pixels, _covariance_product, _solve_surely, _weigh
 from .weighted_sums import _Images
@@ -21,14 +23,11 @@ from .weighted_sums import _Images
 # %% ../../nbs/exact/03_optimal.ipynb #7760238a
 def _pixels_of(images:ImageSet|Tensor) -> Tensor: # (N, C, H, W)
     "Return the pixels of a set or tensor; raise ValueError for none, wrong shapes, and NaN."
+    pixels = check_kind('images', images, (ImageSet, Tensor))
     pixels = images.images if isinstance(images, ImageSet) else images
-    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or 0 in pixels.shape:
-        found = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise ValueError(f'images must be (N, C, H, W) with N >= 1, got {found}')
-    if pixels.dtype != torch.uint8:
-        if not pixels.is_floating_point():
-            raise ValueError(f'images must be uint8 or float, not {pixels.dtype}')
-        if not pixels.isfinite().all(): raise ValueError('images must be finite, got NaN or infinite pixels')
+    if pixels.ndim != 4 or 0 in pixels.shape:
+        raise ValueError(f'images must be (N, C, H, W) with N >= 1, got {tuple(pixels.shape)}')
+    if pixels.dtype != torch.uint8: check_images(pixels, name='images', limit=math.inf) # exact in any unit
     return pixels.detach()
 
 def _best_float(device:torch.device) -> torch.dtype:
@@ -57,10 +56,13 @@ def _moments(pixels:Tensor) -> _Moments: # pixels (N, D)
 
 def _check_labels(labels:Tensor, n:int) -> Tensor: # (n,)
     "Return `labels` as a tensor; raise ValueError unless they are `n` integers >= 0."
-    labels = torch.as_tensor(labels)
-    if labels.shape == (n,) and not labels.is_floating_point() and labels.min() >= 0: return labels
-    found = f'{labels.dtype} {tuple(labels.shape)}'
-    raise ValueError(f'labels must be integers >= 0 of shape ({n},), got {found}')
+    if isinstance(labels, (list, tuple, np.ndarray)):
+        labels = torch.tensor([check_number('labels', label, 0, whole=True) for label in labels])
+    check_kind('labels', labels, Tensor)
+    integer = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    if labels.shape == (n,) and integer and 0 <= labels.min() <= labels.max() < 2**24: return labels
+    found = f'{shown(labels)}, {labels.min()}..{labels.max()}' if labels.numel() else shown(labels)
+    raise ValueError(f'labels must be integers in 0..{2**24 - 1} of shape ({n},), got {found}')
 
 # %% ../../nbs/exact/03_optimal.ipynb #5cf44b65
 _ROWS_AT_ONCE = 512 # noisy images in one pass
@@ -77,12 +79,10 @@ class _SetDenoiser(Denoiser):
     ):
         super().__init__()
         pixels = _pixels_of(images)
-        for name, value, high in (('block', block, math.inf), ('exact', exact, math.inf),
-                                  ('top_k', top_k, len(pixels))):
-            if value is not None and not 1 <= value <= high:
-                raise ValueError(f'{name} must be in 1..{high}, got {value}')
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f'dtype must be torch.float32 or torch.float64, got {dtype}')
+        for name, value, high in (('block', block, None), ('top_k', top_k, len(pixels))):
+            if value is not None: check_number(name, value, 1, high, whole=True)
+        check_number('exact', exact, 1, whole=True)
+        check_choice('dtype', dtype, (torch.float32, torch.float64))
         self.image_shape, self.block, self.dtype = tuple(pixels.shape[1:]), block, dtype
         self.top_k, self.exact, self.null_class = top_k, exact, labels is not None
         self.unit, self.zero = (127.5, 1.) if pixels.dtype == torch.uint8 else (1., 0.)
@@ -248,8 +248,7 @@ class OptimalDenoiser(_SetDenoiser):
     ) -> _Posterior: # mean, log_density, effective_size, indices, weights, rest
         "Return the posterior over the set; raise ValueError for shapes, sigma, labels or k that do not fit."
         self.check(x, labels)
-        if not 1 <= (1 if k is None else k) <= len(self):
-            raise ValueError(f'k must be in 1..{len(self)}, got {k}')
+        if k is not None: check_number('k', k, 1, len(self), whole=True)
         return _posterior(self, x, as_sigma(sigma, x), labels, k or self.exact, mean)
 
     def top(self,
@@ -259,7 +258,7 @@ class OptimalDenoiser(_SetDenoiser):
         labels:Tensor|None=None, # (B,)
     ) -> tuple[Tensor, Tensor]: # (B, C, H, W), (B,) float64
         "Return the mean of the `k` nearest images, and how far a pixel can be from the mean of all."
-        found = self.examine(x, sigma, labels, k, mean=False)
+        found = self.examine(x, sigma, labels, check_number('k', k, 1, len(self), whole=True), mean=False)
         return _mean_of_nearest(self, found, x), self.spread * (found.rest + 1e-6).clamp(max=1)
 
     def log_density(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None) -> Tensor: # (B,) float64
@@ -283,7 +282,7 @@ class OptimalDenoiser(_SetDenoiser):
         labels:Tensor|None=None, # (B,)
     ) -> Tensor: # shape and dtype of `vectors`
         "Return J v for J = dD/dx, which is Cov_w(y) / sigma^2, symmetric: it is also v J."
-        self.check(x, labels)
+        self.check(x, labels, wait=False)
         if vectors.shape[-4:] != x.shape or vectors.ndim not in (4, 5):
             shape, found = ', '.join(map(str, x.shape)), tuple(vectors.shape)
             raise ValueError(f'vectors must be ({shape}) or (V, {shape}), got {found}')

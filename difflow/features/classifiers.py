@@ -51,7 +51,7 @@ class SmallClassifier(nn.Module):
         if not heads: raise ValueError('heads must name at least one label, got none')
         heads = {k: check_number(f'classes of head {k!r}', v, 2, whole=True) for k, v in heads.items()}
         width = check_number('width', width, 2, whole=True)
-        image_shape = check_shape('image_shape', image_shape)
+        image_shape = check_shape('image_shape', image_shape, axes=3)
         self.config = dict(heads=heads, image_shape=list(image_shape), width=width)
         self.image_shape = image_shape
         self.stem = _conv(image_shape[0], width // 2)

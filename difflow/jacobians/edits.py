@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser
 from ..samplers.registry import as_sampler
 from ..samplers.steps import heun
@@ -38,7 +39,7 @@ def singular_directions(
 def _levels_below(denoiser:Denoiser, sigma:float, steps:int) -> list[float]:
     "Return `steps` levels from `sigma` down, spaced as EDM's, and 0."
     check_range(denoiser, sigma)
-    if not 1 <= steps <= 10**6: raise ValueError(f'steps must be in 1..1000000, got {steps}')
+    check_number('steps', steps, 1, 10**6, whole=True)
     least = max(0.002, denoiser.sigma_min)
     if steps == 1 or sigma <= least: return [float(sigma), 0.]
     return [*karras_sigmas(steps, least, sigma)[::-1].tolist(), 0.]
@@ -55,14 +56,19 @@ def edit(
     seeds:int=0, # of the sampler's noise, where it draws any: the same for all strengths
 ) -> Tensor: # (S, C, H, W) one clean image a strength
     "Move `x` along `direction` and walk back to clean images; raise ValueError for bad input."
-    if len(x) != 1 or direction.shape != x.shape[1:]:
+    check_kind('denoiser', denoiser, Denoiser).check(x, labels)
+    sigma = check_number('sigma', sigma, above=0)
+    if len(x) != 1 or check_kind('direction', direction, Tensor).shape != x.shape[1:]:
         shapes = f'{tuple(x.shape)}, {tuple(direction.shape)}'
         raise ValueError(f'x must be (1, C, H, W) and direction (C, H, W), got {shapes}')
-    a = torch.tensor([float(s) for s in strengths], dtype=x.dtype, device=x.device)
-    if len(a) == 0 or not bool(a.isfinite().all()):
-        raise ValueError(f'strengths must be finite numbers, got {strengths}')
+    if not direction.isfinite().all(): raise ValueError('direction must be finite, got NaN or infinities')
+    if not hasattr(strengths, '__len__') or not len(strengths):
+        raise ValueError(f'strengths must be finite numbers, at least one, got {shown(strengths)}')
+    a = [check_number('strengths', s) for s in strengths]
+    a = torch.tensor(a, dtype=x.dtype, device=x.device)
     moved = x + sigma * a.reshape(-1, 1, 1, 1) * direction.to(x)
     labels = None if labels is None else labels.expand(len(a))
     levels, sampler = _levels_below(denoiser, sigma, steps), as_sampler(sampler)
+    seeds = check_number('seeds', seeds, 0, 2**64 - 1, whole=True)
     *_, state = sampler(denoiser, moved, levels, [seeds] * len(a), labels)
-    return state.x.clone() # outside inference mode
+    return state.x

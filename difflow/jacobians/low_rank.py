@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_number, check_shape
 from ..denoisers.preconditioned import EDMDenoiser
 from ..exact.molrg import MoLRG, SubspaceDenoiser, check_bases
 from ..networks.song_unet import edm_network
@@ -34,9 +35,10 @@ class LowRankDenoiser(SubspaceDenoiser):
         conditional:bool=False, # takes labels, too
     ):
         super().__init__()
-        self.image_shape, dim = tuple(image_shape), math.prod(image_shape)
-        if not 1 <= class_dim <= dim: raise ValueError(f'class_dim must be in 1..{dim}, got {class_dim}')
-        if n_classes < 1: raise ValueError(f'n_classes must be >= 1, got {n_classes}')
+        self.image_shape = check_shape('image_shape', image_shape)
+        dim = math.prod(self.image_shape)
+        check_number('class_dim', class_dim, 1, dim, whole=True)
+        check_number('n_classes', n_classes, 1, whole=True)
         if conditional: self.num_classes = n_classes
         if bases is None:
             bases = torch.linalg.qr(normal((n_classes, dim, class_dim), seed, stream=Stream.SUBSPACES)).Q
@@ -86,7 +88,7 @@ def train_molrg(
     "Train one of EDM's networks on the mixture as published, but not augmented; ValueError for bad input."
     channels, height, width = molrg.image_shape
     if height != width: raise ValueError(f'images must be square for a U-Net, got {height} x {width}')
-    if sample_per_class < 1: raise ValueError(f'sample_per_class must be >= 1, got {sample_per_class}')
+    check_number('sample_per_class', sample_per_class, 1, whole=True)
     own = {name: fields.pop(name) for name in Settings.__dataclass_fields__ if name in fields}
     if settings and own: raise ValueError(f'give settings or {", ".join(own)}, not both')
     settings = settings or molrg_settings(molrg.image_shape, arch, duration, seed=seed, **own)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..checks import check_kind, check_number
 from ..denoisers.base import Denoiser, as_sigma
 from ..networks.protocol import network_facts
 
@@ -24,10 +25,10 @@ def check_range(
     sigma:float|Tensor, # noise levels, of any shape
 ) -> None:
     "Raise ValueError where a noise level lies outside the range that `denoiser` knows."
-    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    sigma = torch.as_tensor(sigma, dtype=torch.float64) # NaN is outside any range
     low, high = denoiser.sigma_min * (1 - 1e-6), denoiser.sigma_max * (1 + 1e-6)
-    if bool(((sigma < low) | (sigma > high)).any()):
-        bad = sigma[(sigma < low) | (sigma > high)].flatten()[0].item()
+    if bool((outside := ~((sigma >= low) & (sigma <= high))).any()):
+        bad = sigma[outside].flatten()[0].item()
         raise ValueError(f'sigma must be in {denoiser.sigma_min:g}..{denoiser.sigma_max:g}, got {bad:g}')
 
 # %% ../../nbs/jacobians/00_products.ipynb #be1c92b3
@@ -75,7 +76,7 @@ def _check_answer(denoiser:Denoiser, point:_Points, answer:Tensor) -> None:
 
 def _check_point(denoiser:Denoiser, x:Tensor, sigma:float|Tensor, labels:Tensor|None) -> Tensor:
     "Return `sigma` as a tensor, () or (B,); raise ValueError for whatever cannot be differentiated."
-    denoiser.check(x, labels)
+    check_kind('denoiser', denoiser, Denoiser).check(x, labels)
     if len(x) == 0: raise ValueError('x must hold at least one image, got 0')
     sigma = as_sigma(sigma, x)
     check_range(denoiser, sigma)
@@ -122,12 +123,6 @@ class _Tangent:
         return self._many(lambda one: jvp(self.function, (self.x,), (one,))[1], v)
 
 # %% ../../nbs/jacobians/00_products.ipynb #21440eca
-def _check_chunk(chunk:int) -> int:
-    "Return `chunk`; raise ValueError unless it is an int >= 1."
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f'chunk must be an integer >= 1, got {chunk!r}')
-    return chunk
-
 def _matrix_of(tangent:_Tangent) -> Tensor: # (B, D, D)
     "Return the matrices, row by row."
     count, dim = len(tangent.x), tangent.x[0].numel()
@@ -142,7 +137,7 @@ def jacobian(
     chunk:int=256, # rows of the network at once, whatever its size: fewer take less memory
 ) -> Tensor: # (B, D, D) with D = C H W: derivative of output i by input j at [:, i, j]
     "Return dD/dx of each image, exactly; raise ValueError for bad input before any work."
-    _check_chunk(chunk)
+    chunk = check_number('chunk', chunk, 1, whole=True)
     sigma, dim = _check_point(denoiser, x, sigma, labels), x[0].numel()
     parts = _groups((x, sigma, labels), max(1, chunk // dim))
     return torch.cat([_matrix_of(_Tangent(denoiser, *part, chunk)) for part in parts])

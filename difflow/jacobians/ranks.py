@@ -6,10 +6,13 @@
 __all__ = ['Spectrum', 'Rank', 'numerical_rank']
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #d9038e7d
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ..checks import check_kind, check_number, shown
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #ac43d550
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class Spectrum:
 def _as_spectrum(spectrum:Spectrum|Tensor) -> Spectrum:
     "Return a tensor of all singular values, (D,) or (B, D), as a `Spectrum`."
     if isinstance(spectrum, Spectrum): return spectrum
-    values = torch.as_tensor(spectrum, dtype=torch.float64)
+    if isinstance(spectrum, (list, tuple, np.ndarray)): spectrum = torch.as_tensor(spectrum)
+    values = check_kind('spectrum', spectrum, (Spectrum, Tensor))
+    if values.is_complex() or values.ndim not in (1, 2) or 0 in values.shape:
+        raise ValueError(f'spectrum must be real singular values (D,) or (B, D), D > 0, got {shown(values)}')
+    values = values.double()
     values = (values[None] if values.ndim == 1 else values).sort(1, descending=True).values
     none = values.new_zeros(len(values))
     return Spectrum(values, values.shape[1], none, none, none, values.shape[1])
@@ -73,15 +80,28 @@ def _first_above(sums:Tensor, limit:Tensor) -> Tensor: # sums: (B, k) rising, li
 
 def _check_energy(energy:float|None) -> None:
     "Raise ValueError unless `energy` is None or in (0, 1)."
-    if energy is not None and not 0 < energy < 1: raise ValueError(f'energy must be in (0, 1), got {energy}')
+    if energy is not None: check_number('energy', energy, above=0, below=1)
+
+_FLOOR = 1e-10 # of data of variance 1 at sigma = 1e5, where a float32 step of the noisy image is a grey level
+
+def _without_rounding(s:Spectrum) -> Spectrum:
+    "Return `s` with 0 for what is rounding: below `_FLOOR`, or eps(float32) D times the largest value."
+    if not bool((s.values.isfinite() & (s.values >= 0)).all()):
+        bad = s.values[~(s.values >= 0) | s.values.isinf()][0].item()
+        raise ValueError(f'spectrum: singular values must be finite and not negative, got {bad}')
+    least = (torch.finfo(torch.float32).eps * s.dim * s.values.amax(1, keepdim=True)).clamp(min=_FLOOR)
+    some = s.energy > s.dim * _FLOOR**2
+    tail, missed, error = (torch.where(some, t, 0.) for t in (s.tail, s.missed, s.error))
+    values = torch.where((s.values > least) & some[:, None], s.values, 0.)
+    return replace(s, values=values, tail=tail, missed=missed, error=error)
 
 def numerical_rank(
     spectrum:Spectrum|Tensor, # or all singular values, (D,) or (B, D)
     energy:float=0.99, # share of the root of the sum of squares, in (0, 1); 0.99 is 0.9801 of the energy
 ) -> Rank:
-    "Return how many singular values hold `energy` of the norm (Wang et al. 2024); ValueError outside (0, 1)."
-    _check_energy(energy)
-    s = _as_spectrum(spectrum)
+    "Return how many singular values hold `energy` of the norm (Wang et al. 2024); ValueError for bad ones."
+    check_number('energy', energy, above=0, below=1)
+    s = _without_rounding(_as_spectrum(spectrum))
     sums, known = s.values.square().cumsum(1), s.values.shape[1]
     seen, worst, least = sums[:, -1] + s.tail, s.missed + 2 * s.error, (s.missed - 2 * s.error).clamp(min=0)
     rank = _first_above(sums, energy**2 * (seen + s.missed))

@@ -9,8 +9,9 @@ __all__ = ['jacobian_spectrum']
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number
 from ..denoisers.base import Denoiser
-from .products import _check_chunk, _check_point, _groups, _matrix_of, _Tangent
+from .products import _check_point, _groups, _matrix_of, _Tangent
 from .ranks import Spectrum, _check_energy
 from .search import _leading_spectrum, _subspace, _with_vectors
 
@@ -37,12 +38,10 @@ def _joined(parts:list[Spectrum]) -> Spectrum:
 def _check_options(dim:int, k:int|None=None, vectors:bool=False, iterations:int=2, probes:int=16,
                    energy:float|None=0.99, chunk:int=256) -> None:
     "Raise ValueError for options of `jacobian_spectrum` out of their ranges."
-    _check_chunk(chunk), _check_energy(energy)
+    check_number('chunk', chunk, 1, whole=True), _check_energy(energy), check_kind('vectors', vectors, bool)
     ranges = dict(k=(k, 1, dim), iterations=(iterations, 0, 1000), probes=(probes, 2, 10**6))
     for name, (value, low, high) in ranges.items():
-        if name == 'k' and value is None: continue
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f'{name} must be an integer in {low}..{high}, got {value!r}')
+        if name != 'k' or value is not None: check_number(name, value, low, high, whole=True)
 
 def jacobian_spectrum(
     denoiser:Denoiser, # deterministic, any
@@ -57,9 +56,9 @@ def jacobian_spectrum(
     chunk:int=256, # rows of the network at once, whatever its size: fewer take less memory
 ) -> Spectrum:
     "Return the singular values of each image's Jacobian; raise ValueError for bad input before any work."
-    dim = x[0].numel() if len(x) else 1
-    _check_options(dim, k, vectors, iterations, probes, energy, chunk)
     sigma = _check_point(denoiser, x, sigma, labels)
+    dim = x[0].numel()
+    _check_options(dim, k, vectors, iterations, probes, energy, chunk)
     size, width = _subspace(dim if k is None else k, iterations, energy)
     formed = 2 * size + probes >= dim # no more work than by products
     parts = _groups((x, sigma, labels), max(1, chunk // (dim if formed else width)))

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, shown
 from ..noise import Stream, normal
 
 # %% ../../nbs/jacobians/06_subspaces.ipynb #170a1fba
@@ -19,6 +20,9 @@ def principal_angles(
     v:Tensor, # (..., D, d) orthonormal columns
 ) -> Tensor: # (..., d) in radians, 0..pi/2, ascending
     "Return the angles between two subspaces, exact also where they are small; ValueError for other shapes."
+    for name, basis in dict(u=u, v=v).items():
+        if check_kind(name, basis, Tensor).ndim < 2 or not basis.isfinite().all():
+            raise ValueError(f'{name} must be finite and (..., D, d), got {shown(basis)}')
     if u.shape[-2:] != v.shape[-2:]:
         raise ValueError(f'u and v must have one shape, got {tuple(u.shape)}, {tuple(v.shape)}')
     u, v = u.double(), v.double()
@@ -33,7 +37,7 @@ def subspace_error(
 ) -> float: # 0..1
     "Return the root mean square sine of the principal angles, classes paired as fits best."
     from scipy.optimize import linear_sum_assignment
-    if found.shape != true.shape:
+    if check_kind('found', found, Tensor).shape != check_kind('true', true, Tensor).shape:
         raise ValueError(f'shapes must agree, got {tuple(found.shape)}, {tuple(true.shape)}')
     squares = principal_angles(found[:, None], true[None]).sin().square().mean(-1) # (K, K)
     rows, columns = linear_sum_assignment(squares.numpy())
@@ -42,10 +46,11 @@ def subspace_error(
 # %% ../../nbs/jacobians/06_subspaces.ipynb #a1c43ee2
 def _as_rows(x:Tensor, class_dim:int) -> Tensor: # (N, D) float64
     "Return images as rows; raise ValueError where `class_dim` does not fit them."
-    if x.ndim < 2 or len(x) < 1: raise ValueError(f'x must be (N, ...) with N >= 1, got {tuple(x.shape)}')
+    if check_kind('x', x, Tensor).ndim < 2 or 0 in x.shape:
+        raise ValueError(f'x must be (N, ...) with N >= 1, got {tuple(x.shape)}')
+    if not x.isfinite().all(): raise ValueError('x must be finite, got NaN or infinite values')
     rows = x.flatten(1).double()
-    if not 1 <= class_dim <= rows.shape[1]:
-        raise ValueError(f'class_dim must be in 1..{rows.shape[1]}, got {class_dim}')
+    check_number('class_dim', class_dim, 1, rows.shape[1], whole=True)
     return rows
 
 def principal_subspace(
@@ -77,8 +82,8 @@ def cluster_subspaces(
     iterations:int=100, # at most, a start
 ) -> tuple[Tensor, Tensor, float]: # bases (K, D, d) float64, classes (N,), share of energy left over
     "Return K subspaces, by turns of classes and principal components (Bradley and Mangasarian 2000)."
-    if min(n_classes, restarts, iterations) < 1:
-        raise ValueError(f'all must be >= 1: {n_classes=}, {restarts=}, {iterations=}')
+    for name, value in dict(n_classes=n_classes, restarts=restarts, iterations=iterations).items():
+        check_number(name, value, 1, whole=True)
     rows, best = _as_rows(x, class_dim), (None, None, math.inf)
     for start in range(restarts):
         found = _cluster(rows, n_classes, class_dim, seed, start, iterations)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
 from ..samplers.guidance import device_of
@@ -33,17 +34,27 @@ def trajectory_levels(
     at:Sequence[float]|None=None, # further levels, in the denoiser's range
 ) -> list[float]: # falling
     "Return the noise levels of the walk, `at` among them; raise ValueError outside the denoiser's range."
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
-    if at is not None and not len(at): raise ValueError('at must name at least one noise level, got none')
-    walked = (scheduler or denoiser.steps(steps)).walk()[:-1]
-    levels = sorted({*walked, *map(float, at or ())}, reverse=True)
-    for sigma in levels:
-        if not 0 < sigma < math.inf: raise ValueError(f'sigma must be in (0, inf), got {sigma:g}')
+    steps = check_number('steps', steps, 1, whole=True)
+    check_kind('denoiser', denoiser, Denoiser), check_kind('scheduler', scheduler, Scheduler, optional=True)
+    if at is not None and not (hasattr(at, '__len__') and len(at)):
+        raise ValueError(f'at must name at least one noise level, got {at!r}')
+    walked = (denoiser.steps(steps) if scheduler is None else scheduler).walk()[:-1]
+    further = () if at is None else [check_number('at', sigma, above=0) for sigma in at]
+    levels = sorted({*walked, *further}, reverse=True)
     check_range(denoiser, torch.tensor(levels))
     return levels
 
 # %% ../../nbs/jacobians/04_trajectories.ipynb #4c1037b1
+def _points_of(denoiser:Denoiser, seeds:Sequence[int],
+               shape:Sequence[int]|None) -> tuple[Sequence[int], tuple[int, ...]]:
+    "Return seeds, one a point, and the shape of an image; raise ValueError where they are none."
+    seeds = check_seeds(seeds)
+    if isinstance(seeds, int) or not len(seeds):
+        raise ValueError(f'seeds must be one for each point, at least one, got {seeds}')
+    shape = denoiser.image_shape if shape is None else shape
+    if shape is None: raise ValueError('shape must be (C, H, W), got None: the denoiser has no image_shape')
+    return seeds, check_shape('shape', shape)
+
 def trajectory(
     denoiser:Denoiser,
     shape:Sequence[int]|None=None, # (C, H, W); None: the denoiser's own
@@ -56,10 +67,12 @@ def trajectory(
 ) -> Iterator[tuple[float, Tensor]]: # sigma falling, x (B, C, H, W)
     "Return a generator of the sampler's states, as `sample` makes them; ValueError for bad input at once."
     levels, sampler = trajectory_levels(denoiser, scheduler, steps, at), as_sampler(sampler)
-    shape = (len(seeds), *(shape or denoiser.image_shape))
-    if labels is not None: labels = torch.as_tensor(labels, device=device_of(denoiser)).expand(len(seeds))
-    x = levels[0] * normal(shape, list(seeds), stream=Stream.FORWARD, device=device_of(denoiser))
-    states = sampler(denoiser, x, [*levels, 0.], list(seeds), labels)
+    seeds, shape = _points_of(denoiser, seeds, shape)
+    labels = denoiser.labels_of(labels, len(seeds))
+    if labels is not None: labels = labels.to(device_of(denoiser))
+    shape = len(seeds), *shape
+    x = levels[0] * normal(shape, seeds, stream=Stream.FORWARD, device=device_of(denoiser))
+    states = sampler(denoiser, x, [*levels, 0.], seeds, labels)
     wanted = set(levels if at is None else map(float, at))
     return _states(levels, x, states, wanted)
 
@@ -67,7 +80,7 @@ def _states(levels:list[float], x:Tensor, states:Iterator,
             wanted:set[float]) -> Iterator[tuple[float, Tensor]]:
     "Yield (sigma, x) at the wanted levels, and stop the walk after the last of them."
     for sigma in levels:
-        if sigma in wanted: yield sigma, x.clone() # inference tensors cannot be differentiated
+        if sigma in wanted: yield sigma, x
         if sigma <= min(wanted): return
         x = next(states).x
 
@@ -132,10 +145,11 @@ def ranks_along(
     "Return a generator of (sigma, ranks, spectra) along the walk; ValueError for bad input at once."
     options |= dict(k=k, energy=energy, chunk=chunk)
     walk = walk or {}
-    _check_options(math.prod(walk.get('shape') or denoiser.image_shape), **options)
+    seeds, shape = _points_of(check_kind('denoiser', denoiser, Denoiser), seeds, walk.get('shape'))
+    _check_options(math.prod(shape), **options)
     _check_dropout(denoiser)
-    if labels is not None: labels = torch.as_tensor(labels, device=device_of(denoiser)).expand(len(seeds))
-    denoiser.check_labels(labels, len(seeds))
+    labels = denoiser.labels_of(labels, len(seeds))
+    if labels is not None: labels = labels.to(device_of(denoiser))
     return _ranks(denoiser, labels, trajectory(denoiser, seeds=seeds, labels=labels, **walk), options)
 
 def _ranks(denoiser:Denoiser, labels:Tensor|None, points:Iterator[tuple[float, Tensor]],

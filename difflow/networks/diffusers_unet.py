@@ -9,6 +9,7 @@ __all__ = ['DiffusersUNet']
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_kind, check_number, check_shape
 from .diffusers_blocks import _STAGES, _Middle, _Stage, _Style, _TimeEmbedding, _waves
 from .layers import Conv2d, GroupNorm
 from .protocol import _check_images, _check_labels, _check_timesteps, _distinct
@@ -19,11 +20,28 @@ _FIXED = {'time_embedding_type': ('positional',), 'mid_block_type': ('UNetMidBlo
           'downsample_type': ('conv', 'resnet'), 'upsample_type': ('conv', 'resnet'),
           'resnet_time_scale_shift': ('default', 'scale_shift'), 'downsample_padding': (0, 1)}
 
+_FLAGS = ('center_input_sample', 'flip_sin_to_cos', 'add_attention')
+_COUNTS = ('in_channels', 'out_channels', 'layers_per_block', 'norm_num_groups')
+_OPTIONAL_COUNTS = ('time_embedding_dim', 'attention_head_dim', 'attn_norm_num_groups', 'num_class_embeds')
+
+def _check_numbers(config:dict):
+    "Raise ValueError for numbers of `DiffusersUNet` out of their ranges, and for flags that are none."
+    for name in _COUNTS + tuple(name for name in _OPTIONAL_COUNTS if config[name] is not None):
+        check_number(name, config[name], 1, whole=True)
+    if config['sample_size'] is not None:
+        size = config['sample_size']
+        check_shape('sample_size', size if isinstance(size, (list, tuple)) else [size])
+    check_shape('block_out_channels', config['block_out_channels'])
+    check_number('dropout', config['dropout'], 0, below=1), check_number('freq_shift', config['freq_shift'])
+    for name in ('norm_eps', 'mid_block_scale_factor'): check_number(name, config[name], above=0)
+    for name in _FLAGS: check_kind(name, config[name], bool)
+    for name in ('down_block_types', 'up_block_types'): check_kind(name, config[name], (list, tuple))
+
 def _check_config(config:dict):
     "Raise ValueError for arguments of `DiffusersUNet` that do not fit together or are not built here."
     for name, allowed in _FIXED.items():
-        if config[name] not in allowed:
-            raise ValueError(f'{name} must be one of {allowed}, got {config[name]!r}')
+        check_choice(name, config[name], allowed)
+    _check_numbers(config)
     widths, kinds = config['block_out_channels'], [config['down_block_types'], config['up_block_types']]
     for name, given in zip(('down_block_types', 'up_block_types'), kinds):
         allowed = [kind for kind in _STAGES if ('Up' in kind) == (name[0] == 'u')]
@@ -32,7 +50,7 @@ def _check_config(config:dict):
         if len(given) != len(widths):
             raise ValueError(f'{name} must be as many as block_out_channels, {len(widths)}, got {len(given)}')
     groups = config['norm_num_groups']
-    if not isinstance(groups, int) or groups < 1 or any(width < groups or width % groups for width in widths):
+    if any(width < groups or width % groups for width in widths):
         raise ValueError(f'norm_num_groups must divide all of {widths}, got {groups}')
 
 # %% ../../nbs/networks/08_diffusers_unet.ipynb #9f92dc8b

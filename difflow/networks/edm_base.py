@@ -9,6 +9,7 @@ __all__ = []
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_kind, check_number, check_shape
 from .edm_blocks import _UNetBlock
 from .layers import _dropout
 from .protocol import _check_images, _check_timesteps, _distinct
@@ -16,21 +17,23 @@ from .protocol import _check_images, _check_timesteps, _distinct
 # %% ../../nbs/networks/05_edm_base.ipynb #0865dad5
 def _check_config(config:dict):
     "Raise ValueError, naming the argument, when one of `config` is out of its range."
-    for name in ('img_resolution', 'in_channels', 'out_channels', 'model_channels', 'num_blocks'):
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f'{name} must be an integer of 1 or more, got {config[name]!r}')
-    for name in ('label_dim', 'augment_dim'):
-        if not isinstance(config[name], int) or config[name] < 0:
-            raise ValueError(f'{name} must be an integer of 0 or more, got {config[name]!r}')
-    for name in ('dropout', 'label_dropout'):
-        if not 0 <= config[name] < 1: raise ValueError(f'{name} must be in [0, 1), got {config[name]}')
+    for name in ('img_resolution', 'in_channels', 'out_channels', 'model_channels', 'num_blocks',
+                 'channel_mult_emb', 'channel_mult_noise'):
+        if name in config: config[name] = check_number(name, config[name], 1, whole=True)
+    for name in ('label_dim', 'augment_dim'): config[name] = check_number(name, config[name], 0, whole=True)
+    for name in ('dropout', 'label_dropout'): check_number(name, config[name], 0, below=1)
+    config['channel_mult'] = list(check_shape('channel_mult', config['channel_mult']))
+    if config.get('attn_resolutions'): check_shape('attn_resolutions', config['attn_resolutions'])
+    if 'resample_filter' in config:
+        taps = check_kind('resample_filter', config['resample_filter'], list)
+        for tap in taps: check_number('resample_filter', tap)
+        if not sum(taps): raise ValueError(f'resample_filter must not sum to 0, got {taps}')
     least, size = 2**(len(config['channel_mult']) - 1), config['img_resolution']
-    if not config['channel_mult'] or size % least:
+    if size % least:
         raise ValueError(f'channel_mult must halve {size} pixels evenly, got {config["channel_mult"]}')
     for name, allowed in dict(embedding_type=('positional', 'fourier'), decoder_type=('standard', 'skip'),
                               encoder_type=('standard', 'skip', 'residual')).items():
-        if name in config and config[name] not in allowed:
-            raise ValueError(f'{name} must be one of {allowed}, got {config[name]!r}')
+        if name in config: check_choice(name, config[name], allowed)
 
 # %% ../../nbs/networks/05_edm_base.ipynb #76236658
 def _one_hot(

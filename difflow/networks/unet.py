@@ -14,22 +14,26 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from difflow.networks.unet_blocks import (
-    _AttentionBlock,
-    _Downsample,
-    _group_norm,
-    _ResBlock,
-    _Size,
-    _Upsample,
-    _zeroed,
-    timestep_embedding,
+                                          _AttentionBlock,
+                                          _Downsample,
+                                          _group_norm,
+                                          _ResBlock,
+                                          _Size,
+                                          _Upsample,
+                                          _zeroed,
+                                          timestep_embedding,
 )
 
+from ..checks import check_kind, check_number
 from .layers import Conv2d
 from .protocol import _check_labels, _check_timesteps, _distinct
 
 # %% ../../nbs/networks/03_unet.ipynb #7fdd74fb
 _CHANNEL_MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4),
                  64: (1, 2, 3, 4), 32: (1, 2, 2, 2), 28: (1, 2, 2, 2)}
+
+_FLAGS = ('use_scale_shift_norm', 'resblock_updown', 'use_new_attention_order', 'use_checkpoint',
+          'null_class')
 
 class _Level(NamedTuple):
     "One level of a U-Net: the side of its maps in pixels, their width in channels, and whether it attends."
@@ -55,16 +59,19 @@ def as_numbers(name:str, values:str|int|float|list|tuple) -> list:
         floats = [float(part) for part in parts if part != '']
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be numbers like '1,2,4' or (1, 2, 4), got {values!r}") from None
-    return [int(value) if value.is_integer() else value for value in floats]
+    return [int(value) if value.is_integer() else check_number(name, value) for value in floats]
 
 def _check_arguments(config:dict):
     "Raise ValueError, naming the argument, when one of `config` is out of its range."
     counts = ['image_size', 'in_channels', 'model_channels', 'out_channels', 'num_res_blocks', 'patch_size',
               'time_embed_mult'] + ['num_classes'] * (config['num_classes'] is not None)
-    for name in counts:
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f'{name} must be an integer of 1 or more, got {config[name]!r}')
-    if not 0 <= config['dropout'] < 1: raise ValueError(f"dropout must be in [0, 1), got {config['dropout']}")
+    for name in counts: config[name] = check_number(name, config[name], 1, whole=True)
+    check_number('dropout', config['dropout'], 0, below=1)
+    check_number('num_heads', config['num_heads'], 1, whole=True)
+    for name in ('num_head_channels', 'num_heads_upsample'):
+        if check_number(name, config[name], -1, whole=True) == 0:
+            raise ValueError(f'{name} must be -1 or an integer >= 1, got 0')
+    for name in _FLAGS: check_kind(name, config.get(name, False), bool)
     if config['image_size'] % config['patch_size']:
         raise ValueError(f"patch_size must divide {config['image_size']} pixels, got {config['patch_size']}")
     if config['null_class'] and config['num_classes'] is None:
@@ -80,6 +87,8 @@ def _complete(config:dict) -> dict:
     config['channel_mult'] = as_numbers('channel_mult', multipliers)
     config['attention_resolutions'] = as_numbers('attention_resolutions', config['attention_resolutions'])
     levels = unet_levels(config)
+    for name, least in dict(channel_mult=0.01, attention_resolutions=1).items():
+        for value in config[name]: check_number(name, value, least)
     if levels[-1].size < 1:
         raise ValueError(f'channel_mult {multipliers} has too many levels for {size} pixels')
     for level in levels:

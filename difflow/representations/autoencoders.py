@@ -52,7 +52,7 @@ class Autoencoder(Denoiser):
         super().__init__()
         if reconstruction not in ('l2', 'bce'):
             raise ValueError(f"reconstruction must be 'l2' or 'bce', got {reconstruction!r}")
-        image_shape = check_shape('image_shape', image_shape)
+        image_shape = check_shape('image_shape', image_shape, axes=3)
         if image_shape[1] != image_shape[2]:
             raise ValueError(f'image_shape must be square, got {image_shape}')
         if weight_z is not None: weight_z = check_number('weight_z', weight_z, 0)

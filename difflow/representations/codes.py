@@ -143,14 +143,6 @@ def _area_mean(outputs:list, count:int, layer:str|None) -> Tensor: # (count, D)
         raise ValueError(f'layer {layer!r} gives no code of each of {count} images: its output is {shapes}')
     return first.float().flatten(2).mean(-1) if first.ndim > 2 else first.float()
 
-def _one_label_each(denoiser:Denoiser, labels:Tensor|int|None, count:int) -> Tensor|None: # (count,)
-    "Return the labels of all images; raise ValueError where they do not fit."
-    if labels is not None:
-        labels = torch.as_tensor(labels)
-        if labels.ndim == 0: labels = labels.expand(count)
-    denoiser.check_labels(labels, count)
-    return labels
-
 def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
     "Return noise levels as floats; raise ValueError for none, and for one that is not finite and > 0."
     if not hasattr(sigmas, '__len__') or isinstance(sigmas, str) or not len(sigmas):
@@ -173,7 +165,7 @@ def unet_features(
     sigmas, batch_size = _check_sigmas(sigmas), check_number('batch_size', batch_size, 1, whole=True)
     images = _held(images)
     check_images(_rows_of(images, [0]).clamp(-1, 1), denoiser.image_shape, 'images')
-    labels = _one_label_each(denoiser, labels, len(images))
+    labels = denoiser.labels_of(labels, len(images))
     device, outputs, parts = device_of(denoiser), [], []
     if labels is not None: labels = labels.to(device)
     handle = module.register_forward_hook(lambda module, args, out: outputs.append(out))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, check_number
 from ..denoisers.base import Denoiser
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser
@@ -29,13 +30,10 @@ class _NoiseTrajectory:
         sigma_max:float=80., # of 'vp': the level at time 1
         epsilon_s:float=1e-3,
     ):
-        for name, value, choices in (('schedule', schedule, ('linear', 've', 'vp')),
-                                   ('scaling', scaling, ('none', 'vp'))):
-            if value in choices: continue
-            raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
-        if not 0 < sigma_min < sigma_max < math.inf or not 0 < epsilon_s < 1:
-            raise ValueError('0 < sigma_min < sigma_max < inf and 0 < epsilon_s < 1 must hold, '
-                             f'got {sigma_min}, {sigma_max}, {epsilon_s}')
+        check_choice('schedule', schedule, ('linear', 've', 'vp'))
+        check_choice('scaling', scaling, ('none', 'vp'))
+        check_number('sigma_max', sigma_max, above=check_number('sigma_min', sigma_min, above=0))
+        check_number('epsilon_s', epsilon_s, above=0, below=1)
         self.schedule, self.scaling = schedule, scaling
         low, high = math.log(sigma_min**2 + 1), math.log(sigma_max**2 + 1)
         self.beta_d = 2 * (low / epsilon_s - high) / (epsilon_s - 1)
@@ -77,8 +75,7 @@ class AblationSampler(_ChurnSampler):
         trajectory:_NoiseTrajectory|None=None, # None: linear, unscaled, which is EDM's
         alpha:float=1., # place of the second slope of Heun's step, in (0, 1]
     ):
-        if solver not in ('euler', 'heun'): raise ValueError(f'solver must be euler or heun, got {solver!r}')
-        if not 0 < alpha <= 1: raise ValueError(f'alpha must be in (0, 1], got {alpha}')
+        check_choice('solver', solver, ('euler', 'heun')), check_number('alpha', alpha, high=1, above=0)
         super().__init__(f'ablation {solver}', self.ablation_step, _CHURN)
         self.solver, self.alpha, self.trajectory = solver, alpha, trajectory or _NoiseTrajectory()
 
@@ -107,9 +104,10 @@ _RANGES = dict(vp=(None, None), ve=(0.02, 100.), iddpm=(0.002, 81.), edm=(0.002,
 def _sigma_range(denoiser:Denoiser, discretization:str, sigma_min:float|None=None, sigma_max:float|None=None,
                  epsilon_s:float=1e-3) -> tuple[float, float]:
     "Return the range of noise levels, that of the publication where none is given, within the denoiser's."
-    if discretization not in _RANGES:
-        raise ValueError(f'discretization must be one of {", ".join(_RANGES)}, got {discretization!r}')
-    low, high = _RANGES[discretization]
+    low, high = _RANGES[check_choice('discretization', discretization, _RANGES)]
+    check_number('epsilon_s', epsilon_s, above=0, below=1)
+    for name, value in dict(sigma_min=sigma_min, sigma_max=sigma_max).items():
+        if value is not None: check_number(name, value, above=0)
     vp = lambda t: math.sqrt(math.exp(19.9 / 2 * t**2 + 0.1 * t) - 1)
     low = vp(epsilon_s) if low is None else low
     high = vp(1) if high is None else high
@@ -157,7 +155,7 @@ def ablation_sampler(
 
 def ablation_sample(
     denoiser:Denoiser,
-    shape_or_x:tuple[int, ...]|Tensor, # (B, C, H, W) of the images, or states at the first noise level
+    shape_or_x:int|tuple[int, ...]|Tensor, # images B, (B, C, H, W), or states at the first noise level
     steps:int=SAMPLING_STEPS, # noise levels, >= 1
     solver:str='heun', # as in `ablation_sampler`, to `alpha`
     discretization:str='edm',

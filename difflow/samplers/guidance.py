@@ -6,11 +6,10 @@
 __all__ = ['GuidedDenoiser', 'device_of']
 
 # %% ../../nbs/samplers/00_guidance.ipynb #71e30b1f
-import math
-
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number
 from ..denoisers.base import Denoiser
 from ..networks.layers import pad_to_even
 
@@ -24,11 +23,11 @@ class GuidedDenoiser:
         clip:bool|None=None, # clamp predictions to [-1, 1]; None: as the denoiser wants
         batch_size:int|None=None, # images in one call, >= 1; None: all
     ):
-        if not math.isfinite(guidance): raise ValueError(f'guidance must be finite, got {guidance}')
+        check_kind('denoiser', denoiser, Denoiser), check_kind('clip', clip, bool, optional=True)
+        check_number('guidance', guidance)
         if guidance != 1 and not (denoiser.null_class and labels is not None):
             raise ValueError(f'guidance={guidance} needs labels and a denoiser trained with and without them')
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f'batch_size must be >= 1, got {batch_size}')
+        if batch_size is not None: check_number('batch_size', batch_size, 1, whole=True)
         self.denoiser, self.labels, self.guidance, self.batch_size = denoiser, labels, guidance, batch_size
         self.clip = denoiser.clip if clip is None else clip
 

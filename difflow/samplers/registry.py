@@ -6,6 +6,7 @@
 __all__ = ['SAMPLERS', 'as_sampler']
 
 # %% ../../nbs/samplers/10_registry.ipynb #6528ecb0
+from ..checks import check_choice
 from .steps import ddim, ddpm, dpmpp_2m, euler, heun
 from .walks import Sampler
 
@@ -19,6 +20,4 @@ def as_sampler(
 ) -> Sampler:
     "Return the sampler of this name; raise ValueError listing the known ones."
     if isinstance(sampler, Sampler): return sampler
-    if sampler not in SAMPLERS:
-        raise ValueError(f'sampler must be one of {", ".join(SAMPLERS)}, got {sampler!r}')
-    return SAMPLERS[sampler]
+    return SAMPLERS[check_choice('sampler', sampler, SAMPLERS)]

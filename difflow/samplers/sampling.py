@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
 from ..noise import ImageStreams, Stream, normal
 from ..schedulers.scheduler import Scheduler
@@ -20,23 +21,38 @@ from .steps import heun
 from .walks import SAMPLING_STEPS, Sampler, State
 
 # %% ../../nbs/samplers/11_sampling.ipynb #0741d819
+def _shape_of(denoiser:Denoiser, shape_or_x:int|Sequence[int]|Tensor) -> tuple[int, ...]: # (B, C, H, W)
+    "Return the shape of a batch; raise ValueError for one that is none, or not the denoiser's."
+    own = denoiser.image_shape
+    if isinstance(shape_or_x, Tensor) and shape_or_x.ndim:
+        denoiser.check_noisy(shape_or_x)
+        if not len(shape_or_x): raise ValueError('x must hold at least one image, got 0')
+        return tuple(shape_or_x.shape)
+    if not hasattr(shape_or_x, '__len__') or getattr(shape_or_x, 'ndim', 1) == 0: # a number of images
+        count = check_number('n', shape_or_x, 1, whole=True)
+        if own is None:
+            raise ValueError(f'shape must be (B, C, H, W), not {count}: the denoiser has no image_shape')
+        return count, *own
+    shape = check_shape('shape', shape_or_x)
+    if own is None and len(shape) < 2: raise ValueError(f'shape must be (B, C, H, W), got {shape}')
+    if own is not None and shape[1:] != tuple(own):
+        raise ValueError(f'shape must be (B, {", ".join(map(str, own))}), got {shape}')
+    return shape
+
 def sampling_plan(
     denoiser:Denoiser,
-    shape_or_x:Sequence[int]|Tensor, # (B, C, H, W), or states at the first noise level
+    shape_or_x:int|Sequence[int]|Tensor, # B, (B, C, H, W), or states at the first noise level
     steps:int, # noise levels, >= 1
     scheduler:Scheduler|None=None, # None: the denoiser's own levels
     labels:Tensor|int|None=None, # (B,), or one for all
     drawn:bool=False, # labels that are not given are drawn later
 ) -> tuple[list[float], tuple[int, ...], Tensor|None]: # sigmas, shape, labels
     "Return noise levels, shape and labels of a walk; raise ValueError for what does not fit the denoiser."
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
-    shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
-    if denoiser.image_shape and shape[1:] != tuple(denoiser.image_shape):
-        raise ValueError(f'shape must be (B, {", ".join(map(str, denoiser.image_shape))}), got {shape}')
-    if labels is not None: labels = torch.as_tensor(labels).expand(shape[0])
-    if labels is not None or not drawn: denoiser.check_labels(labels, shape[0])
-    return (scheduler or denoiser.steps(steps)).walk(), shape, labels
+    steps = check_number('steps', steps, 1, whole=True)
+    check_kind('denoiser', denoiser, Denoiser), check_kind('scheduler', scheduler, Scheduler, optional=True)
+    shape = _shape_of(denoiser, shape_or_x)
+    if labels is not None or not drawn: labels = denoiser.labels_of(labels, shape[0])
+    return (denoiser.steps(steps) if scheduler is None else scheduler).walk(), shape, labels
 
 # %% ../../nbs/samplers/11_sampling.ipynb #12184cb2
 NOISES = 'counter', 'edm', 'cuda' # where `sample` takes its noise from
@@ -77,7 +93,7 @@ def _first_state(given:Sequence[int]|Tensor, rows:range, sigma:float, draw:Calla
 
 def sample(
     denoiser:Denoiser,
-    shape_or_x:Sequence[int]|Tensor, # (B, C, H, W) of the images, or states at the first noise level
+    shape_or_x:int|Sequence[int]|Tensor, # images B, (B, C, H, W), or states at the first noise level
     sampler:str|Sampler=heun,
     steps:int=SAMPLING_STEPS, # noise levels, >= 1
     seeds:int|Sequence[int]=0, # one for all images, or one an image; `noise` decides what a seed means
@@ -92,17 +108,19 @@ def sample(
 ) -> Tensor: # (B, C, H, W) float32, on the CPU
     "Return images made from noise; raise ValueError for arguments out of range before any work."
     from tqdm.auto import tqdm
-    sampler, device, classes = as_sampler(sampler), device_of(denoiser), denoiser.num_classes
-    if noise not in NOISES: raise ValueError(f'noise must be one of {", ".join(NOISES)}, got {noise!r}')
-    sigmas, shape, labels = sampling_plan(denoiser, shape_or_x, steps, scheduler, labels, noise != 'counter')
+    sampler, own_noise = as_sampler(sampler), check_choice('noise', noise, NOISES) == 'counter'
+    sigmas, shape, labels = sampling_plan(denoiser, shape_or_x, steps, scheduler, labels, not own_noise)
     sampler.check_options(options)
-    done, n = [], len(sigmas) - 1
+    batch_size, seeds = check_number('batch_size', batch_size, 1, whole=True), check_seeds(seeds, shape[0])
+    check_number('guidance', guidance), check_kind('progress', progress, bool)
+    given = shape_or_x if isinstance(shape_or_x, Tensor) and shape_or_x.ndim else shape
+    done, n, device, classes = [], len(sigmas) - 1, device_of(denoiser), denoiser.num_classes
     with tqdm(total=shape[0] * n, disable=not progress, desc=sampler.name, unit='step') as bar:
         for i in range(0, shape[0], batch_size):
             rows = range(i, min(i + batch_size, shape[0]))
             draw, batch_labels = noise_function(noise, seeds, rows, shape, n, device, classes)
             if labels is not None: batch_labels = labels[i:rows.stop].to(device)
-            x = _first_state(shape_or_x, rows, sigmas[0], draw, noise, device)
+            x = _first_state(given, rows, sigmas[0], draw, noise, device)
             for state in sampler(denoiser, x, sigmas, labels=batch_labels, noise=draw, guidance=guidance,
                                  **options):
                 bar.update(len(rows))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser
@@ -101,9 +102,11 @@ def ddim_reverse(
     batch_size:int|None=None, # images in one call of the denoiser
 ) -> Iterator[State]:
     "Return the generator of states of DDIM's way up, without noise; raise ValueError before any work."
-    sigmas = [float(s) for s in (sigmas.sigmas if isinstance(sigmas, Scheduler) else sigmas)]
+    sigmas = sigmas.sigmas if isinstance(sigmas, Scheduler) else sigmas
+    if not hasattr(sigmas, '__len__'): raise ValueError(f'sigmas must rise from above 0, got {shown(sigmas)}')
+    sigmas = [check_number('sigmas', sigma, above=0) for sigma in sigmas]
     rising = all(a < b for a, b in zip(sigmas, sigmas[1:]))
-    if len(sigmas) < 2 or not rising or sigmas[0] <= 0 or not math.isfinite(sigmas[-1]):
+    if len(sigmas) < 2 or not rising:
         raise ValueError(f'sigmas must rise strictly from above 0, got {sigmas[:3]}..{sigmas[-3:]}')
-    denoiser.check(x, labels)
+    check_kind('denoiser', denoiser, Denoiser).check(x, labels)
     return ddim.walk(GuidedDenoiser(denoiser, labels, guidance, clip, batch_size), x, sigmas, None, {})

@@ -6,13 +6,13 @@
 __all__ = ['SAMPLING_STEPS', 'INTERACTIVE_STEPS', 'PUBLISHED_STEPS', 'Noise', 'Memory', 'State', 'Sampler']
 
 # %% ../../nbs/samplers/01_walks.ipynb #0b3925ef
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..checks import check_kind, check_number, check_seeds, shown
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
 from ..schedulers.scheduler import Scheduler
@@ -36,9 +36,11 @@ class State(NamedTuple):
 
 def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
     "Return `sigmas` as numbers; raise ValueError unless they fall strictly, above 0 but for the last."
-    sigmas = [float(sigma) for sigma in sigmas]
+    if not hasattr(sigmas, '__len__') or isinstance(sigmas, (str, bytes)):
+        raise ValueError(f'sigmas must be numbers that fall strictly, or a Scheduler, got {shown(sigmas)}')
+    sigmas = [check_number('sigmas', sigma, 0) for sigma in sigmas]
     falling = all(a > b for a, b in zip(sigmas, sigmas[1:]))
-    if len(sigmas) < 2 or not falling or sigmas[-1] < 0 or not math.isfinite(sigmas[0]):
+    if len(sigmas) < 2 or not falling:
         raise ValueError(f'sigmas must fall strictly to a last one >= 0, got {sigmas[:3]}..{sigmas[-3:]}')
     return sigmas
 
@@ -61,8 +63,7 @@ class Sampler:
         for name, value in options.items():
             if name not in self.options:
                 raise ValueError(f'{self.name} has no option {name!r}, known are {sorted(self.options)}')
-            low, high = self.options[name]
-            if not low <= value <= high: raise ValueError(f'{name} must be in {low}..{high}, got {value}')
+            check_number(name, value, *self.options[name])
 
     def step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
              memory:Memory=None,
@@ -86,7 +87,9 @@ class Sampler:
         "Return the generator of states; raise ValueError for bad input before any work."
         sigmas = _check_sigmas(sigmas.walk() if isinstance(sigmas, Scheduler) else sigmas)
         self.check_options(options)
-        denoiser.check(x, labels)
+        check_kind('denoiser', denoiser, Denoiser).check(x, labels)
+        if not len(x): raise ValueError('x must hold at least one image, got 0')
+        seeds = check_seeds(seeds, len(x))
         seeded = lambda step: normal(x.shape, seeds, step, Stream.BACKWARD, device=x.device).to(x.dtype)
         guided = GuidedDenoiser(denoiser, labels, guidance, clip, batch_size)
         return self.walk(guided, x, sigmas, noise or seeded, options)
@@ -105,4 +108,4 @@ class Sampler:
                 x, x0hat = self.step(guided, x, sigma, sigma_next, lambda i=i: draw(n - 1 - i), memory, n,
                                      **options)
             memory = sigma, x0hat
-            yield State(i + 1, sigma_next, x, x0hat)
+            yield State(i + 1, sigma_next, x.clone(), x0hat.clone()) # ordinary tensors, not of inference mode

@@ -7,19 +7,18 @@ __all__ = ['linear_betas', 'cosine_betas', 'karras_sigmas', 've_sigmas', 'vp_sig
 
 # %% ../../nbs/schedulers/00_levels.ipynb #aed6932f
 import math
-import operator
 
 import numpy as np
+
+from ..checks import check_number
 
 # %% ../../nbs/schedulers/00_levels.ipynb #5f1a7fce
 _MAX_LEVELS = 10**6
 
 
-def _check_count(n: int, least: int = 1, most: int = _MAX_LEVELS) -> int:
+def _check_count(n: int, least: int = 1, most: int = _MAX_LEVELS, name: str = 'n') -> int:
     "Return `n` as an int; raise `ValueError` outside `least`..`most`."
-    if isinstance(n, bool) or not hasattr(n, '__index__') or not least <= n <= most:
-        raise ValueError(f'n must be an int in {least}..{most}, got {n!r}')
-    return operator.index(n)
+    return check_number(name, n, least, most, whole=True)
 
 
 def linear_betas(
@@ -46,8 +45,8 @@ def _ramp(n: int) -> np.ndarray:
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:
     "Raise `ValueError` unless 0 < `sigma_min` < `sigma_max` < inf."
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(f'sigmas must be 0 < sigma_min < sigma_max < inf, got {sigma_min}, {sigma_max}')
+    check_number('sigma_min', sigma_min, above=0)
+    check_number('sigma_max', sigma_max, above=sigma_min)
 
 
 def karras_sigmas(
@@ -59,7 +58,7 @@ def karras_sigmas(
     "Return EDM's levels, even in sigma^(1/`rho`); raise `ValueError` for arguments out of range."
     n = _check_count(n)
     _check_range(sigma_min, sigma_max)
-    if not 0 < rho < math.inf: raise ValueError(f'rho must be in (0, inf), got {rho}')
+    check_number('rho', rho, above=0)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return (high + (1 - _ramp(n)) * (low - high)) ** rho
 
@@ -83,7 +82,7 @@ def vp_sigmas(
 ) -> np.ndarray:  # (n,) float64, ascending
     "Return the VP SDE's levels at even times; raise `ValueError` for arguments out of range."
     n = _check_count(n)
-    if not 0 < epsilon_s < 1: raise ValueError(f'epsilon_s must be in (0, 1), got {epsilon_s}')
+    check_number('epsilon_s', epsilon_s, above=0, below=1)
     sigma = lambda t, beta_d=19.9, beta_min=0.1: np.sqrt(np.expm1(beta_d / 2 * t**2 + beta_min * t))
     low = sigma(epsilon_s) if sigma_min is None else sigma_min
     high = sigma(1.0) if sigma_max is None else sigma_max
@@ -104,8 +103,11 @@ def iddpm_sigmas(
     C_2: float = 0.008,  # offset of the cosine, > 0
 ) -> np.ndarray:  # (n,) float64, ascending
     "Return `n` of iDDPM's `M` levels; raise `ValueError` where the range holds fewer."
-    M = _check_count(M)
-    if not 0 < C_1 < 1 or not C_2 > 0: raise ValueError(f'C_1 must be in (0, 1), C_2 > 0, got {C_1}, {C_2}')
+    M, n = _check_count(M, name='M'), _check_count(n)
+    check_number('C_1', C_1, above=0, below=1)
+    check_number('C_2', C_2, above=0)
+    check_number('sigma_min', sigma_min, 0)
+    if sigma_max is not None: check_number('sigma_max', sigma_max, high=math.inf, above=sigma_min)
     high = sigma_max if sigma_max is not None else math.inf if n == M else 81.0
     abar = np.sin(np.pi / 2 * np.arange(M + 1) / M / (C_2 + 1)) ** 2
     u = [0.0]

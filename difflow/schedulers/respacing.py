@@ -6,10 +6,11 @@
 __all__ = ['space_timesteps']
 
 # %% ../../nbs/schedulers/01_respacing.ipynb #1ffaac87
-import operator
 from collections.abc import Sequence
 
 import numpy as np
+
+from ..checks import check_number
 
 # %% ../../nbs/schedulers/01_respacing.ipynb #a452b25b
 def space_timesteps(
@@ -17,13 +18,15 @@ def space_timesteps(
     spec: str | int | Sequence[int] = '',  # '250', 250, '10,15,20', 'ddim50', 'linspace50'; '' is all
 ) -> list[int]:  # chosen indices, ascending
     "Choose among 0..`n`-1 by a published rule; raise `ValueError` where `spec` cannot be met."
+    check_number('n', n, 1, whole=True)
     if isinstance(spec, str) and spec.startswith('ddim'): return _strided(n, spec)
     if isinstance(spec, str) and spec.startswith('linspace'): return _floored(n, spec)
     counts = _section_counts(n, spec)
     chosen, start = [], 0
     for i, count in enumerate(counts):
         size = n // len(counts) + (i < n % len(counts))
-        if count > size: raise ValueError(f'{spec!r} must keep 1..{size} of {size} levels, not {count}')
+        if count > size:
+            raise ValueError(f'respacing {spec!r} must keep 1..{size} of {size} levels, not {count}')
         chosen += [start + j for j in _spread(size, count)]
         start += size
     return chosen
@@ -34,7 +37,8 @@ def _section_counts(n: int, spec: str | int | Sequence[int]) -> list[int]:
     if spec is None or isinstance(spec, str) and not spec.strip(): return [n]
     parts = spec.split(',') if isinstance(spec, str) else spec if hasattr(spec, '__len__') else [spec]
     try:
-        counts = [int(part) if isinstance(part, str) else operator.index(part) for part in parts]
+        numbers = [int(part) if isinstance(part, str) else part for part in parts]
+        counts = [check_number('spec', number, 1, whole=True) for number in numbers]
     except (TypeError, ValueError):
         raise ValueError(f"respacing must be like '250', '10,15,20' or 'ddim50', got {spec!r}") from None
     if not counts or min(counts) < 1: raise ValueError(f'respacing must keep 1 or more levels, got {spec!r}')

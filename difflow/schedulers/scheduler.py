@@ -6,6 +6,7 @@
 __all__ = ['Scheduler']
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #fa90f03b
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from difflow.schedulers.levels import (
                                        vp_sigmas,
 )
 
+from ..checks import check_choice, check_kind, check_number, shown
 from .respacing import space_timesteps
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #95ff8368
@@ -106,16 +108,18 @@ def _in_float64(values: Tensor) -> Tensor:
     return values.detach().to('cpu' if values.device.type == 'mps' else values.device).double()
 
 
-def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor) -> float | Tensor:
+def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor,
+                 name: str = 'value') -> float | Tensor:
     "Apply `function` to a float or a tensor and return the same kind."
-    if not isinstance(value, Tensor): return function(torch.tensor(float(value), dtype=torch.float64)).item()
+    if not isinstance(value, Tensor):
+        return function(torch.tensor(check_number(name, value, high=math.inf), dtype=torch.float64)).item()
     value = value if value.is_floating_point() else value.float()
     return function(value).to(value)
 
 
 def _checked_index(t: int | Tensor, count: int, levels: int) -> Tensor:
     "Return `t` as int64 (), (1,) or (`count`,); its range is checked on the CPU only, where it is free."
-    t = torch.as_tensor(t)
+    if not isinstance(t, Tensor): t = torch.as_tensor(check_number('t', t, 0, levels - 1, whole=True))
     if t.dtype not in (torch.int64, torch.int32) or t.shape not in ((), (1,), (count,)):
         raise ValueError(f't must be an int or ({count},) int64, got {t.dtype} {tuple(t.shape)}')
     if t.device.type == 'cpu' and t.numel() and not 0 <= t.min() <= t.max() < levels:
@@ -149,6 +153,7 @@ class _DiffusionLevels(_Levels):
         noise: Tensor,  # shape of `x0`, standard normal
     ) -> Tensor:  # shape of `x0`, float32, in VP coordinates
         "Return `x0` noised to `t`, sqrt(abar) x0 + sqrt(1 - abar) noise; `ValueError` for bad shape or `t`."
+        check_kind('x0', x0, Tensor), check_kind('noise', noise, Tensor)
         if x0.shape != noise.shape:
             raise ValueError(f'noise must have the shape of x0, {tuple(x0.shape)}, got {tuple(noise.shape)}')
         t = _checked_index(t, len(x0), len(self))
@@ -161,7 +166,7 @@ class _DiffusionLevels(_Levels):
         sigma: float | Tensor,  # > 0, any shape
     ) -> float | Tensor:  # 0..T-1, kind, shape and dtype of `sigma`
         "Map `sigma` to a fractional timestep before respacing, clamped; raise `ValueError` for `sigma` <= 0."
-        return _elementwise(self._timestep, sigma)
+        return _elementwise(self._timestep, sigma, 'sigma')
 
     def _timestep(self, sigma: Tensor) -> Tensor:
         "Interpolate in log sigma, in float64; a level within `_ROUNDING` is met exactly."
@@ -181,7 +186,7 @@ class _DiffusionLevels(_Levels):
         timestep: float | Tensor,  # 0..T-1 before respacing, may be fractional, any shape
     ) -> float | Tensor:  # kind, shape and dtype of `timestep`
         "Invert `timestep`; raise `ValueError` outside 0..T-1."
-        return _elementwise(self._sigma_at, timestep)
+        return _elementwise(self._sigma_at, timestep, 'timestep')
 
     def _sigma_at(self, timestep: Tensor) -> Tensor:
         "Interpolate log sigma between the two levels around `timestep`."
@@ -240,15 +245,16 @@ class Scheduler(_DiffusionLevels):
     @classmethod
     def from_sigmas(cls, sigmas: Sequence[float]) -> 'Scheduler':
         "Return a scheduler of any ascending `sigmas` > 0; raise `ValueError` for others."
-        sigmas = [float(sigma) for sigma in sigmas]
-        _check_count(len(sigmas))
+        if not hasattr(sigmas, '__len__'):
+            raise ValueError(f'sigmas must be numbers > 0, not {shown(sigmas)}')
+        sigmas = [check_number('sigmas', sigma, above=0) for sigma in sigmas]
+        _check_count(len(sigmas), name='number of sigmas')
         return cls._from_sigmas('from_sigmas', np.array(sigmas), {'sigmas': sigmas})
 
     @classmethod
     def from_dict(cls, config: dict) -> 'Scheduler':
         "Return the scheduler that `to_dict` described; raise `ValueError` for unknown names or options."
-        name = config.get('name')
-        if name not in _KINDS: raise ValueError(f'scheduler must be one of {", ".join(_KINDS)}, got {name!r}')
+        name = check_choice('scheduler', check_kind('config', config, dict).get('name'), _KINDS)
         try:
             scheduler = getattr(cls, name)(**config.get('options', {}))
             for spec in config.get('respacing', ()): scheduler = scheduler.respace(spec)

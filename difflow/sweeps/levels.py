@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..checks import check_kind, check_number
 from ..data.canvas import image_grid
 from ..denoisers.base import Denoiser
 from ..samplers.steps import ddpm
@@ -27,7 +28,7 @@ def even_levels(
     count:int=25, # levels wanted, >= 2; fewer come where `steps` are fewer
 ) -> list[int]: # rising, from 0 to `steps`
     "Return `count` values of step_reverse, spread evenly over 0..`steps`; ValueError for fewer than two."
-    if count < 2: raise ValueError(f'count must be >= 2, got {count}')
+    steps, count = check_number('steps', steps, 1, whole=True), check_number('count', count, 2, whole=True)
     return sorted({round(i * steps / (count - 1)) for i in range(count)})
 
 # %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
@@ -62,8 +63,8 @@ class Sweep:
         scale:int|None=None, # screen pixels per pixel; None: about 56 to an image
     ) -> Image.Image:
         "Draw the film strip of one image: above what was sent, below what came back; ValueError if none."
-        if not 0 <= image < len(self.x0):
-            raise ValueError(f'image must be in 0..{len(self.x0) - 1}, got {image}')
+        image = check_number('image', image, 0, len(self.x0) - 1, whole=True)
+        if scale is not None: check_number('scale', scale, 1, whole=True)
         rows = torch.cat([self.noised_vp[:, image], self.images[:, image]]).clamp(-1, 1)
         scale = scale or max(1, round(56 / rows.shape[-1]))
         titles = [f's={s:.3g}' for s in self.noised_sigmas.tolist()] + [f'r={r}' for r in self.steps_reverse]
@@ -88,7 +89,8 @@ def sweep_states(
     **options:float, # of the sampler
 ) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far
     "Yield the sweep before the first step and after each; raise ValueError for bad input before any work."
-    levels = even_levels(int(steps)) if steps_reverse is None else list(steps_reverse)
+    steps = check_number('steps', steps, 1, whole=True)
+    levels = even_levels(steps) if steps_reverse is None else steps_reverse
     plan = _sweep_plan(denoiser, x0, levels, steps, sampler, seeds, labels, convention, scheduler,
                        independent, batch_size, guidance, clip, noise, options)
     return _sweeps(plan, _check_levels(levels, len(plan.scheduler)))
@@ -127,6 +129,7 @@ def sweep(
 ) -> Sweep:
     "Return what came back from every level, in one pass; raise ValueError for bad input before any work."
     from tqdm.auto import tqdm
+    check_kind('progress', progress, bool)
     walk = sweep_states(denoiser, x0, steps_reverse, steps, sampler, **arguments)
     left, result = next(walk)
     bar = tqdm(total=left, disable=not progress, desc='sweep', unit='level')

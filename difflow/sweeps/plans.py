@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, check_kind, check_number, check_seeds, shown
 from ..data.sets import check_images
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
@@ -29,22 +30,22 @@ def grid_of(
     scheduler:Scheduler|None=None, # noise levels to take these from; None: the denoiser's own
 ) -> Scheduler: # `steps` levels
     "Return the schedule that is walked; raise ValueError for `steps` that are no integer >= 1."
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f'steps must be an integer >= 1, got {steps!r}')
-    if scheduler is None: return denoiser.grid(int(steps))
-    return scheduler if len(scheduler) == steps else scheduler.respace(str(int(steps)))
+    steps = check_number('steps', steps, 1, whole=True)
+    check_kind('denoiser', denoiser, Denoiser), check_kind('scheduler', scheduler, Scheduler, optional=True)
+    if scheduler is None: return denoiser.grid(steps)
+    return scheduler if len(scheduler) == steps else scheduler.respace(str(steps))
 
 # %% ../../nbs/sweeps/00_plans.ipynb #752a69b6
 _CONVENTIONS = 'matched', 'repo'
 
 def _check_levels(steps_reverse:Sequence[int], steps:int) -> list[int]:
     "Return `steps_reverse` as ints; raise ValueError unless all are whole numbers in 0..`steps`."
-    levels = [int(r) if float(r).is_integer() else r for r in steps_reverse]
-    if not levels: raise ValueError('steps_reverse must name at least one level, got none')
-    for r in levels:
-        if not isinstance(r, int) or not 0 <= r <= steps:
-            raise ValueError(f'step_reverse must be an integer in 0..{steps}, got {r}')
-    return levels
+    if not hasattr(steps_reverse, '__len__') or isinstance(steps_reverse, str) or not len(steps_reverse):
+        found = shown(steps_reverse)
+        raise ValueError(f'steps_reverse must be levels in 0..{steps}, at least one, got {found}')
+    whole = lambda r: int(r) if isinstance(r, float) and r.is_integer() else r # 50.0 is a level
+    numbers = steps_reverse.tolist() if hasattr(steps_reverse, 'tolist') else steps_reverse
+    return [check_number('step_reverse', whole(r), 0, steps, whole=True) for r in numbers]
 
 def _noised_index(r:int, steps:int, convention:str) -> int|None:
     "Return the index of the noise of level `r`, 0..`steps`-1; None for no noise, and for noise alone."
@@ -97,17 +98,15 @@ def _sweep_plan(
     options:dict,
 ) -> _SweepPlan:
     "Return the plan of a run; raise ValueError naming the argument that is out of range."
-    if convention not in _CONVENTIONS:
-        raise ValueError(f'convention must be one of {_CONVENTIONS}, got {convention!r}')
-    sampler, device = as_sampler(sampler), device_of(denoiser)
+    check_choice('convention', convention, _CONVENTIONS), check_kind('independent', independent, bool)
+    sampler, device = as_sampler(sampler), device_of(check_kind('denoiser', denoiser, Denoiser))
     sampler.check_options(options)
     x0 = check_images(x0, denoiser.image_shape).to(device)
-    if labels is not None: labels = torch.as_tensor(labels).expand(len(x0)).to(device)
-    denoiser.check(x0, labels)
+    labels, seeds = denoiser.labels_of(labels, len(x0)), check_seeds(seeds, len(x0))
+    if labels is not None: labels = labels.to(device)
     grid = grid_of(denoiser, steps, scheduler)
     draw = noise or (lambda stream, step: normal(x0.shape, seeds, step, stream, device=device))
     draw = lru_cache(maxsize=1)(draw) # forward noise that all levels share is drawn once
-    if noise is None: draw(Stream.FORWARD, 0) # the seeds are checked now
     distinct = sorted({r for r in _check_levels(levels, len(grid)) if r}, reverse=True)
     guided = GuidedDenoiser(denoiser, labels, guidance, clip, batch_size)
     return _SweepPlan(guided, x0, distinct, grid, sampler, options, draw, convention, independent)

@@ -140,7 +140,12 @@ def test_augment_labels_reach_the_network():
 
 
 @pytest.mark.parametrize(
-    'options, message', [(dict(C_1=0.0), '0 < C_1 < 1'), (dict(C_2=-1.0), 'C_2 > 0'), (dict(M=0), 'M >= 1')]
+    'options, message',
+    [
+        (dict(C_1=0.0), 'C_1 must be a number > 0 and < 1'),
+        (dict(C_2=-1.0), 'C_2 must be a number > 0'),
+        (dict(M=0), 'M must be an integer >= 1'),
+    ],
 )
 def test_impossible_chains(options, message):
     with pytest.raises(ValueError, match=message):

@@ -228,13 +228,13 @@ BAD_CALLS = {
     'x must have the shape (B, 3, 1, 4), got (1, 3, 1, 5)': lambda h: h.denoiser(
         torch.zeros(1, 3, 1, 5), 1.0
     ),
-    'sigma must be in (0, inf), got -1..-1': lambda h: h.beliefs(torch.zeros(1, 3, 1, 4), -1.0),
+    'sigma must be a number > 0, got -1.0': lambda h: h.beliefs(torch.zeros(1, 3, 1, 4), -1.0),
     'sigma must have the shape () or (1,), got (2,)': lambda h: h.beliefs(
         torch.zeros(1, 3, 1, 4), torch.ones(2)
     ),
     'labels must be in 0..2, got 4..4': lambda h: h.denoiser(torch.zeros(1, 3, 1, 4), 1.0, torch.tensor([4])),
-    'epsilon must be in (0, 1], got 1.5': lambda h: h.epsilon_beliefs(h.sample(1)[0], 1.5),
-    'epsilon must be in 0..1, got -0.1': lambda h: h.epsilon_process.upward(-0.1, 3),
+    'epsilon must be a number > 0 and <= 1, got 1.5': lambda h: h.epsilon_beliefs(h.sample(1)[0], 1.5),
+    'epsilon must be a number in 0..1, got -0.1': lambda h: h.epsilon_process.upward(-0.1, 3),
     'there are 24 strings, enumerate lists at most 10': lambda h: h.enumerate(limit=10),
 }
 

@@ -116,9 +116,9 @@ def test_ranks_refuse_before_the_walk(options, message):
     [
         (lambda: trajectory(network(), steps=0), 'steps must be an integer >= 1, got 0'),
         (lambda: trajectory(network(), at=[]), 'at must name at least one'),
-        (lambda: trajectory(network(), at=[math.nan]), 'sigma must be in .0, inf., got nan'),
+        (lambda: trajectory(network(), at=[math.nan]), 'at must be a number > 0, got nan'),
         (lambda: trajectory(VEDenoiser(network().net), at=[200.0]), 'sigma must be in 0.02..100, got 200'),
-        (lambda: trajectory_ranks(network(), energy=2.0), 'energy must be in .0, 1., got 2.0'),
+        (lambda: trajectory_ranks(network(), energy=2.0), 'energy must be a number > 0 and < 1, got 2.0'),
         (lambda: edit(network(), X, 1.0, X[0], [1.0]), r'x must be \(1, C, H, W\)'),
         (lambda: edit(network(), X[:1], 1.0, X[0], []), 'strengths must be finite'),
     ],

@@ -108,16 +108,16 @@ def test_network_has_the_published_size():
     'call, message',
     [
         (lambda: train_molrg(MoLRG(), settings=Settings(steps=2), lr=1e-4), 'give settings or lr, not both'),
-        (lambda: LowRankDenoiser(1, 13, (3, 2, 2)), 'class_dim must be in 1..12, got 13'),
-        (lambda: LowRankDenoiser(0, 3, (3, 2, 2)), 'n_classes must be >= 1, got 0'),
-        (lambda: principal_subspace(torch.ones(3, 4), 5), 'class_dim must be in 1..4, got 5'),
-        (lambda: cluster_subspaces(torch.ones(3, 4), 0, 2), 'all must be >= 1'),
+        (lambda: LowRankDenoiser(1, 13, (3, 2, 2)), 'class_dim must be an integer in 1..12, got 13'),
+        (lambda: LowRankDenoiser(0, 3, (3, 2, 2)), 'n_classes must be an integer >= 1, got 0'),
+        (lambda: principal_subspace(torch.ones(3, 4), 5), 'class_dim must be an integer in 1..4, got 5'),
+        (lambda: cluster_subspaces(torch.ones(3, 4), 0, 2), 'n_classes must be an integer >= 1'),
         (lambda: principal_angles(torch.eye(4)[:, :2], torch.eye(4)[:, :3]), 'one shape'),
         (
             lambda: train_molrg(MoLRG(1, 8, 2, image_shape=(1, 2, 4))),
             'images must be square for a U-Net, got 2 x 4',
         ),
-        (lambda: train_molrg(MoLRG(), 0), 'sample_per_class must be >= 1, got 0'),
+        (lambda: train_molrg(MoLRG(), 0), 'sample_per_class must be an integer >= 1, got 0'),
     ],
 )
 def test_bad_input_is_refused(call, message):

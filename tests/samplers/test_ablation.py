@@ -191,10 +191,10 @@ def test_published_18_steps():
     [
         (
             lambda: ablation_sample(Stub(), (1, 1, 4, 4), solver='rk4'),
-            "solver must be euler or heun, got 'rk4'",
+            "solver must be one of euler, heun, got 'rk4'",
         ),
         (lambda: ablation_sample(Stub(), (1, 1, 4, 4), scaling='ve'), 'scaling must be one of none, vp'),
-        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), alpha=1.5), 'alpha must be in'),
+        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), alpha=1.5), 'alpha must be a number > 0 and <= 1'),
         (
             lambda: ablation_sample(Stub(), (1, 1, 4, 4), discretization='ddpm'),
             'discretization must be one of',

@@ -1,10 +1,12 @@
 """Samples of published seeds: the noise they mean, and how it is drawn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from difflow import Denoiser, EDMDenoiser, Scheduler, SongUNet, euler, heun, sample
+from difflow import Denoiser, EDMDenoiser, GaussianDenoiser, Scheduler, SongUNet, euler, heun, sample
 from difflow.noise import ImageStreams
 from edm_networks import TINY
 from golden import FIXTURES, fill
@@ -91,3 +93,39 @@ def test_same_noise_for_every_model():
             ),
         )
     torch.testing.assert_close(starts[0], starts[1], atol=1e-3, rtol=1e-5)
+
+
+def test_a_number_of_images_is_enough():
+    "The shape is the denoiser's, and the same images come, whatever kind of integer says how many."
+    gaussian = GaussianDenoiser(torch.zeros(1, 4, 4), 0.25)
+    images = sample(gaussian, (16, 1, 4, 4), steps=2, progress=False)
+    for count in (16, np.int64(16), torch.tensor(16), torch.zeros(16, 1, 4, 4).shape):
+        assert torch.equal(sample(gaussian, count, steps=2, progress=False), images)
+    for seeds in (np.int64(3), torch.tensor(3), [3] * 16, np.full(16, 3)):
+        one = sample(gaussian, 16, steps=2, seeds=seeds, progress=False)
+        assert one.shape == images.shape and not torch.equal(one, images)
+    with pytest.raises(ValueError, match='the denoiser has no image_shape'):
+        sample(Stub(), 16)
+    for count in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=f'n must be an integer >= 1, got {count}'):
+            sample(gaussian, count)
+
+
+def test_a_generator_is_no_seed():
+    with pytest.raises(ValueError, match='not a torch.*Generator: noise is counter-based'):
+        sample(GaussianDenoiser(torch.zeros(1, 4, 4), 0.25), 2, seeds=torch.Generator())
+
+
+def test_wrong_values_are_named_before_the_denoiser_is_asked():
+    "A batch of nothing, options of the sampler, states that are NaN: no call, and the cause by its name."
+
+    class Untouched(GaussianDenoiser):
+        def denoise(self, x, sigma, labels):
+            raise AssertionError('asked')
+
+    denoiser = Untouched(torch.zeros(1, 4, 4), 0.25)
+    for wrong in (dict(batch_size=0), dict(S_churn=math.nan), dict(guidance=math.inf), dict(seeds=-1)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            sample(denoiser, 2, progress=False, **wrong)
+    with pytest.raises(ValueError, match='x must be finite, but 32 of its 32 values'):
+        sample(denoiser, torch.full((2, 1, 4, 4), math.nan))

@@ -50,7 +50,7 @@ def test_nothing_of_a_loss_is_copied_to_the_device_or_read_from_it(kind):
 def test_a_range_of_images_is_a_list_of_them(rows):
     for make in (normal, uniform):
         assert torch.equal(make((len(rows), 5), 7, 2, 1, rows), make((len(rows), 5), 7, 2, 1, list(rows)))
-    with pytest.raises(ValueError, match='images must be an int in'):
+    with pytest.raises(ValueError, match='images must be an integer in'):
         normal((2, 3), images=range(-1, 1))
     with pytest.raises(ValueError, match='one for each of 2 images, got 3'):
         normal((2, 3), images=range(3))
