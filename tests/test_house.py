@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE, NOTEBOOKS = ROOT / 'difflow', ROOT / 'nbs'
 ROOMS = (  # a room imports only from rooms above it
-    'checks files data noise schedulers networks denoisers checkpoints exact samplers runs training features '
+    'files data noise schedulers networks denoisers checkpoints exact samplers runs training features '
     'statistics sweeps reproducibility jacobians representations synthetic_data widgets cli'
 ).split()
 STUDIES = 'sweeps reproducibility jacobians representations synthetic_data'.split()

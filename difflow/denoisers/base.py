@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 from ..networks.protocol import network_facts
 from ..schedulers.scheduler import Scheduler
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_kind
+from ..data.checks import check_choice, check_kind
 from ..schedulers.scheduler import Scheduler
 from .base import Preconditioned, _check_pair, as_sigma, expand_like
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from ..schedulers.scheduler import Scheduler
 from .base import Preconditioned
 

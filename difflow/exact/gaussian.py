@@ -9,7 +9,7 @@ __all__ = ['GaussianDenoiser']
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser, expand_like
 
 # %% ../../nbs/exact/00_gaussian.ipynb #47a901a3

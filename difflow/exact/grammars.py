@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..noise import Stream, uniform
 
 # %% ../../nbs/exact/04_grammars.ipynb #0042cc70

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from .beliefs import _Beliefs, _propagate
 from .grammars import _Grammar

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .grammars import _check_grammar
 
 # %% ../../nbs/exact/06_mean_field.ipynb #074a9d93

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_kind, check_number, check_shape
+from ..data.checks import check_kind, check_number, check_shape
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..noise import Stream, normal
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_kind, check_number, shown
+from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser, as_sigma
 from .posteriors import _add_pixels, _covariance_product, _solve_surely, _weigh

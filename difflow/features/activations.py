@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from ..files import atomic, load_npz, save_npz
 from ..runs.folder import Report

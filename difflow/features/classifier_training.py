@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet, check_images
 from ..noise import Stream, normal, uniform
 from ..training.ema import EMA

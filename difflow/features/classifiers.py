@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.archives import read_tensors
 from ..checkpoints.safetensors_files import write_tensors
-from ..checks import check_number, check_shape
 from ..data.canvas import to_uint8
+from ..data.checks import check_number, check_shape
 from ..files import package_file, tensors_sha256
 from ..networks.protocol import network_facts
 

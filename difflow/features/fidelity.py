@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
 from ..data.canvas import to_uint8
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from .classifiers import embedded_classifiers, load_classifier
 from .descriptors import check_features

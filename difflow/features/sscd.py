@@ -28,7 +28,7 @@ from difflow.features.sscd_published import (
 
 from ..checkpoints.archives import read_archive
 from ..checkpoints.safetensors_files import write_tensors
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/features/07_sscd_augmentation.ipynb #df9d7a9e
 class _BatchRNG:

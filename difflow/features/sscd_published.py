@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.unpickler import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
 class _GeM(nn.Module):

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_number
 from ..data.canvas import to_uint8
+from ..data.checks import check_number
 from ..data.sets import ImageSet, check_images
 from .descriptors import check_features
 from .sscd import SSCD

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser
 from ..samplers.registry import as_sampler
 from ..samplers.steps import heun

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number, check_shape
+from ..data.checks import check_number, check_shape
 from ..denoisers.preconditioned import EDMDenoiser
 from ..exact.molrg import MoLRG, SubspaceDenoiser, check_bases
 from ..networks.song_unet import edm_network

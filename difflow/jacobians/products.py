@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from ..denoisers.base import Denoiser, as_sigma
 from ..networks.protocol import network_facts
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #ac43d550
 @dataclass(frozen=True)

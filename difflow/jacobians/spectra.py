@@ -9,7 +9,7 @@ __all__ = ['jacobian_spectrum']
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from ..denoisers.base import Denoiser
 from .products import _check_point, _groups, _matrix_of, _Tangent
 from .ranks import Spectrum, _check_energy

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 from ..noise import Stream, normal
 
 # %% ../../nbs/jacobians/06_subspaces.ipynb #170a1fba

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, check_seeds, check_shape
+from ..data.checks import check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
 from ..samplers.guidance import device_of

@@ -9,7 +9,7 @@ __all__ = ['DiffusersUNet']
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_kind, check_number, check_shape
+from ..data.checks import check_choice, check_kind, check_number, check_shape
 from .diffusers_blocks import _STAGES, _Middle, _Stage, _Style, _TimeEmbedding, _waves
 from .layers import Conv2d, GroupNorm
 from .protocol import _check_images, _check_labels, _check_timesteps, _distinct

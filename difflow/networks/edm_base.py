@@ -9,7 +9,7 @@ __all__ = []
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_kind, check_number, check_shape
+from ..data.checks import check_choice, check_kind, check_number, check_shape
 from .edm_blocks import _UNetBlock
 from .layers import _dropout
 from .protocol import _check_images, _check_timesteps, _distinct

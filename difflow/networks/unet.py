@@ -24,7 +24,7 @@ from difflow.networks.unet_blocks import (
                                           timestep_embedding,
 )
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from .layers import Conv2d
 from .protocol import _check_labels, _check_timesteps, _distinct
 

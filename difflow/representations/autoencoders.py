@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..checks import check_number, check_shape
+from ..data.checks import check_number, check_shape
 from ..denoisers.base import Denoiser, as_sigma
 from .coded_denoisers import _draw_code, _regularisation
 from .encoders import TimeEncoder, sigma_of

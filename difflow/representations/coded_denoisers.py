@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
 from ..networks.coded import code_size

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet, check_images
 from ..data.studies import PublishedImages
 from ..denoisers.base import Denoiser

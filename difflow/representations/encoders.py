@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/representations/00_encoders.ipynb #3396c36d
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 50.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import pad
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .mixer_networks import _MLP, _Dropout
 
 # %% ../../nbs/representations/05_ensembles.ipynb #95833091

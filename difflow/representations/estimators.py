@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/08_estimators.ipynb #b4c9e279

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
 

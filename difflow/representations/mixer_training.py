@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/06_mixer_training.ipynb #f93e7789

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .mixer_networks import _GRU, _MLP, _Transformer
 from .mixer_training import _MixerSettings, _RunGrid, _split, check_codes
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from .mixers import TransformerMixer
 
 # %% ../../nbs/representations/10_profiles.ipynb #2d60b429

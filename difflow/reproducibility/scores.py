@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
 

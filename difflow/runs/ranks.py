@@ -9,7 +9,7 @@ __all__ = ['rank_and_world']
 import os
 from collections.abc import Sequence
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/runs/01_ranks.ipynb #2fa3f404
 _LAUNCHERS = ( # names of the rank and of the number of ranks

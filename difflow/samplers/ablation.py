@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_number
+from ..data.checks import check_choice, check_number
 from ..denoisers.base import Denoiser
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser

@@ -9,7 +9,7 @@ __all__ = ['GuidedDenoiser', 'device_of']
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number
+from ..data.checks import check_kind, check_number
 from ..denoisers.base import Denoiser
 from ..networks.layers import pad_to_even
 

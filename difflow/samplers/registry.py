@@ -6,7 +6,7 @@
 __all__ = ['SAMPLERS', 'as_sampler']
 
 # %% ../../nbs/samplers/10_registry.ipynb #6528ecb0
-from ..checks import check_choice
+from ..data.checks import check_choice
 from .steps import ddim, ddpm, dpmpp_2m, euler, heun
 from .walks import Sampler
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_kind, check_number, check_seeds, check_shape
+from ..data.checks import check_choice, check_kind, check_number, check_seeds, check_shape
 from ..denoisers.base import Denoiser
 from ..noise import ImageStreams, Stream, normal
 from ..schedulers.scheduler import Scheduler

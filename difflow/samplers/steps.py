@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser

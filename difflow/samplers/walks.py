@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_kind, check_number, check_seeds, shown
+from ..data.checks import check_kind, check_number, check_seeds, shown
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
 from ..schedulers.scheduler import Scheduler

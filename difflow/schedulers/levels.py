@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/schedulers/00_levels.ipynb #5f1a7fce
 _MAX_LEVELS = 10**6

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/schedulers/01_respacing.ipynb #a452b25b
 def space_timesteps(

@@ -24,7 +24,7 @@ from difflow.schedulers.levels import (
                                        vp_sigmas,
 )
 
-from ..checks import check_choice, check_kind, check_number, shown
+from ..data.checks import check_choice, check_kind, check_number, shown
 from .respacing import space_timesteps
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #95ff8368

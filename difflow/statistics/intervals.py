@@ -8,7 +8,7 @@ __all__ = ['per_image', 'mean_error', 'bootstrap_interval']
 # %% ../../nbs/statistics/00_intervals.ipynb #17f48dc0
 import numpy as np
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/statistics/00_intervals.ipynb #c9fa58e8
 def per_image(

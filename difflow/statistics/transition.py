@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
 def _fall(z:np.ndarray) -> np.ndarray: return 0.5 - 0.5 * np.tanh(z / 2)

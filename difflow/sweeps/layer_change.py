@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from ..features.activations import ActivationStatistics
 from ..features.classifiers import classifier_hash

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import check_kind, check_number
 from ..data.canvas import image_grid
+from ..data.checks import check_kind, check_number
 from ..denoisers.base import Denoiser
 from ..samplers.steps import ddpm
 from ..samplers.walks import PUBLISHED_STEPS, Sampler

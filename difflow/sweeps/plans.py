@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_kind, check_number, check_seeds, shown
+from ..data.checks import check_choice, check_kind, check_number, check_seeds, shown
 from ..data.sets import check_images
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal

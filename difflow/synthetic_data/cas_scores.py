@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..files import atomic, load_npz
 from ..statistics.intervals import bootstrap_interval
 

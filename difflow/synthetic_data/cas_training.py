@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from ..features.classifier_training import random_warp
 from ..features.classifiers import SmallClassifier

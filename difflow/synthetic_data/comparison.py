@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.safetensors_files import write_tensors
-from ..checks import check_number
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from ..features.classifiers import SmallClassifier, save_classifier
 from ..files import remove_partials

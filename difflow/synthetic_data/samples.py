@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_number
 from ..data.canvas import to_uint8
+from ..data.checks import check_number
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser

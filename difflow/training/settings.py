@@ -9,7 +9,7 @@ __all__ = ['Settings']
 import math
 from dataclasses import dataclass
 
-from ..checks import check_number
+from ..data.checks import check_number
 
 # %% ../../nbs/training/01_settings.ipynb #7e1170fe
 @dataclass(frozen=True)
