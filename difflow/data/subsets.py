@@ -30,18 +30,20 @@ def stratified_order(
     return order[np.argsort((rank + rng.random(len(counts))[classes]) / counts[classes], kind='stable')]
 
 # %% ../../nbs/data/06_subsets.ipynb #8d7cd93b
-def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:int, split:str) -> None:
+def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:int,
+                   split:str|None) -> None:
     "Raise ValueError naming the first option outside its range"
     for name, value, low in (('size', size, 1), ('max_images', max_images, 1), ('seed', seed, 0)):
         if value is not None or name == 'seed': check_number(name, value, low, whole=True)
     if channels not in (None, 1, 3): raise ValueError(f'channels={channels!r}: allowed is 1, 3 or None')
-    if split not in ('all', 'train', 'test'): raise ValueError(f'split={split!r}: allowed: all, train, test')
+    if split not in ('all', 'train', 'test', None):
+        raise ValueError(f'split={split!r}: allowed: all, train, test or None')
 
-def _choose(source:_ImageSource, split:str, max_images:int|None, seed:int) -> np.ndarray:
+def _choose(source:_ImageSource, split:str|None, max_images:int|None, seed:int) -> np.ndarray:
     "Return the sorted indices of the images that `split` and `max_images` leave"
     n, labels = len(source.names), source.labels
     keep, parts = np.arange(n), source.parts
-    if split != 'all':
+    if split != 'all' and (split is not None or parts is not None):
         if parts is None: parts = _train_test(np.isin(keep, stratified_order(n, labels)[n * 4 // 5:]))
         keep = np.flatnonzero(_in_part(parts, split))
     if max_images is not None:
