@@ -109,7 +109,8 @@ def kid(
 ) -> tuple[float, float]: # mean and standard deviation over the subsets
     "Return the unbiased squared maximum mean discrepancy with the cubic kernel; ValueError for bad numbers"
     from torchmetrics.image.kid import KernelInceptionDistance
-    subsets, seed = check_number('subsets', subsets, 1, whole=True), check_number('seed', seed, 0, whole=True)
+    subsets = check_number('subsets', subsets, 1, whole=True)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     if subset_size is not None: subset_size = check_number('subset_size', subset_size, 2, whole=True)
     real, synthetic = _features_of_both(real, synthetic, network)
     most = min(len(real), len(synthetic))
@@ -152,7 +153,7 @@ def image_metrics(
 ) -> dict[str, float]: # fid, kid, kid_std, precision, recall
     "Return FID, KID, precision and recall, the features computed once; ValueError as each of them"
     check_number('k', k, 1, whole=True)
-    check_number('seed', seed, 0, whole=True)
+    check_number('seed', seed, 0, 2**64 - 1, whole=True)
     real, synthetic = _features_of_both(real, synthetic, network)
     precision, recall = precision_recall(real, synthetic, k=k)
     mean, deviation = kid(real, synthetic, seed=seed)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_number
 from ..files import atomic, load_npz
 from ..statistics.intervals import bootstrap_interval
 
@@ -24,8 +24,7 @@ _METRICS = 'accuracy', 'auroc'
 
 def _check_metric(metric:str) -> None:
     "Raise ValueError for an unknown metric"
-    if metric not in _METRICS:
-        raise ValueError(f'metric must be one of {", ".join(_METRICS)}, got {metric!r}')
+    check_choice('metric', metric, _METRICS)
 
 def _auroc(
     scores:Tensor, # (N,) higher: more likely
@@ -108,7 +107,7 @@ class CAS:
     def resampled(self, protocol:str, arm:str, resamples:int=500, seed:int=0) -> Tensor: # (resamples,)
         "Return the mean score of bootstrap samples of test images and seeds, the same for every arm"
         resamples = check_number('resamples', resamples, 1, whole=True)
-        seed = check_number('seed', seed, 0, whole=True)
+        seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
         rng, n, s = np.random.default_rng(seed), len(self.labels), len(self.seeds)
         images, seeds = (torch.from_numpy(rng.multinomial(k, np.full(k, 1 / k), resamples)) for k in (n, s))
         p, a = self._at(protocol, arm)
