@@ -55,7 +55,8 @@ def image_features(
     "Return the features of images; ValueError for fewer than 2, and features that are no finite matrix"
     check_number('batch_size', batch_size, 1, whole=True)
     if getattr(images, 'ndim', 0) == 2: return check_features(images, name, rows=2, unit=False)
-    held = ImageSet.of(images)
+    try: held = ImageSet.of(images)
+    except ValueError as error: raise ValueError(f'{name}: {error}') from None
     if len(held) < 2: raise ValueError(f'{name}: a set must hold at least 2 images, got {len(held)}')
     extract, stays = _feature_network(network), isinstance(images, Tensor) and images.is_floating_point()
     read = images.__getitem__ if stays else held.tensor # where they are, as they are
