@@ -52,6 +52,8 @@ IMAGES = dict(
     number=3,
     complex=NOISY.to(torch.complex64),
 )
+PART = dict(number=3, text='x', empty=[])  # an object, or None
+PATH = dict(number=3, true=True, empty=[])  # or None
 SHAPED = dict(
     three=NOISY[:, 0], wide=NOISY[..., :4], channels=NOISY.expand(2, 3, 8, 8)
 )  # other than the denoiser's
@@ -413,8 +415,8 @@ def studies():
         levels=dict(nan=[NAN] * 6, few=[0, 1], falling=range(6, 0, -1), text='x', none=None), seed=SEED
     )
     kinds |= dict(
-        kept=dict(nan=kept * NAN, all=kept * 0 + 1, high=kept * 9, flat=kept[0], text='x', none=None)
-    )
+        kept=dict(nan=kept * NAN, high=kept * 9, low=-kept, flat=kept[0], text='x', none=None)
+    )  # all kept: right, and answered by NaN with a reason
     kinds |= dict(chance=SHARE | dict(one=1.0), bootstrap=COUNT | dict(few=19))
     given = dict(levels=np.linspace(0, 1, 6), kept=kept, chance=0.1, bootstrap=20)
     yield 'fit_transition', df.fit_transition, given, kinds
@@ -429,12 +431,18 @@ def studies():
         }
         yield name, getattr(df, name), {first: unit(), second: unit()}, kinds
     kinds = dict(
-        backbone=CHOICE, dims=COUNT, p=POSITIVE, threshold=without(NUMBER, 'none'), preprocess={}, card={}
+        backbone=CHOICE, dims=COUNT, p=POSITIVE, threshold=without(NUMBER, 'none'), preprocess=PART, card=PART
     )
     yield 'SSCD', df.SSCD, dict(backbone='small', dims=4), kinds
     kinds = dict(images=PIXELS, model=OBJECT, batch_size=COUNT, seeds=without(SEEDS, 'none'), progress=FLAG)
     kinds |= dict(
-        out={}, device={}, shard=dict(high=(2, 2), text='x', none=None, negative=(-1, 1)), callback={}
+        out=PATH,
+        device={},
+        shard=dict(
+            high=(2, 2), text='x', none=None, negative=(-1, 1), half=(0.5, 1), many=(0, 1, 2), alone=(0, 2)
+        ),
+        callback={},
+        restart=FLAG,
     )
     yield (
         'sscd_features',
@@ -454,12 +462,12 @@ def studies():
     )
     yield 'TimeEncoder', df.TimeEncoder, dict(k=0.5, in_channels=1, depth=10), kinds
     times = dict(falling=[1.0, 0.0], high=[2.0], nan=[NAN], empty=[], text='x', none=None, number=0.5)
-    kinds = dict(encoder=OBJECT, images=PIXELS, times=times, batch_size=COUNT, out={}, progress=FLAG)
+    kinds = dict(encoder=OBJECT, images=PIXELS, times=times, batch_size=COUNT, out=PATH, progress=FLAG)
     yield 'trajectory_codes', df.trajectory_codes, dict(encoder=encoder(), images=NOISY, times=[0.5]), kinds
     kinds = dict(
         denoiser=OBJECT, images=PIXELS | SHAPED, sigmas=LEVELS, batch_size=COUNT, seeds=SEED, labels=LABELS
     )
-    kinds |= dict(layer=without(CHOICE, 'none'))
+    kinds |= dict(layer=without(CHOICE, 'none'), first=without(COUNT, 'zero'))
     given = dict(denoiser=df.EDMDenoiser(network()), images=NOISY, sigmas=[1.0])
     yield 'unet_features', df.unet_features, given, kinds
     z = dict(nan=codes() * NAN, flat=codes()[0, 0], none=None, text='x', empty=codes(0))
@@ -499,9 +507,11 @@ def studies():
         metric=CHOICE,
     )
     kinds |= dict(
-        counts=dict(negative=[-1], half=[0.5], high=[10**6], text='x'),
+        counts=dict(negative=[-1], half=[0.5], high=[10**6], text='x', none=None, number=20),
         steps=without(COUNT, 'none'),
         callback={},
+        out=PATH,
+        restart=FLAG,
     )
     half = digits()
     given = dict(
@@ -583,18 +593,6 @@ def explorers():
 
 CASES = denoisers, networks, exact, schedules, samplers, studies, files, explorers
 LATER = {
-    'fit_transition': 'statistics',
-    'rp_score': 'reproducibility',
-    'm_score': 'reproducibility',
-    'gl_score': 'reproducibility',
-    'SSCD': 'features',
-    'sscd_features': 'features',
-    'TimeEncoder': 'representations',
-    'trajectory_codes': 'representations',
-    'unet_features': 'representations',
-    'mutual_information': 'representations',
-    'labelled_samples': 'synthetic_data',
-    'classification_accuracy_score': 'synthetic_data',
     'train': 'training',
     'load_images': 'data',
     'ImageSet': 'data',
@@ -603,9 +601,7 @@ LATER = {
     'save': 'checkpoints',
     'export': 'checkpoints',
     'SweepExplorer': 'widgets',
-} | dict.fromkeys(
-    ('SingleTime', 'MeanMixer', 'ConcatMixer', 'GRUMixer', 'TransformerMixer'), 'representations'
-)
+}
 OFFERED_CHOICES = (
     'CompareExplorer DirectionExplorer NeighbourExplorer SyntheticExplorer TrajectoryExplorer'.split()
 )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet
 from ..files import atomic, load_npz, save_npz
 from ..runs.folder import Report
@@ -66,7 +66,7 @@ def _balanced_choice(
 ) -> list[int]:          # indices, ascending
     "Return `count` of `n` images drawn at random, as many of each class as of any other while they last"
     if count is not None: check_number('max_images', count, 1, n, whole=True)
-    seed = check_number('seed', seed, 0, whole=True)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     order = np.random.default_rng(seed).permutation(n)
     if count is None or count == n: return list(range(n))
     first = np.zeros(n, int) if labels is None else np.asarray(labels).reshape(n, -1)[order, 0]
@@ -177,6 +177,7 @@ def activation_statistics(
 ) -> ActivationStatistics:
     "Return mean and variance of each layer over `images`; ValueError for unknown layers and bad counts"
     names, batch_size = layer_names(model, layers), check_number('batch_size', batch_size, 1, whole=True)
+    check_kind('second_moment', second_moment, bool)
     rank, world = rank_and_world(rank, world)
     chosen = _balanced_choice(getattr(images, 'labels', None), len(images), max_images, seed)[rank::world]
     if not chosen: raise ValueError(f'rank {rank} of {world} has no images: there are too few')
@@ -204,6 +205,7 @@ def fill_statistics(
     names, batch_size = layer_names(model, layers), check_number('batch_size', batch_size, 1, whole=True)
     chosen = _balanced_choice(getattr(images, 'labels', None), len(images), max_images, seed)
     classes = getattr(images, 'classes', None)
+    check_kind('second_moment', second_moment, bool), check_kind('restart', restart, bool)
     made_of = run_identity(
         None, images[chosen], classifier=classifier_hash(model), layers=names, batch_size=batch_size,
         num_samples=len(chosen), seed=seed if len(chosen) < len(images) else None,

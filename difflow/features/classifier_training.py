@@ -30,7 +30,8 @@ def random_warp(
     strength:float=1.,  # 0 leaves the images as they are; 1 turns by up to 15 degrees and moves by up to 7 %
 ) -> Tensor:            # (B,C,H,W) in [-1, 1]
     "Return each image turned, scaled, slanted, moved and bent at random; ValueError for bad numbers"
-    seed, step = check_number('seed', seed, 0, whole=True), check_number('step', step, 0, whole=True)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+    step = check_number('step', step, 0, whole=True)
     strength = check_number('strength', strength, 0)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f'images must be floats (B,C,H,W), not {images.dtype} {tuple(images.shape)}')

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..checkpoints.archives import read_tensors
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.canvas import to_uint8
-from ..data.checks import check_number, check_shape
+from ..data.checks import check_kind, check_number, check_shape
 from ..files import package_file, tensors_sha256
 from ..networks.protocol import network_facts
 
@@ -170,6 +170,7 @@ def load_classifier(
     truncate:bool=False,                 # torchvision: cut grey levels off instead of rounding
 ) -> nn.Module:                          # takes (B,C,H,W) in [-1, 1], returns logits; eval mode, CPU
     "Load a classifier; ValueError for unknown names and files, ConnectionError for weights out of reach"
+    check_kind('name', name, (str, Path)), check_kind('truncate', truncate, bool)
     text, folder = str(name), package_file('embedded', 'classifiers')
     if text in embedded_classifiers(): return _read_classifier(folder / f'{text}.safetensors')
     if text.endswith('.safetensors') or os.sep in text: return _read_classifier(Path(name))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.checks import check_kind, check_many, check_number, shown
 from ..data.sets import ImageSet
 from ..files import load_npz, save_npz
 from ..runs.identity import run_identity
@@ -87,6 +88,20 @@ def _seeds_of(names:Sequence[str]) -> Tensor|None: # (N,) int64
     "Return the seeds that file names such as '000000/000123.png' state, None where one states none"
     stems = [Path(n).stem for n in names]
     return torch.tensor([int(s) for s in stems]) if all(re.fullmatch(r'\d{1,18}', s) for s in stems) else None
+
+def _check_shard(shard:tuple[int, int], out:str|Path|None) -> tuple[int, int]:
+    "Return `shard` as Python's integers; ValueError unless 0 <= i < n, and for n > 1 without `out`"
+    check_kind('out', out, (str, Path), optional=True)
+    if len(check_kind('shard', shard, (tuple, list))) != 2:
+        raise ValueError(f'shard must be (i, n), got {shown(shard)}')
+    world = check_number('shard[1]', shard[1], 1, whole=True)
+    if out is None and world > 1: raise ValueError(f'shard={shard}: n > 1 needs out=')
+    return check_number('shard[0]', shard[0], 0, world - 1, whole=True), world
+
+def _checked_seeds(seeds:Sequence[int]|None, images:ImageSet) -> Tensor|None: # int64 (N,)
+    "Return seeds, by default those that names of files state; ValueError unless there is one an image"
+    if seeds is None: return None if images.decoded else _seeds_of(images.names)
+    return torch.tensor([*check_many('seeds', seeds, len(images), 2**63 - 1)])
 
 class _Extraction:
     "The descriptors of one set by one model, batch by batch"
@@ -158,14 +173,11 @@ def sscd_features(
 ) -> Tensor|None: # (N, dims) float32 on the CPU, rows of length 1; None while other shards are not ready
     "Return the descriptor of every image; ValueError for bad images and options, and for another run"
     from tqdm.auto import tqdm
+    check_kind('progress', progress, bool), check_kind('restart', restart, bool)
+    batch_size, shard = check_number('batch_size', batch_size, 1, whole=True), _check_shard(shard, out)
+    check_kind('model', model, (SSCD, str, Path))
     model, images = model if isinstance(model, SSCD) else load_descriptor(model), ImageSet.of(images)
-    if batch_size < 1: raise ValueError(f'batch_size={batch_size}: allowed is >= 1')
-    if not 0 <= shard[0] < shard[1] or out is None and shard[1] > 1:
-        raise ValueError(f'shard={shard}: allowed is (i, n) with 0 <= i < n, and n > 1 needs out=')
-    seeds = _seeds_of(images.names) if seeds is None and not images.decoded else seeds
-    if seeds is not None and len(seeds) != len(images):
-        raise ValueError(f'{len(seeds)} seeds for {len(images)} images')
-    seeds = None if seeds is None else torch.as_tensor(list(seeds))
+    seeds = _checked_seeds(seeds, images)
     extraction = _Extraction(model.to(device or model.device).eval(), images, batch_size)
     starts = extraction.starts[shard[0]::shard[1]]
     with tqdm(total=len(starts), disable=not progress, desc='features', unit='batch') as bar:

@@ -55,7 +55,8 @@ def image_features(
     "Return the features of images; ValueError for fewer than 2, and features that are no finite matrix"
     check_number('batch_size', batch_size, 1, whole=True)
     if getattr(images, 'ndim', 0) == 2: return check_features(images, name, rows=2, unit=False)
-    held = ImageSet.of(images)
+    try: held = ImageSet.of(images)
+    except ValueError as error: raise ValueError(f'{name}: {error}') from None
     if len(held) < 2: raise ValueError(f'{name}: a set must hold at least 2 images, got {len(held)}')
     extract, stays = _feature_network(network), isinstance(images, Tensor) and images.is_floating_point()
     read = images.__getitem__ if stays else held.tensor # where they are, as they are
@@ -109,7 +110,8 @@ def kid(
 ) -> tuple[float, float]: # mean and standard deviation over the subsets
     "Return the unbiased squared maximum mean discrepancy with the cubic kernel; ValueError for bad numbers"
     from torchmetrics.image.kid import KernelInceptionDistance
-    subsets, seed = check_number('subsets', subsets, 1, whole=True), check_number('seed', seed, 0, whole=True)
+    subsets = check_number('subsets', subsets, 1, whole=True)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     if subset_size is not None: subset_size = check_number('subset_size', subset_size, 2, whole=True)
     real, synthetic = _features_of_both(real, synthetic, network)
     most = min(len(real), len(synthetic))
@@ -152,7 +154,7 @@ def image_metrics(
 ) -> dict[str, float]: # fid, kid, kid_std, precision, recall
     "Return FID, KID, precision and recall, the features computed once; ValueError as each of them"
     check_number('k', k, 1, whole=True)
-    check_number('seed', seed, 0, whole=True)
+    check_number('seed', seed, 0, 2**64 - 1, whole=True)
     real, synthetic = _features_of_both(real, synthetic, network)
     precision, recall = precision_recall(real, synthetic, k=k)
     mean, deviation = kid(real, synthetic, seed=seed)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.checks import check_kind
 from ..data.sets import ImageSet
 
 # %% ../../nbs/features/02_layer_hooks.ipynb #f4f5f69c
@@ -95,4 +96,5 @@ def progress_bar(
 ) -> Any:          # tqdm
     "Return a progress bar that counts images"
     from tqdm.auto import tqdm
+    check_kind('progress', progress, bool)
     return tqdm(total=total, disable=not progress, desc=text, unit='image')

@@ -28,7 +28,7 @@ from difflow.features.sscd_published import (
 
 from ..checkpoints.archives import read_archive
 from ..checkpoints.safetensors_files import write_tensors
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_kind, check_number
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 
@@ -45,8 +45,9 @@ class SSCD(nn.Module):
         **options, # of `_SmallNet`: channels, widths, cells
     ):
         super().__init__()
-        known = [*_ARCHITECTURES, 'small']
-        if backbone not in known: raise ValueError(f'backbone={backbone!r}: known are {", ".join(known)}')
+        check_choice('backbone', backbone, (*_ARCHITECTURES, 'small'))
+        check_kind('preprocess', preprocess, Preprocess, optional=True)
+        check_kind('card', card, dict, optional=True)
         dims, p = check_number('dims', dims, 1, whole=True), check_number('p', p, 1)
         if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
         small = backbone == 'small'
@@ -119,6 +120,7 @@ def load_descriptor(
 ) -> SSCD: # in eval mode, on the CPU
     "Load a descriptor; ValueError for another layout, ConnectionError when it cannot be fetched"
     from difflow.checkpoints.weights import load_strictly
+    check_kind('name', name, (str, Path))
     if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
     path = _descriptor_file(name, hash)
     tensors, header = (_read_torchscript(path), None) if _is_torchscript(path) else read_archive(path)[::2]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.canvas import to_uint8
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet, check_images
 from .descriptors import check_features
 from .sscd import SSCD
@@ -111,6 +111,7 @@ def train_sscd(
     from tqdm.auto import tqdm
 
     from difflow.training.order import batches
+    check_kind('model', model, SSCD), check_kind('progress', progress, bool)
     settings = settings or SSCDSettings(**options)
     held = ImageSet.of(images)
     images = ImageSet.of(to_uint8(images)) if isinstance(images, Tensor) else held

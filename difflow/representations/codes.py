@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet, check_images
 from ..data.studies import PublishedImages
 from ..denoisers.base import Denoiser
@@ -65,7 +65,8 @@ def trajectory_codes(
     progress:bool=False, # show a bar
 ) -> Tensor: # (N, T, D) float32 on the CPU
     "Encode images at every time; raise ValueError for times or images that do not fit."
-    times, training = check_times(times), encoder.training
+    times, training = check_times(times), check_kind('encoder', encoder, TimeEncoder).training
+    check_kind('out', out, (str, Path), optional=True), check_kind('progress', progress, bool)
     if out is not None and Path(out).suffix != '.npz': raise ValueError(f'{out}: the name must end in .npz')
     batch_size, images = check_number('batch_size', batch_size, 1, whole=True), _held(images)
     device, count = next(encoder.parameters()).device, len(images)
@@ -129,6 +130,7 @@ def _feature_layer(
     name:str|None=None, # of a module in it, None: its middle
 ) -> nn.Module:
     "Return a layer of a network; raise ValueError for names that it does not have."
+    check_kind('layer', name, str, optional=True)
     modules = dict(net.named_modules()) if isinstance(net, nn.Module) else {}
     if name is None: name = next((known for known in modules if re.fullmatch(_MIDDLE, known)), None)
     if name in modules and name: return modules[name]
@@ -161,7 +163,8 @@ def unet_features(
     first:int=0, # place of `images[0]` in a larger set, where the noise is counted from
 ) -> Tensor: # (N, T, D) float32 on the CPU
     "Return a layer's activations for noised images, averaged over the area; ValueError if it has none."
-    module = _feature_layer(getattr(denoiser, 'net', None), layer)
+    module = _feature_layer(getattr(check_kind('denoiser', denoiser, Denoiser), 'net', None), layer)
+    first = check_number('first', first, 0, whole=True)
     sigmas, batch_size = _check_sigmas(sigmas), check_number('batch_size', batch_size, 1, whole=True)
     images = _held(images)
     check_images(_rows_of(images, [0]).clamp(-1, 1), denoiser.image_shape, 'images')

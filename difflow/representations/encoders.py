@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 
 # %% ../../nbs/representations/00_encoders.ipynb #3396c36d
 _SIGMA_MIN, _SIGMA_MAX = 0.01, 50.
@@ -92,6 +92,7 @@ class TimeEncoder(nn.Module):
         "Raise ValueError for a depth or a width that no such network has."
         k, time_scale = check_number('k', k, 0), check_number('time_scale', time_scale, above=0)
         in_channels = check_number('in_channels', in_channels, 1, whole=True)
+        check_kind('probabilistic', probabilistic, bool)
         depth = check_number('depth', depth, 10, whole=True)
         sigma_min = check_number('sigma_min', sigma_min, above=0)
         sigma_max = check_number('sigma_max', sigma_max, above=sigma_min)

@@ -142,7 +142,8 @@ class BatchedEnsemble(_StackedNetwork):
         device:str|torch.device='cpu',
     ):
         "Raise ValueError for no seeds, other numbers of rates than of seeds, and numbers out of range."
-        seeds, lrs = [check_number('seeds', seed, 0, whole=True) for seed in seeds], torch.as_tensor(lrs)
+        seeds = [check_number('seeds', seed, 0, 2**64 - 1, whole=True) for seed in seeds]
+        lrs = torch.as_tensor(lrs)
         if not seeds or lrs.shape != (len(seeds),) or not ((lrs > 0) & lrs.isfinite()).all():
             raise ValueError(f'lrs must be {len(seeds)} numbers > 0, one a seed, got {lrs.tolist()}')
         weight_decay = check_number('weight_decay', weight_decay, 0)

@@ -183,7 +183,7 @@ def mine_information(
     steps = 100 * (count // batch_size) if steps is None else steps
     options = dict(steps=check_number('steps', steps, window, whole=True), batch_size=batch_size,
                    hidden=check_number('hidden', hidden, 1, whole=True), lr=check_number('lr', lr, above=0),
-                   seed=check_number('seed', seed, 0, whole=True), device=device, window=window)
+                   seed=check_number('seed', seed, 0, 2**64 - 1, whole=True), device=device, window=window)
     last, variance = _mine_bounds(x, y, **options)
     errors = (last.var(0) / window + variance.mean(0) / count).sqrt() # of the batches, of the examples
     parts = zip(last.mean(0), errors, _mine_miss(x, y, options))

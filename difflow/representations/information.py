@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_number
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
 
@@ -39,9 +39,8 @@ def mutual_information(
 ) -> InformationMatrix:
     "Estimate the information between the codes of all pairs of times; raise ValueError for bad codes."
     codes, _ = check_codes(codes)
-    noise, seed = check_number('noise', noise, above=0), check_number('seed', seed, 0, whole=True)
-    if estimator not in _ESTIMATORS:
-        raise ValueError(f'estimator must be one of {_ESTIMATORS}, got {estimator!r}')
+    noise, seed = check_number('noise', noise, above=0), check_number('seed', seed, 0, 2**64 - 1, whole=True)
+    check_choice('estimator', estimator, _ESTIMATORS)
     times = codes.shape[1]
     pairs = [(i, j) for i in range(times) for j in range(i, times)]
     if estimator == 'mine':

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/06_mixer_training.ipynb #f93e7789
@@ -45,6 +45,11 @@ def check_codes(
         raise ValueError(f'labels must be integers >= 0, got {labels.dtype} from {labels.min()}')
     return codes.float(), labels.long().reshape(len(labels), -1)
 
+def _check_examples(codes:Tensor|np.ndarray, labels:Tensor|np.ndarray) -> tuple[Tensor, Tensor]:
+    "Return codes and labels as `check_codes` does; raise ValueError where there are no labels."
+    if labels is None: raise ValueError('labels must be (N,) or (N, F), got None')
+    return check_codes(codes, labels)
+
 # %% ../../nbs/representations/06_mixer_training.ipynb #1ed29991
 _LRS = 1e-3, 7.5e-4, 5e-4, 2.5e-4, 1e-4, 5e-5
 
@@ -70,6 +75,7 @@ class _MixerSettings:
         if not hasattr(self.lrs, '__len__') or isinstance(self.lrs, str) or not len(self.lrs):
             raise ValueError(f'lrs must be numbers > 0, at least one, got {self.lrs!r}')
         self.lrs = tuple(check_number('lrs', lr, above=0) for lr in self.lrs)
+        check_kind('standardise', self.standardise, bool)
         self.weight_decay = check_number('weight_decay', self.weight_decay, 0)
         self.dropout = check_number('dropout', self.dropout, 0, below=1)
         self.validation = check_number('validation', self.validation, 0, 1)

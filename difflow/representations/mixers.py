@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from .mixer_networks import _GRU, _MLP, _Transformer
-from .mixer_training import _MixerSettings, _RunGrid, _split, check_codes
+from .mixer_training import _check_examples, _MixerSettings, _RunGrid, _split, check_codes
 
 # %% ../../nbs/representations/07_mixers.ipynb #d4f8196a
 def _check_classes(labels:Tensor): # (N, F)
@@ -26,7 +26,9 @@ def _check_classes(labels:Tensor): # (N, F)
 def _append(codes:Tensor, labels:Tensor, validation:tuple[Tensor, Tensor], seeds:int
             ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     "Append the examples to validate on; return codes, labels and the rows of both parts, (seeds, n) each."
-    more = check_codes(*validation)
+    if len(check_kind('validation', validation, (tuple, list))) != 2:
+        raise ValueError(f'validation must be codes and labels, got {len(validation)} things')
+    more = _check_examples(*validation)
     if more[0].shape[1:] != codes.shape[1:] or more[1].shape[1:] != labels.shape[1:]:
         shapes = [tuple(part.shape) for part in more]
         raise ValueError(f'validation has codes and labels of {shapes[0]}, {shapes[1]}')
@@ -51,7 +53,7 @@ class _FittedMixer(_MixerSettings):
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."
         single = np.ndim(labels) == 1
-        codes, labels = check_codes(codes, labels)
+        codes, labels = _check_examples(codes, labels)
         self._check(len(codes), validation is not None)
         _check_classes(labels)
         parts = _split(len(codes), self.validation, self.seeds)
@@ -103,7 +105,7 @@ class Mixer(_FittedMixer):
         labels:Tensor|np.ndarray, # (N,) or (N, F)
     ) -> np.ndarray: # (seeds,) or (F, seeds), in 0..1
         "Return the share of right answers of every seed's network; raise ValueError for other shapes."
-        codes, labels = check_codes(codes, labels)
+        codes, labels = _check_examples(codes, labels)
         self._check_factors(labels)
         right = (self.answers(codes) == labels.T[:, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
@@ -165,7 +167,7 @@ class SingleTime(Mixer):
         labels:Tensor|np.ndarray, # (N,) or (N, F)
     ) -> np.ndarray: # (T, seeds) or (F, T, seeds), in 0..1
         "Return the share of right answers at every time; raise ValueError for other shapes."
-        codes, labels = check_codes(codes, labels)
+        codes, labels = _check_examples(codes, labels)
         answers = self._probabilities(codes).argmax(-1) # (F, T, seeds, N)
         self._check_factors(labels)
         right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()

@@ -44,7 +44,8 @@ def bootstrap_interval(
     "Return the percentile bootstrap interval of a share, exact limits where it is 0 or 1; or ValueError."
     n = check_number('n', n, 1, whole=True)
     successes = check_number('successes', successes, 0, n, whole=True)
-    level, seed = check_number('level', level, above=0, below=1), check_number('seed', seed, 0, whole=True)
+    level = check_number('level', level, above=0, below=1)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     resamples = check_number('resamples', resamples, 1, whole=True)
     tail = (1 - level) / 2
     if successes == 0: return 0., 1 - tail**(1 / n)

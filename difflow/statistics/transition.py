@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.checks import check_number
+from ..data.checks import check_number, shown
 
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
 def _fall(z:np.ndarray) -> np.ndarray: return 0.5 - 0.5 * np.tanh(z / 2)
@@ -58,9 +58,15 @@ def _fit(levels:np.ndarray, share:np.ndarray, chance:float, start:tuple|None=Non
     return float(found.x[0]), float(np.exp(found.x[1]))
 
 # %% ../../nbs/statistics/01_transition.ipynb #5b1e90a2
+def _as_floats(name:str, values:np.ndarray) -> np.ndarray:
+    "Return `values` as float64; raise ValueError that names them where they are no numbers."
+    try: return np.asarray(values, float)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'{name} must be numbers, got {shown(values)}') from None
+
 def _check_curve(levels:np.ndarray, kept:np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (S,), (S, N)
     "Return levels and what is kept as floats; raise ValueError for bad shapes, order and ranges."
-    levels, kept = np.asarray(levels, float), np.asarray(kept, float)
+    levels, kept = _as_floats('levels', levels), _as_floats('kept', kept)
     if levels.ndim != 1 or len(levels) < 3 or kept.ndim != 2 or len(kept) != len(levels) or kept.shape[1] < 2:
         shapes = f'{kept.shape} for {levels.size} levels'
         raise ValueError(f'kept must be (S, N) for S >= 3 levels and N >= 2 images, got {shapes}')
@@ -112,7 +118,8 @@ def fit_transition(
 ) -> Transition:
     "Return the fall of `kept` from 1 to `chance`, NaN where there is none; ValueError for bad arguments."
     levels, kept = _check_curve(levels, kept)
-    chance, seed = check_number('chance', chance, 0, below=1), check_number('seed', seed, 0, whole=True)
+    chance = check_number('chance', chance, 0, below=1)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     bootstrap = check_number('bootstrap', bootstrap, 20, whole=True)
     best, rng = _fit(levels, kept.mean(1), chance), np.random.default_rng(seed)
     reason = _no_fall(levels, kept, chance, best)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_number
 from ..files import atomic, load_npz
 from ..statistics.intervals import bootstrap_interval
 
@@ -24,8 +24,7 @@ _METRICS = 'accuracy', 'auroc'
 
 def _check_metric(metric:str) -> None:
     "Raise ValueError for an unknown metric"
-    if metric not in _METRICS:
-        raise ValueError(f'metric must be one of {", ".join(_METRICS)}, got {metric!r}')
+    check_choice('metric', metric, _METRICS)
 
 def _auroc(
     scores:Tensor, # (N,) higher: more likely
@@ -55,6 +54,12 @@ def _score(
         correct = (answers.argmax(1) == labels).double()
         return weights.double() @ correct / weights.sum(1)
     return torch.stack([_auroc(answers[:, k], labels == k, weights) for k in range(answers.shape[1])]).mean(0)
+
+def _resampling(sizes:tuple[int, int], resamples:int, seed:int) -> list[Tensor]: # int64 (resamples, size)
+    "Return how often each of so many things is drawn in bootstrap samples; ValueError out of range"
+    resamples = check_number('resamples', resamples, 1, whole=True)
+    rng = np.random.default_rng(check_number('seed', seed, 0, 2**64 - 1, whole=True))
+    return [torch.from_numpy(rng.multinomial(k, np.full(k, 1 / k), resamples)) for k in sizes]
 
 def _confusion(answers:Tensor, labels:Tensor) -> Tensor: # int64 (K, K): row the class, column the answer
     "Return how many images of each class got each answer"
@@ -107,13 +112,10 @@ class CAS:
 
     def resampled(self, protocol:str, arm:str, resamples:int=500, seed:int=0) -> Tensor: # (resamples,)
         "Return the mean score of bootstrap samples of test images and seeds, the same for every arm"
-        resamples = check_number('resamples', resamples, 1, whole=True)
-        seed = check_number('seed', seed, 0, whole=True)
-        rng, n, s = np.random.default_rng(seed), len(self.labels), len(self.seeds)
-        images, seeds = (torch.from_numpy(rng.multinomial(k, np.full(k, 1 / k), resamples)) for k in (n, s))
+        images, seeds = _resampling((len(self.labels), len(self.seeds)), resamples, seed)
         p, a = self._at(protocol, arm)
         each = [_score(one, self.labels, self.metric, images.float()) for one in self.answers[p, a]]
-        return (torch.stack(each) * seeds.T).sum(0) / s
+        return (torch.stack(each) * seeds.T).sum(0) / len(self.seeds)
 
     def estimate(self, protocol:str, arm:str, base:str|None=None) -> tuple[float, float, float]:
         "Return the mean over seeds, or its difference to the arm `base`, and a 95 % bootstrap interval"

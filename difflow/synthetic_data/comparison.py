@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.safetensors_files import write_tensors
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet
 from ..features.classifiers import SmallClassifier, save_classifier
 from ..files import remove_partials
@@ -223,7 +223,7 @@ def _seed_list(seeds:int|Sequence[int]) -> list[int]:
     "Return seeds as integers: 0..`seeds`-1 for a number; ValueError for none and for what are no integers"
     if not hasattr(seeds, '__len__') or np.ndim(seeds) == 0 and not isinstance(seeds, str):
         return list(range(check_number('seeds', seeds, 1, whole=True)))
-    seeds = [check_number('seeds', seed, 0, whole=True) for seed in seeds]
+    seeds = [check_number('seeds', seed, 0, 2**64 - 1, whole=True) for seed in seeds]
     if not seeds: raise ValueError('seeds must name at least one seed, got none')
     return seeds
 
@@ -241,7 +241,9 @@ def compare_sets(
     restart:bool=False, # begin anew, whatever is at `out`
 ) -> CAS|None: # None with `out` in all of several processes but the one that ends it
     "Train on every set by every protocol and seed, and test on `real_test`; ValueError before any work"
+    check_kind('protocol', protocol, (str, list, tuple))
     protocols = [protocol] if isinstance(protocol, str) else list(protocol)
+    check_kind('out', out, (str, Path), optional=True), check_kind('restart', restart, bool)
     seeds = _seed_list(seeds)
     _check_metric(metric)
     recipe, classes = recipe or ClassifierRecipe(), _check_sets({**sets, 'real_test': real_test})

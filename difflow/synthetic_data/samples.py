@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data.canvas import to_uint8
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
@@ -71,9 +71,11 @@ def labelled_samples(
     **options, # of `sample`
 ) -> ImageSet:
     "Draw a labelled set; ValueError for unknown classes and denoisers without classes before any work"
+    check_kind('denoiser', denoiser, Denoiser)
     if denoiser.num_classes is None: raise ValueError('labelled_samples needs a denoiser with classes')
-    seed = check_number('seed', seed, 0, whole=True)
-    labels, seeds = _labels_and_seeds(class_counts(counts, denoiser.num_classes, classes), seed)
+    counts = class_counts(counts, denoiser.num_classes, classes)
+    seed = check_number('seed', seed, 0, 2**64 - len(counts) * int(counts.max()), whole=True) # of the first
+    labels, seeds = _labels_and_seeds(counts, seed)
     shape = len(labels), *denoiser.image_shape
     images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, progress=progress,
                     **options)
@@ -81,6 +83,11 @@ def labelled_samples(
     return ImageSet(to_uint8(images), labels, classes=names)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #869dbb83
+def _set_of(name:str, source:ImageSet|str|Path) -> ImageSet:
+    "Return what `source` holds as a set; ValueError that names the argument"
+    try: return ImageSet.of(source)
+    except ValueError as error: raise ValueError(f'{name}: {error}') from None
+
 def classification_accuracy_score(
     real_train:ImageSet|str|Path, # a set, or a path or name for `load_images`
     synthetic:ImageSet|str|Path, # with the same classes
@@ -98,10 +105,10 @@ def classification_accuracy_score(
 ) -> CAS|None: # arms: real, synthetic, real + synthetic, synthetic N ...; None as in `compare_sets`
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
     sources = dict(real_train=real_train, synthetic=synthetic, real_test=real_test)
-    real_train, synthetic, real_test = sets = [ImageSet.of(source) for source in sources.values()]
+    real_train, synthetic, real_test = sets = [_set_of(*source) for source in sources.items()]
     classes = _check_sets(dict(zip(sources, sets)))
-    for n in counts:
-        check_number('counts', n, classes, len(synthetic), whole=True)
+    check_kind('counts', counts, (list, tuple, range, np.ndarray, Tensor))
+    counts = [check_number('counts', n, classes, len(synthetic), whole=True) for n in counts]
     order = stratified_order(len(synthetic), synthetic.labels.numpy())
     arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': _join_sets(real_train, synthetic)}
     arms |= {f'synthetic {n}': synthetic[order[:n]] for n in counts if n < len(synthetic)}
@@ -127,6 +134,7 @@ def copy_check(
     threshold:float|None=None, # similarity of copies; None: that of the descriptor
 ) -> CopyScores:
     "Compare synthetic and unseen real images by their nearest training image; ValueError without a threshold"
+    check_kind('descriptor', descriptor, (SSCD, str, Path))
     model = descriptor if isinstance(descriptor, SSCD) else load_descriptor(descriptor)
     threshold = model.threshold if threshold is None else threshold
     if threshold is None: raise ValueError('this descriptor has no threshold of its own: give threshold=')

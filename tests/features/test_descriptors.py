@@ -179,10 +179,10 @@ def test_bad_images_are_refused(small, images, message):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(batch_size=0), 'batch_size=0'),
-        (dict(shard=(2, 2), out='x'), r'shard=\(2, 2\)'),
+        (dict(batch_size=0), 'batch_size must be an integer >= 1, got 0'),
+        (dict(shard=(2, 2), out='x'), r'shard\[0\] must be an integer in 0..1, got 2'),
         (dict(shard=(0, 2)), 'needs out='),
-        (dict(seeds=[1]), '1 seeds for 100 images'),
+        (dict(seeds=[1]), 'seeds must be one for each of 100 images, got 1'),
     ],
 )
 def test_bad_options_are_refused(small, digits, options, message):

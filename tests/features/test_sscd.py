@@ -114,7 +114,7 @@ def test_offline_message_says_what_to_do(monkeypatch, tmp_path):
 def test_unknown_names_list_the_known():
     with pytest.raises(ValueError, match='shipped: mnist5k; to download: sscd_disc_blur'):
         load_descriptor('sscd')
-    with pytest.raises(ValueError, match='resnet18.: known are resnet50'):
+    with pytest.raises(ValueError, match="backbone must be one of resnet50, .*, got 'resnet18'"):
         SSCD('resnet18')
 
 

@@ -146,6 +146,7 @@ def test_wrong_numbers_are_named(name, call, wrong, whole):
             call(value)
 
 
+FITTED = SingleTime(epochs=1, seeds=1, hidden=0).fit(Z, Y)
 BROKEN = Z.clone()
 BROKEN[3, 1, 2] = NAN
 
@@ -186,6 +187,15 @@ BROKEN[3, 1, 2] = NAN
         (lambda: SingleTime().fit(Z, torch.where(Y > 0, NAN, 0.0)), 'labels must be integers'),
         (lambda: SingleTime().fit(Z, [None] * 40), 'labels must be numbers'),
         (lambda: SingleTime().fit(Z, torch.zeros(40, 0, dtype=torch.long)), 'labels must be'),
+        (lambda: SingleTime().fit(Z, None), r'labels must be \(N,\) or \(N, F\), got None'),
+        (lambda: FITTED.scores(Z, None), r'labels must be \(N,\) or \(N, F\), got None'),
+        (lambda: FITTED.scores_by_time(Z, None), r'labels must be \(N,\) or \(N, F\), got None'),
+        (lambda: SingleTime().fit(Z, Y, Z), 'validation must be tuple or list'),
+        (lambda: SingleTime().fit(Z, Y, (Z,)), 'validation must be codes and labels, got 1 thing'),
+        (lambda: SingleTime().fit(Z, Y, (Z, None)), 'labels must be'),
+        (lambda: GRUMixer(standardise='no'), 'standardise must be bool'),
+        (lambda: encoder(probabilistic='no'), 'probabilistic must be bool'),
+        (lambda: unet_features(DENOISER, X, [1.0], layer=[]), 'layer must be str or None'),
         (lambda: SingleTime(validation=0).fit(Z, Y), 'validation must be a number > 0 and < 1'),
         (lambda: jensen_shannon([NAN, 1.0], [0.5, 0.5]), 'p must be 2 numbers'),
         (lambda: jensen_shannon([0.5, 0.5], [NAN, NAN]), 'q must be 2 numbers'),

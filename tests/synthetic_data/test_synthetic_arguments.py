@@ -64,6 +64,15 @@ def test_wrong_arguments_are_named(name, call, wrong, whole, monkeypatch):
         (lambda: compare_sets({'a': GOOD}, None), 'real_test must be an ImageSet'),
         (lambda: compare(metric='f1'), "metric must be one of accuracy, auroc, got 'f1'"),
         (lambda: compare(protocol='time'), 'protocol must be among'),
+        (lambda: compare(protocol=3), 'protocol must be str or list or tuple, got 3'),
+        (lambda: compare(restart='no'), 'restart must be bool'),
+        (lambda: cas(counts=20), 'counts must be list'),
+        (
+            lambda: classification_accuracy_score(GOOD, 'nowhere', GOOD),
+            "synthetic: unknown image set 'nowhere'",
+        ),
+        (lambda: copy_check(GOOD, GOOD, GOOD, None), 'descriptor must be SSCD or str or Path'),
+        (lambda: labelled_samples(None), 'denoiser must be Denoiser'),
         (lambda: cas(lr=NAN), 'lr must be'),
         (lambda: cas(lr='fast'), 'lr must be'),
     ],
@@ -78,6 +87,22 @@ def test_wrong_sets_are_named(call, words, monkeypatch):
 def test_seeds_of_samples(seed):
     with pytest.raises(ValueError, match='seed must be'):
         labelled_samples(CLASSY, 1, seed=seed)
+
+
+def test_the_last_seed_of_samples():
+    "Every image has a seed of its own, the last of which is in 0..2**64-1"
+    with pytest.raises(ValueError, match=r'seed must be an integer in 0..18446744073709551606'):
+        labelled_samples(CLASSY, 1, seed=2**64 - 9)
+    assert len(labelled_samples(CLASSY, 1, seed=2**64 - 10, steps=1)) == 10
+
+
+def test_counts_of_a_tensor_name_arms_as_numbers_do():
+    given = dict(epochs=1, seeds=1, steps=1)
+    arms = [
+        classification_accuracy_score(GOOD, GOOD, GOOD, counts=n, **given).arms
+        for n in ([4], torch.tensor([4]))
+    ]
+    assert arms[0] == arms[1] and arms[0][-1] == 'synthetic 4'
 
 
 def test_answers_are_ordinary_numbers_that_fit():
