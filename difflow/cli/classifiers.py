@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from difflow.cli.options import (
     _check_ending,
+    _check_output,
     _count,
     _dashed,
     _DeviceOption,
@@ -88,6 +89,7 @@ def _statistics_command(
     "Take mean and variance of the activations of each layer over many images, the same number of each class."
     start, output = time.perf_counter(), output or _statistics_path(classifier_name)
     _check_ending(output, '.npz')
+    _check_output(pickle)
     from difflow.features.activations import ActivationStatistics, export_statistics, fill_statistics
     from difflow.files import remove_partials
     model = _open_classifier(classifier_name, weights, device)
@@ -149,6 +151,7 @@ def _evaluate_command(
     "Compare images that came back with those that were sent: activations of each layer, logits, class."
     start, statistics = time.perf_counter(), statistics or _statistics_path(classifier_name)
     _check_ending(output, '.npz')
+    _check_output(picture)
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
     from difflow.features.activations import ActivationStatistics
     from difflow.sweeps.change_files import fill_change, pair_images

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/cli/01_options.ipynb #0f364c2e
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -74,9 +75,18 @@ def _overrides(options:dict) -> dict:
         raise ValueError(f'--schedule {options["schedule"]!r}: allowed are linear, cosine')
     return {name: options[name] for name in _ARCHITECTURE if options[name] is not None}
 
+def _check_output(path:Path|None) -> None:
+    "Raise ValueError where a file cannot be written to `path`, as far as one sees without writing it"
+    if path is None: return
+    if path.is_dir(): raise ValueError(f'{path} cannot be written: it is a folder')
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir(): raise ValueError(f'{path} cannot be written: {there} is a file')
+    if not os.access(there, os.W_OK): raise ValueError(f'{path} cannot be written: {there} is read-only')
+
 def _check_ending(path:Path|None, ending:str) -> None:
-    "Raise ValueError where the name of a file to be written does not end in `ending`"
+    "Raise ValueError where a file to be written does not end in `ending`, or cannot be written"
     if path and path.suffix.lower() != ending: raise ValueError(f'{path}: the name must end in {ending}')
+    _check_output(path)
 
 def _numbers(text:str, option:str, kind:type=int) -> list: # of `kind`
     "Return the numbers between the commas of `text`; ValueError that names the option for anything else"
@@ -84,11 +94,6 @@ def _numbers(text:str, option:str, kind:type=int) -> list: # of `kind`
     except ValueError:
         what, example = ('integers', '0,10,50') if kind is int else ('numbers', '10,1,0.1')
         raise ValueError(f'{option} {text!r}: not {what}, as {example}') from None
-
-def _check_same(path:Path, before:dict, now:dict, way_out:str='move it, or give --out') -> None:
-    "Raise ValueError where a file was made with other settings than those of `now`"
-    changed = [f'{k} {before.get(k)} -> {v}' for k, v in now.items() if before.get(k) != v]
-    if changed: raise ValueError(f'{path} is of other settings: {", ".join(changed)}; {way_out}')
 
 # %% ../../nbs/cli/01_options.ipynb #f30bcd70
 def _given_options(context:typer.Context) -> set[str]:

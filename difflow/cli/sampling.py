@@ -17,6 +17,7 @@ import typer
 from difflow.cli.options import (
     _BatchSizeOption,
     _check_ending,
+    _check_output,
     _count,
     _DeviceOption,
     _flag,
@@ -138,6 +139,7 @@ def _sample_command(context:typer.Context,
     start, options = time.perf_counter(), context.params
     _check_ending(npz, '.npz')
     alone = out.suffix.lower() == '.png'
+    if alone: _check_output(out)
     if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
     denoiser = _load_model(model, device)
     images, walk = _wanted(denoiser, options), _walk(denoiser, options, _given_options(context))

@@ -17,8 +17,8 @@ LINES = {
     'generate': 'generate --outdir out --network MODELS/digits.safetensors --seeds 0-2 --steps 3 '
     '--batch 2 --S_churn 1',
     'generate exactly': 'generate --outdir out --optimal_denoiser --dataset PICTURES --seeds 0-2 --steps 3',
-    'forward-backward': 'forward-backward --data_dir PICTURES --model_path MODELS/foreign.pt --step_reverse 2 '
-    '--timestep_respacing 4 --batch_size 2 --image_size 8 --num_heads 1 --schedule linear '
+    'forward-backward': 'forward-backward --data_dir PICTURES --model_path MODELS/foreign.pt '
+    '--step_reverse 2 --timestep_respacing 4 --batch_size 2 --image_size 8 --num_heads 1 --schedule linear '
     '--no-use_new_attention_order --num_per_class 2',
     'sscd feature': 'sscd feature --images LARGE --features f.npz --model mnist5k --batch 3',
 }
