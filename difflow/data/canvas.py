@@ -30,7 +30,7 @@ def to_float(
 def _bytes_of(name:str, x:Tensor) -> Tensor: # uint8, the same shape
     "Return floats in [-1, 1] as bytes; ValueError that calls them `name` for integers, NaN and infinities"
     if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f'{name} must be floats in [-1, 1] or bytes, not {x.dtype}')
+    if not x.is_floating_point(): raise ValueError(f'{name} must be uint8, or floats in -1..1, not {x.dtype}')
     wrong = int((~x.isfinite()).sum())
     if wrong: raise ValueError(f'{name}: {wrong} of {x.numel()} values are NaN or infinite')
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
