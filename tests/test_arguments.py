@@ -534,7 +534,7 @@ def files():
     kinds |= dict(
         channels=dict(two=2, zero=0, text='x', half=1.5, true=True),
         max_images=without(COUNT, 'none'),
-        split=CHOICE,
+        split=without(CHOICE, 'none'),
         orient=FLAG,
     )
     yield 'load_images', df.load_images, dict(name_or_path='digits', max_images=2), kinds

@@ -93,8 +93,8 @@ def _statistics_command(
     model = _open_classifier(classifier_name, weights, device)
     images = _images_for(model, data_dir, image_size, split)
     count = min(num_samples, len(images))
-    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; '
-                f'{count} of {_data_facts(images)}')
+    drawn = '' if count == len(images) else f'{count} drawn from '
+    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; {drawn}{_data_facts(images)}')
     report = fill_statistics(output, model, images, layers and layers.split(','), count, batch_size, seed,
                              second_moment, restart, progress=sys.stderr.isatty())
     if not report.tells: return

@@ -96,9 +96,8 @@ def _run(options:dict) -> None:
     denoiser = _load(options)
     images, chosen = _data(denoiser, options)
     bar, launched = options['progress'], bool({'RANK', 'SLURM_PROCID'} & set(os.environ))
-    facts = _model_facts(options['model_path'], denoiser), _data_facts(images)
-    some = '' if len(chosen) == len(images) else f'{len(chosen)} chosen of '
-    first = _print_first(f'{facts[0]}; {some}{facts[1]}')
+    facts = _model_facts(options['model_path'], denoiser)
+    first = _print_first(f'{facts}; {_data_facts(images[list(chosen)])}')
     report = forward_backward_folder(
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],

@@ -70,12 +70,6 @@ def _resolve(context:typer.Context) -> dict:
     return options | {'given': given}
 
 # %% ../../nbs/cli/06_training.ipynb #0a967926
-def _default_split(data:str) -> str:
-    "Return what is used of a set unless asked: all, or the training part where a test part is published"
-    from difflow.data.builtin import EMBEDDED
-    if data in EMBEDDED: return 'all' if EMBEDDED[data](0).test is None else 'train'
-    return 'all' if Path(data).expanduser().exists() else 'train' # of torchvision
-
 def _images(options:dict) -> 'ImageSet':
     "Open the images to train on; ValueError for missing labels, oblong images"
     from difflow.data.sets import load_images
@@ -84,8 +78,7 @@ def _images(options:dict) -> 'ImageSet':
         try: images = published_set(options['dataset'], options['data_dir'], 'train', options['download'])
         except ValueError as e: raise ValueError(str(e).replace('download=True', '--download')) from None
     else:
-        split = options['split'] or _default_split(options['data'])
-        images = load_images(options['data'], size=options['size'], split=split)
+        images = load_images(options['data'], size=options['size'], split=options['split'])
     _, height, width = images.image_shape
     if height != width: raise ValueError(f'images of {height} x {width} pixels: pass --size for square ones')
     if options['class_cond'] and (images.labels is None or images.labels.ndim != 1):

@@ -188,7 +188,7 @@ def load_images(
     channels:int|None=None,      # 1 grey, 3 RGB; None as it is
     max_images:int|None=None,    # a random subset of this many, >= 1, classes in their shares; None all
     seed:int=0,                  # 0..2**64-1, chooses the subset, and the colours of the sets that are made
-    split:str='all',             # 'all', 'train' or 'test' (val/ where there is no test/)
+    split:str|None='all',        # 'all', 'train' or 'test' (else val); None: train where there are parts
     orient:bool=True,            # turn photos as their EXIF orientation says; False as the pixels are stored
     **options,                   # handed to torchvision: root=, download=, ...; torchvision_split=
 ) -> ImageSet:

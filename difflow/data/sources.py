@@ -214,10 +214,10 @@ def _targets(dataset:Dataset) -> np.ndarray|list|None:
     return np.stack([np.asarray(dataset[i][1]) for i in range(last + 1)])
 
 def _parts(make:type, split:str, options:dict) -> list[Dataset]|None:
-    "Return the published parts that `split` asks for; None for a set without parts"
+    "Return the published parts that `split` asks for, None the training part; None for a set without parts"
     own = {'split': options.pop('torchvision_split')} if 'torchvision_split' in options else {}
     takes = [p for base in make.__mro__[:-1] for p in inspect.signature(base.__init__).parameters]
-    wanted = {'train': [True], 'test': [False], 'all': [True, False]}[split]
+    wanted = {'test': [False], 'all': [True, False]}.get(split, [True])
     if 'train' in takes: return [make(**options, **own, train=w) for w in wanted]
     if own: return [make(**options, **own)]
     if 'split' not in takes: return None

@@ -30,19 +30,20 @@ def stratified_order(
     return order[np.argsort((rank + rng.random(len(counts))[classes]) / counts[classes], kind='stable')]
 
 # %% ../../nbs/data/06_subsets.ipynb #8d7cd93b
-def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:int, split:str) -> None:
+def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:int,
+                   split:str|None) -> None:
     "Raise ValueError naming the first option outside its range"
     for name, value in (('size', size), ('max_images', max_images)):
         if value is not None: check_number(name, value, 1, whole=True)
     check_number('seed', seed, 0, 2**64 - 1, whole=True)
     check_choice('channels', channels, (1, 3, None))
-    check_choice('split', split, ('all', 'train', 'test'))
+    check_choice('split', split, ('all', 'train', 'test', None))
 
-def _choose(source:_ImageSource, split:str, max_images:int|None, seed:int) -> np.ndarray:
+def _choose(source:_ImageSource, split:str|None, max_images:int|None, seed:int) -> np.ndarray:
     "Return the sorted indices of the images that `split` and `max_images` leave"
     n, labels = len(source.names), source.labels
     keep, parts = np.arange(n), source.parts
-    if split != 'all':
+    if split != 'all' and (split is not None or parts is not None):
         if parts is None: parts = _train_test(np.isin(keep, stratified_order(n, labels)[n * 4 // 5:]))
         keep = np.flatnonzero(_in_part(parts, split))
     if max_images is not None:

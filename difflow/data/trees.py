@@ -77,11 +77,11 @@ def _parts_of(folders:set[str]|None) -> bool:
 
 def _in_part(
     parts:np.ndarray, # of str (n,): 'train', 'val' or 'test'
-    split:str, # 'train', 'test' or 'all'
+    split:str|None, # 'train', 'test' or 'all'; None: 'train'
 ) -> np.ndarray: # bool (n,)
     "Return which images `split` asks for: 'test' means val where there is no test"
     if split == 'all': return np.full(len(parts), True)
-    return parts == ('val' if split == 'test' and 'test' not in parts else split)
+    return parts == ('val' if split == 'test' and 'test' not in parts else split or 'train')
 
 def _descend(names:Sequence[str], top:str='') -> str: # with its slash
     "Return the folder below which `names` differ: down where one folder is alone and holds only folders"

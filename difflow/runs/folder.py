@@ -19,7 +19,7 @@ from pathlib import Path
 from ..files import atomic
 from .identity import WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
-from .locks import held
+from .locks import _remove_locks_left, held
 from .progress import _progress_bar, _read_from
 from .ranks import _share, rank_and_world
 
@@ -147,6 +147,7 @@ class _RunFolder(_WorkFolder):
         if self.broken: self.write_list(_BROKEN, [row for _, row in sorted(self.broken.items())])
         else: (self.path / _BROKEN).unlink(missing_ok=True)
         shutil.rmtree(self.path / _WORK, ignore_errors=True)
+        _remove_locks_left(self.path)
         return True
 
     def write_list(self, name:str, rows:Iterable[dict]):

@@ -53,3 +53,14 @@ def held(
         lock.release()
         with suppress(OSError): # another rank may remove it, too
             if new and folder.exists() and not any(folder.iterdir()): folder.rmdir()
+
+# %% ../../nbs/runs/03_locks.ipynb #b4468db0
+def _remove_locks_left(folder:Path) -> None:
+    "Remove the locks of ranks that no longer live"
+    from filelock import FileLock, Timeout
+    for path in folder.glob(f'{_LOCK}*'):
+        holder = path.with_name(path.name.replace(_LOCK, _HOLDER))
+        try:
+            with FileLock(path, timeout=0):
+                for left in (holder, path): left.unlink(missing_ok=True)
+        except (Timeout, OSError): continue # it lives, or is removing its own

@@ -10,7 +10,8 @@ from pathlib import Path
 
 SERVER = """
 import json, os, sys
-import accelerate, matplotlib.pyplot, safetensors.torch, scipy.stats, sklearn.datasets, torch, torchvision, tqdm.auto
+import accelerate, matplotlib.pyplot, safetensors.torch, scipy.stats, sklearn.datasets, torch, tqdm.auto
+import torchvision
 torch.set_num_threads(1)
 from difflow.cli import root
 root._load_commands()

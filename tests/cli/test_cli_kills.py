@@ -1,32 +1,47 @@
-"""Killed or asked to stop at any moment, and given again: every file as if nothing had happened, byte for byte."""
+"""Killed or asked to stop at any moment, and given again: every file as if nothing had happened."""
 
 import random
 import signal
 
 import pytest
-import torch
 from forked_commands import Commands, content
 
 from difflow.data import save_images
 
 LINES = {
-    'train': 'train --data pictures --steps 30 --batch-size 8 --model-channels 32 --channel-mult 1 --num-res-blocks 1 '
-    '--attention-resolutions 8 --save-every 10 --sample-every 10 --tick 0.08 --snap 1 --dump 2 --out run',
-    'sample': 'sample --model digits --n 24 --steps 12 --batch-size 4 --grid --npz samples.npz --out run',
-    'generate': 'generate --network digits --seeds 0-23 --steps 12 --batch 4 --subdirs --outdir run',
-    'forward-backward': 'forward-backward --data_dir pictures --model_path digits --step_reverse 2 4 6 '
-    '--timestep_respacing 8 --batch_size 4 --out run',
-    'classifier-statistics': 'classifier-statistics --classifier-name mnist5k --data-dir mnist5k --num-samples 400 '
-    '--batch-size 40 --output run.npz --pickle run.pk',
-    'evaluate-classifier': 'evaluate-classifier --starting-data-dir mnist5k --data-dir back --classifier-name mnist5k '
-    '--statistics given.npz --batch-size 8 --output run.npz --picture run.png --pickles run',
-    'sscd feature': 'sscd feature --images pictures28 --features run.npz --model mnist5k --batch 4',
-    'represent': 'represent --data digits --max-images 120 --steps 12 --batch-size 20 --widen-factor 0.125 --depth 10 '
-    '--granularity 4 --root run',
-    'mix': 'mix --data digits --widen-factor 0.125 --mixers single,mean,concat --epochs 3 --seeds 2 --lrs 0.01 '
-    '--root given --out run.json',
-    'jacobian': 'jacobian --network digits --samples 8 --steps 3 --batch-size 2 --out run.npz',
-    'cas': 'cas --synthetic pictures28 --real mnist5k --max-real 200 --epochs 1 --seeds 2 --protocol epochs --out run.npz',
+    'train': (
+        'train --data pictures --steps 30 --batch-size 8 --model-channels 32 --channel-mult 1 '
+        '--num-res-blocks 1 --attention-resolutions 8 --save-every 10 --sample-every 10 --tick 0.08 '
+        '--snap 1 --dump 2 --out run'
+    ),
+    'sample': ('sample --model digits --n 24 --steps 12 --batch-size 4 --grid --npz samples.npz --out run'),
+    'generate': ('generate --network digits --seeds 0-23 --steps 12 --batch 4 --subdirs --outdir run'),
+    'forward-backward': (
+        'forward-backward --data_dir pictures --model_path digits --step_reverse 2 4 6 '
+        '--timestep_respacing 8 --batch_size 4 --out run'
+    ),
+    'classifier-statistics': (
+        'classifier-statistics --classifier-name mnist5k --data-dir mnist5k --num-samples 400 '
+        '--batch-size 40 --output run.npz --pickle run.pk'
+    ),
+    'evaluate-classifier': (
+        'evaluate-classifier --starting-data-dir mnist5k --data-dir back --classifier-name mnist5k '
+        '--statistics given.npz --batch-size 8 --output run.npz --picture run.png --pickles run'
+    ),
+    'sscd feature': ('sscd feature --images pictures28 --features run.npz --model mnist5k --batch 4'),
+    'represent': (
+        'represent --data digits --max-images 120 --steps 12 --batch-size 20 --widen-factor 0.125 '
+        '--depth 10 --granularity 4 --root run'
+    ),
+    'mix': (
+        'mix --data digits --widen-factor 0.125 --mixers single,mean,concat --epochs 3 --seeds 2 '
+        '--lrs 0.01 --root given --out run.json'
+    ),
+    'jacobian': ('jacobian --network digits --samples 8 --steps 3 --batch-size 2 --out run.npz'),
+    'cas': (
+        'cas --synthetic pictures28 --real mnist5k --max-real 200 --epochs 1 --seeds 2 --protocol '
+        'epochs --out run.npz'
+    ),
 }
 
 
@@ -58,7 +73,8 @@ def prepared(given, commands):
     mnist = 'forward-backward --data_dir mnist5k --num_classes 2 --num_per_class 8 --model_path mnist'
     for line in (
         f'{mnist} --step_reverse 2 6 --timestep_respacing 8 --batch_size 8 --out back',
-        'classifier-statistics --classifier-name mnist5k --data-dir mnist5k --num-samples 100 --output given.npz',
+        'classifier-statistics --classifier-name mnist5k --data-dir mnist5k --num-samples 100 '
+        '--output given.npz',
         LINES['represent'].replace('--root run', '--root given'),
     ):
         assert run(line)[0] == 0, commands.log.read_text()[-2000:]
@@ -138,6 +154,3 @@ def test_what_is_compared_is_there(whole):
         wanted, _ = whole(name)
         mine = [file for file in wanted if file.startswith('run')]
         assert mine and not [file for file in wanted if '.partial' in file or '/.run' in file], name
-
-
-assert torch.get_num_threads() >= 1

@@ -30,7 +30,7 @@ def test_train_and_test_do_not_depend_on_the_seed(name):
         ('channels', 2, 'one of 1, 3, None'),
         ('channels', 'L', 'one of 1, 3, None'),
         ('split', 'val', 'one of all, train, test'),
-        ('split', None, 'one of all, train, test'),
+        ('split', 3, 'one of all, train, test, None'),
     ],
 )
 def test_bad_options_are_named_before_any_work(option, value, allowed, tmp_path):
