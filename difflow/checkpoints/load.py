@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..data.checks import check_kind, shown
 from ..denoisers.base import Denoiser
 from ..files import file_hash, package_file, tensors_sha256
 from ..networks.song_unet import DhariwalUNet, SongUNet
@@ -31,8 +32,15 @@ def _network(denoiser:Denoiser) -> nn.Module:
     net = getattr(denoiser, 'net', None)
     net = getattr(net, '_orig_mod', net) # what torch.compile wraps
     if type(denoiser).__name__ in _denoisers() and type(net).__name__ in _networks(): return net
-    raise ValueError(f'can save {", ".join(_denoisers())} of {", ".join(_networks())}, '
+    raise ValueError(f'denoiser: can save {", ".join(_denoisers())} of {", ".join(_networks())}, '
                      f'got {type(denoiser).__name__} of {type(net).__name__}')
+
+def _check_writing(denoiser:Denoiser, path:str|Path, card:dict|None, dtype:torch.dtype|None) -> None:
+    "Raise ValueError naming what is wrong of the arguments of `save` and `export`, before any work."
+    _network(denoiser)
+    check_kind('path', path, (str, Path))
+    check_kind('card', card, dict, optional=True)
+    _check_dtype(dtype)
 
 def file_header(
     denoiser:Denoiser, # with a network of ours inside
@@ -55,6 +63,7 @@ def save(
     dtype:torch.dtype|None=None, # torch.float16 halves the file; None: as they are
 ) -> Path:
     "Write `denoiser` with its whole configuration; raise ValueError when it is of no known kind."
+    _check_writing(denoiser, path, card, dtype)
     tensors = _weights(_network(denoiser), dtype)
     return write_tensors(tensors, path, {'difflow': file_header(denoiser, tensors, card)})
 
@@ -64,6 +73,7 @@ def export(
     dtype:torch.dtype|None=None, # None: as they are
 ) -> Path:
     "Write bare weights under their published names; raise ValueError when `denoiser` is of no known kind."
+    _check_writing(denoiser, path, None, dtype)
     net = _network(denoiser)
     prefix = 'model.' if isinstance(net, (SongUNet, DhariwalUNet)) else ''
     tensors = {f'{prefix}{name}': tensor for name, tensor in _weights(net, dtype).items()}
@@ -111,7 +121,9 @@ def find_checkpoint(
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
 ) -> Path:
     "Return the path of a checkpoint; raise ValueError when there is none, or it has another `hash`."
-    text = str(name)
+    text = str(check_kind('name', name, (str, Path)))
+    if hash is not None and not (isinstance(hash, str) and re.fullmatch('[0-9a-fA-F]{1,64}', hash)):
+        raise ValueError(f'hash must be 1..64 hexadecimal digits, got {shown(hash)}')
     if Path(text).exists(): path = Path(text)
     elif text in embedded_models():
         path = package_file('embedded', f'{text}.safetensors')
@@ -123,7 +135,7 @@ def find_checkpoint(
                          f'to download: {_abbreviated(list(_PUBLISHED_FILES))}')
     if hash and path.is_dir(): raise ValueError(f'{path} is a folder, hash= is for files')
     if hash and not file_hash(path).startswith(hash.lower()):
-        raise ValueError(f'{path} has the SHA-256 {file_hash(path)}, expected {hash}')
+        raise ValueError(f'{path} has the SHA-256 {file_hash(path)}, expected hash {hash}')
     return path
 
 def _opened(name:str|Path, hash:str|None, given:dict) -> tuple[Path, Archive, _Plan]:
@@ -148,6 +160,7 @@ def load_denoiser(
 ) -> Denoiser: # in eval mode, float32, on the CPU; `.card`: where it comes from, `.assumed`: what was assumed
     "Load a denoiser from a file; raise ValueError when it is damaged, does not fit or holds too little."
     _check_dtype(dtype)
+    check_kind('channels_last', channels_last, bool)
     path, archive, plan = _opened(name, hash, overrides)
     return lighten(_build(plan, archive, path), dtype, channels_last)
 

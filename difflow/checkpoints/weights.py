@@ -9,6 +9,7 @@ __all__ = ['load_strictly', 'lighten']
 import torch
 from torch import Tensor, nn
 
+from ..data.checks import check_kind
 from ..denoisers.base import Denoiser
 from ..networks.unet import UNet
 from .state_dicts import _abbreviated
@@ -56,6 +57,7 @@ def lighten(
 ) -> Denoiser: # the same
     "Convert the network of `denoiser` to half precision or another layout; raise ValueError for other types."
     _check_dtype(dtype)
+    check_kind('channels_last', channels_last, bool)
     net = denoiser.net
     if dtype in (torch.float16, torch.bfloat16) and isinstance(net, UNet): net.half_torso(dtype)
     elif dtype is not None: net.to(dtype)

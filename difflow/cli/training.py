@@ -146,7 +146,7 @@ def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: 
         every = {math.ceil(k * count / size) for k in range(epochs, int(steps * size / count) + 1, epochs)}
     levels, walk = options['sampling_steps'], {}
     if levels: walk = dict(sampler='ddpm', steps=levels, scheduler=minimal_walk(denoiser, levels))
-    return dict(sample_every=every, preview=walk | (dict(sampler='ddim') if options['ddim'] else {}))
+    return dict(sample_every=every or None, preview=walk | (dict(sampler='ddim') if options['ddim'] else {}))
 
 def _kept(options:dict, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a state, a numbered state and a numbered snapshot"

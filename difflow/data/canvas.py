@@ -6,7 +6,7 @@
 __all__ = ['EXTENSIONS', 'to_float', 'to_uint8', 'image_grid', 'show_images', 'write_png', 'save_images']
 
 # %% ../../nbs/data/01_canvas.ipynb #fc2c4f32
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import atomic
+from .checks import check_number, shown
 
 # %% ../../nbs/data/01_canvas.ipynb #f0135360
 def to_float(
@@ -26,24 +27,45 @@ def to_float(
     return images.float() / 127.5 - 1
 
 # %% ../../nbs/data/01_canvas.ipynb #e6d260d2
+def _bytes_of(name:str, x:Tensor) -> Tensor: # uint8, the same shape
+    "Return floats in [-1, 1] as bytes; ValueError that calls them `name` for integers, NaN and infinities"
+    if x.dtype == torch.uint8: return x
+    if not x.is_floating_point(): raise ValueError(f'{name} must be uint8, or floats in -1..1, not {x.dtype}')
+    wrong = int((~x.isfinite()).sum())
+    if wrong: raise ValueError(f'{name}: {wrong} of {x.numel()} values are NaN or infinite')
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
 def to_uint8(
     x:Tensor, # float in [-1, 1] (values outside are clamped), any shape; uint8 is returned as it is
 ) -> Tensor:  # uint8, 0..255, the same shape
-    "Return floats in [-1, 1] as the nearest uint8 pixels; ValueError for integers and NaN"
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f'to_uint8 takes floats in [-1, 1], not {x.dtype}')
-    if x.isnan().any(): raise ValueError(f'to_uint8: {int(x.isnan().sum())} of {x.numel()} values are NaN')
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    "Return floats in [-1, 1] as the nearest uint8 pixels; ValueError for integers, NaN and infinities"
+    return _bytes_of('x', x)
 
 # %% ../../nbs/data/01_canvas.ipynb #44c1702a
 def _tiles(images:Tensor|Sequence[Tensor]|Dataset) -> Tensor:
     "Return a set, a batch, one image or a list of images as uint8 (N,C,H,W)"
     tiles = getattr(images, 'images', images)
-    tiles = to_uint8(tiles if isinstance(tiles, Tensor) else torch.stack(list(tiles)))
+    if not isinstance(tiles, Tensor):
+        many = hasattr(tiles, '__getitem__') or hasattr(tiles, '__iter__')
+        rows = list(tiles) if many and not isinstance(tiles, (str, bytes)) else []
+        if not rows or not all(isinstance(row, Tensor) and row.shape == rows[0].shape for row in rows):
+            raise ValueError('images must be a tensor (N,C,H,W), a set, or a list of tensors of one shape, '
+                             f'got {shown(images)}')
+        tiles = torch.stack(rows)
+    tiles = _bytes_of('images', tiles)
     tiles = tiles[None] if tiles.ndim == 3 else tiles
     if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or 0 in tiles.shape:
         raise ValueError(f'images must have shape (N,C,H,W) or (C,H,W), C = 1 or 3, not {tuple(tiles.shape)}')
     return tiles.cpu()
+
+def _texts(name:str, values:Iterable, count:int|None=None) -> list: # `count` of them
+    "Return a text for each of `count` images; ValueError for one text, for no texts, and for too many or few"
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(f'{name} must be several texts, got {shown(values)}')
+    values = list(values)
+    if count is not None and len(values) != count:
+        raise ValueError(f'{len(values)} {name} for {count} images')
+    return values
 
 def _picture(image:Tensor) -> Image.Image:
     "Return one uint8 (C,H,W) image as a picture"
@@ -60,10 +82,10 @@ def image_grid(
     "Return `images` laid out in rows, each pixel a square of `scale` x `scale`; ValueError for other shapes"
     tiles = _tiles(images)
     n, _, h, w = tiles.shape
-    columns = 10 if columns is None else columns
-    scale = max(1, 64 // max(h, w)) if scale is None else scale
-    if min(columns, scale) < 1: raise ValueError(f'columns={columns}, scale={scale}: allowed is >= 1')
-    if titles is not None and len(titles) != n: raise ValueError(f'{len(titles)} titles for {n} images')
+    columns = 10 if columns is None else check_number('columns', columns, 1, whole=True)
+    scale = max(1, 64 // max(h, w)) if scale is None else check_number('scale', scale, 1, whole=True)
+    gap = check_number('gap', gap, 0, whole=True)
+    if titles is not None: titles = _texts('titles', titles, n)
     font = ImageFont.load_default(size=13)
     cell = max([w * scale] + [int(font.getlength(str(t))) + 1 for t in titles or []])
     across, down = cell + gap, h * scale + gap + (18 if titles else 0)
@@ -149,8 +171,7 @@ def save_images(
     if hasattr(images, 'pixels'): count, pixels = len(images), images.pixels # a set: decoded one by one
     else: count, pixels = len(tiles := _tiles(images)), tiles.__getitem__
     if names is None: names = getattr(images, 'names', None) or [f'{i:06d}' for i in range(count)]
-    if len(names) != count: raise ValueError(f'{len(names)} names for {count} images')
-    files = [_png_name(str(n)) for n in names]
+    files = [_png_name(str(n)) for n in _texts('names', names, count)]
     twice = sorted({f for f in files if files.count(f) > 1}) if len(set(files)) < len(files) else []
     if twice: raise ValueError(f'{len(twice)} names repeat, first {twice[0]}')
     return [write_png(_picture(pixels(i)), Path(folder) / f) for i, f in enumerate(files)]

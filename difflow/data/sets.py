@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .canvas import to_float, to_uint8
+from .canvas import _texts, to_float, to_uint8
+from .checks import check_kind, shown
 from .memory import _FloatImages, _in_memory
 from .readers import _ArrayReader, _LazyImages
 from .sources import _find, _labels
@@ -54,8 +55,7 @@ class _ImageStore(Dataset):
                                  '(N,H,W,C)')
         self._held, n = images, len(images)
         self._files = images if isinstance(images, _LazyImages) else None # what the pixels are decoded from
-        self.names = [f'{i:06d}' for i in range(n)] if names is None else list(names)
-        if len(self.names) != n: raise ValueError(f'{len(self.names)} names for {n} images')
+        self.names = [f'{i:06d}' for i in range(n)] if names is None else _texts('names', names, n)
 
     def __len__(self) -> int: return len(self._held)
 
@@ -110,6 +110,8 @@ class _ImageStore(Dataset):
 # %% ../../nbs/data/08_sets.ipynb #d8a93b1f
 def _label_tensor(labels:Sequence|np.ndarray|Tensor, n:int) -> Tensor: # int64 (n,) or (n,k)
     "Return labels as a tensor; ValueError where they are not whole numbers >= 0, one row an image"
+    if not hasattr(labels, '__iter__') or isinstance(labels, (str, bytes)):
+        raise ValueError(f'labels must be integers >= 0, one row an image, got {shown(labels)}')
     if not hasattr(labels, '__len__'): labels = list(labels)
     if len(labels) != n: raise ValueError(f'{len(labels)} labels for {n} images')
     if isinstance(labels, Tensor): labels = labels.detach().cpu().numpy()
@@ -125,7 +127,7 @@ class ImageSet(_ImageStore):
     ):
         super().__init__(images, names)
         self.labels = None if labels is None else _label_tensor(labels, len(self))
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else _texts('classes', classes)
         self._total, self._source = len(self), 'memory'
         if classes is not None and self.labels is not None and self.labels.ndim == 1 and len(self):
             if self.labels.max() >= len(self.classes):
@@ -185,14 +187,15 @@ def load_images(
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is
     channels:int|None=None,      # 1 grey, 3 RGB; None as it is
     max_images:int|None=None,    # a random subset of this many, >= 1, classes in their shares; None all
-    seed:int=0,                  # >= 0, chooses the subset, and the colours of the sets that are made
+    seed:int=0,                  # 0..2**64-1, chooses the subset, and the colours of the sets that are made
     split:str|None='all',        # 'all', 'train' or 'test' (else val); None: train where there are parts
     orient:bool=True,            # turn photos as their EXIF orientation says; False as the pixels are stored
     **options,                   # handed to torchvision: root=, download=, ...; torchvision_split=
 ) -> ImageSet:
     "Load images by name or path; ValueError for unknown names, bad options, unreadable files and wrong keys"
+    check_kind('name_or_path', name_or_path, (str, Path))
     _check_options(size, channels, max_images, seed, split)
-    if not isinstance(orient, bool): raise ValueError(f'orient={orient!r}: allowed is True or False')
+    check_kind('orient', orient, bool)
     source = _find(name_or_path, seed, split, options, orient)
     keep = _choose(source, split, max_images, seed)
     images = _LazyImages(source.read, keep, size, channels)

@@ -8,7 +8,7 @@ __all__ = ['stratified_order']
 # %% ../../nbs/data/06_subsets.ipynb #831d3a58
 import numpy as np
 
-from .checks import check_number
+from .checks import check_choice, check_number
 from .readers import _ImageSource, _train_test
 from .trees import _in_part
 
@@ -33,11 +33,11 @@ def stratified_order(
 def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:int,
                    split:str|None) -> None:
     "Raise ValueError naming the first option outside its range"
-    for name, value, low in (('size', size, 1), ('max_images', max_images, 1), ('seed', seed, 0)):
-        if value is not None or name == 'seed': check_number(name, value, low, whole=True)
-    if channels not in (None, 1, 3): raise ValueError(f'channels={channels!r}: allowed is 1, 3 or None')
-    if split not in ('all', 'train', 'test', None):
-        raise ValueError(f'split={split!r}: allowed: all, train, test or None')
+    for name, value in (('size', size), ('max_images', max_images)):
+        if value is not None: check_number(name, value, 1, whole=True)
+    check_number('seed', seed, 0, 2**64 - 1, whole=True)
+    check_choice('channels', channels, (1, 3, None))
+    check_choice('split', split, ('all', 'train', 'test', None))
 
 def _choose(source:_ImageSource, split:str|None, max_images:int|None, seed:int) -> np.ndarray:
     "Return the sorted indices of the images that `split` and `max_images` leave"

@@ -7,12 +7,14 @@ __all__ = ['Augmentation']
 
 # %% ../../nbs/training/00_augmentation.ipynb #69552593
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..data.checks import check_choice, check_kind, check_number
 
 # %% ../../nbs/training/00_augmentation.ipynb #27534685
 @dataclass
@@ -224,11 +226,11 @@ class Augmentation:
 
     def __post_init__(self):
         names = [*_PIXELS, *_GEOMETRY, *_COLOURS]
-        if not 0 <= self.p <= 1: raise ValueError(f'p must be in 0..1, got {self.p}')
-        for name, multiplier in self.operations.items():
-            if name not in names:
-                raise ValueError(f'operation must be one of {", ".join(names)}, got {name!r}')
-            if not multiplier >= 0: raise ValueError(f'multiplier of {name} must be >= 0, got {multiplier}')
+        check_number('p', self.p, 0, 1)
+        for name, multiplier in check_kind('operations', self.operations, Mapping).items():
+            check_choice('operation', name, names)
+            check_number(f'multiplier of {name}', multiplier, 0)
+        check_kind('independent', self.independent, bool)
 
     @property
     def dim(self) -> int:

@@ -21,6 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from difflow.training.order import (
+                                    _check_augmentation,
+                                    _check_options,
+                                    _check_training,
+                                    _Pairs,
+                                    _settings_from,
+                                    _steps_after,
+                                    _training_set,
+                                    batches,
+)
+
 from ..checkpoints.load import file_header, save
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
@@ -30,7 +41,6 @@ from ..runs.signals import StopRequest, stop_requested
 from ..samplers.sampling import sample
 from .augmentation import Augmentation
 from .objective import _draw, _RowAugmentationRNG, _RowMasks
-from .order import _check_augmentation, _check_training, _Pairs, _settings_from, _training_set, batches
 from .settings import Settings
 from .state import _MODEL, _accelerator_in, _check_shares, _claim, _due, _files_of, _identity, _RunState
 
@@ -254,6 +264,12 @@ def train(
     **fields, # of `Settings`
 ) -> Training:
     "Train a copy of `denoiser`; ValueError for bad arguments, or another run in `out`, before any work."
+    _check_options(denoiser, settings=settings, out=out, resume=resume, compile=compile, workers=workers,
+                   progress=progress, callback=callback, snapshot=snapshot, preview=preview, dumps=dumps,
+                   snapshots=snapshots, card=card, numbered=numbered, dtype=dtype)
+    save_every = _steps_after('save_every', save_every)
+    sample_every = _steps_after('sample_every', sample_every, optional=True)
+    snapshot_every = _steps_after('snapshot_every', snapshot_every, optional=True)
     settings, images = _settings_from(settings, fields), _training_set(images)
     _check_training(denoiser, images)
     _check_augmentation(denoiser, settings)

@@ -6,13 +6,16 @@
 __all__ = ['batches']
 
 # %% ../../nbs/training/02_order.ipynb #8dfe20d3
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sets import ImageSet
+from ..data.checks import check_choice, check_kind, check_number
+from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser
 from ..networks.protocol import network_facts
 from .augmentation import Augmentation
@@ -65,12 +68,12 @@ def _settings_from(settings:Settings|None, fields:dict) -> Settings:
     "Return the settings of a run; ValueError where they are given twice."
     if settings is not None and fields:
         raise ValueError(f'either settings or its fields by name, got settings and {", ".join(fields)}')
-    return settings or Settings(**fields)
+    return Settings(**fields) if settings is None else settings
 
 def _check_training(denoiser:Denoiser, images:ImageSet):
     "Raise ValueError where a set cannot train a denoiser."
     image, label = _Pairs(images, True)[0, 0]
-    denoiser.check(image[None], None if denoiser.num_classes is None else torch.zeros(1, dtype=torch.int64))
+    check_images(image[None], denoiser.image_shape, 'images', math.inf)
     if denoiser.num_classes is None: return
     labels = getattr(images, 'labels', None)
     if labels is None:
@@ -96,3 +99,29 @@ class _Drawn:
 def _known_by(images:ImageSet) -> ImageSet:
     "Return what the digest of a set is made of: its images, or those of one epoch where it draws them."
     return _Drawn(images) if hasattr(images, 'drawn') else images
+
+# %% ../../nbs/training/02_order.ipynb #c93a5f18
+_OPTIONAL = dict(settings=Settings, out=(str, Path), preview=Mapping, snapshots=Mapping, dumps=Mapping,
+                 card=dict, numbered=str, callback=Callable, snapshot=Callable)
+_DTYPES = None, torch.float32, torch.float16, torch.bfloat16
+
+def _check_options(denoiser:Denoiser, **options:object): # arguments of `train`, by name
+    "Raise ValueError naming the first argument of `train` that is of a wrong kind or out of its range."
+    check_kind('denoiser', denoiser, Denoiser)
+    for name, kind in _OPTIONAL.items(): check_kind(name, options[name], kind, optional=True)
+    for name in ('compile', 'progress'): check_kind(name, options[name], bool)
+    check_kind('resume', options['resume'], (bool, str, Path))
+    check_number('workers', options['workers'], 0, whole=True)
+    check_choice('dtype', options['dtype'], _DTYPES)
+    for name in ('snapshots', 'dumps'):
+        for step, file in (options[name] or {}).items():
+            check_number(f'step of {name}', step, 0, whole=True)
+            check_kind(f'file of {name}', file, (str, Path))
+
+def _steps_after(name:str, every:int|Collection[int]|None, optional:bool=False) -> int|frozenset[int]|None:
+    "Return after which steps something is due: every so many, or some; ValueError for what are no steps."
+    if every is None and optional: return None
+    many = isinstance(every, Collection) and not isinstance(every, (str, bytes)) and getattr(every, 'ndim', 1)
+    if not many: return check_number(name, every, 1, whole=True)
+    return frozenset(check_number(name, step, 0, whole=True) for step in every)
+

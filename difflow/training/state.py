@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.load import file_header
 from ..checkpoints.safetensors_files import write_tensors
+from ..data.checks import shown
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import atomic
@@ -134,10 +135,13 @@ _TRACKERS = ('tensorboard', 'wandb', 'trackio')
 
 def _check_trackers(log_with:object):
     "Raise ValueError for a tracker by a name that is not known, or whose package is not installed."
+    from accelerate.tracking import GeneralTracker, LoggerType
+    if log_with is None: return
     for name in log_with if isinstance(log_with, (list, tuple)) else (log_with,):
-        if not isinstance(name, str): continue # a tracker of the user's own
+        if isinstance(name, (GeneralTracker, LoggerType)): continue # a tracker of the user's own
         known = ', '.join(_TRACKERS)
-        if name not in _TRACKERS: raise ValueError(f'log_with must be of {known}, got {name!r}')
+        if not isinstance(name, str) or name not in _TRACKERS:
+            raise ValueError(f'log_with must be of {known}, or a tracker of Accelerate, got {shown(name)}')
         if find_spec(name) is None: raise ValueError(f'log_with={name!r}: pip install {name}, first')
 
 def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # Accelerator

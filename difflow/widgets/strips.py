@@ -88,7 +88,8 @@ def _layout(
     most = min(count, width // _NOTE_WIDTH) if notes else count
     scale = max(1, min(width // (most * (frame_width + 2)), 96 // max(frame_height, frame_width)))
     cell, font = frame_width * scale + 4, ImageFont.load_default(9)
-    chosen = sorted({*even_levels(count - 1, max(2, min(most, width // cell))), current})
+    spread = even_levels(count - 1, max(2, min(most, width // cell))) if count > 1 else [0]
+    chosen = sorted({*spread, current})
     wrapped = {name: [_wrapped(texts[i], font, cell - 2) for i in chosen] for name, texts in notes.items()}
     tops, bottom = {}, _TOP
     for name in rows:

@@ -175,7 +175,7 @@ def test_export_has_the_published_names(tmp_path):
             lambda s: s.update(_buffers={'u': torch.ones(5)}),
             'its 5 noise levels are not those of EDMDenoiser',
         ),
-        (lambda s: s.update(sigma_data=-1.0), 'sigma_data must be > 0'),
+        (lambda s: s.update(sigma_data=-1.0), 'sigma_data must be a number > 0'),
         (
             lambda s: s['_modules']['model'].state['_parameters'].update(extra=torch.ones(2)),
             '1 unexpected: extra$',

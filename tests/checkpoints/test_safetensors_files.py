@@ -25,7 +25,7 @@ def test_headers_that_lie(tmp_path):
         (dict(sha256='0' * 64), 'damaged'),
         (dict(denoiser='System'), "unknown 'System' of 'UNet'"),
         (dict(network='os'), "unknown 'EDMDenoiser' of 'os'"),
-        (dict(options={'sigma_data': -1}), 'sigma_data must be > 0'),
+        (dict(options={'sigma_data': -1}), 'sigma_data must be a number > 0'),
         (dict(options={'x': 1}), 'unexpected keyword'),
         (dict(config={}), 'image_size'),
         (dict(config=header['config'] | {'image_size': 0}), 'image_size must be'),

@@ -128,10 +128,18 @@ def test_grid_holds_every_image(pixels):
     [
         (lambda: image_grid(torch.zeros(2, 2, 4, 4)), 'C = 1 or 3'),
         (lambda: image_grid(torch.zeros(0, 1, 4, 4)), 'C = 1 or 3'),
-        (lambda: image_grid(torch.zeros(1, 4, 4), columns=0), 'columns=0'),
-        (lambda: image_grid(torch.zeros(1, 4, 4), scale=0), 'scale=0'),
+        (lambda: image_grid(torch.zeros(1, 4, 4), columns=0), 'columns must be an integer >= 1, got 0'),
+        (lambda: image_grid(torch.zeros(1, 4, 4), scale=0), 'scale must be an integer >= 1, got 0'),
         (lambda: image_grid(torch.zeros(1, 4, 4), titles=['a', 'b']), '2 titles for 1 images'),
-        (lambda: image_grid(torch.full((1, 4, 4), float('nan'))), 'NaN'),
+        (
+            lambda: image_grid(torch.full((1, 4, 4), float('nan'))),
+            'images: 16 of 16 values are NaN or infinite',
+        ),
+        (
+            lambda: image_grid(torch.full((1, 4, 4), float('inf'))),
+            'images: 16 of 16 values are NaN or infinite',
+        ),
+        (lambda: image_grid(torch.zeros(2, 1, 4, 4), titles='ab'), "titles must be several texts, got 'ab'"),
     ],
 )
 def test_grid_refuses(call, message):

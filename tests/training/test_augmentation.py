@@ -89,7 +89,7 @@ def test_oblong_images_and_refusals():
     assert Augmentation(1.0)(torch.rand(2, 3, 16, 24))[0].shape == (2, 3, 16, 24)
     with pytest.raises(ValueError, match='rotate_int needs square images'):
         Augmentation(1.0, ALL)(torch.rand(2, 3, 16, 24))
-    with pytest.raises(ValueError, match='p must be in 0..1, got nan'):
+    with pytest.raises(ValueError, match='p must be a number in 0..1, got nan'):
         Augmentation(math.nan)
     with pytest.raises(ValueError, match="got 'flip'"):
         Augmentation(0.5, dict(flip=1))

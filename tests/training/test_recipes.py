@@ -75,7 +75,7 @@ def test_a_published_set_is_trained_by_the_published_recipe(asked):
         ('--steps 7 --batch-size 16 --ddim --sampling_steps 20', {3, 5}, 20, 'ddim'),
         ('--epochs 4 --batch-size 20 --sample-epochs 2 --diffusion-steps 300', {4, 8}, 250, 'ddpm'),
         ('--epochs 4 --batch-size 20 --sample-every 3', 3, 250, 'ddpm'),
-        ('--epochs 4 --batch-size 20 --sample-every 0', 0, 250, 'ddpm'),
+        ('--epochs 4 --batch-size 20 --sample-every 0', None, 250, 'ddpm'),
     ],
 )
 def test_previews_of_a_published_recipe(words, after, levels, sampler, asked):
