@@ -34,16 +34,16 @@ ROOMS = (
 NO_TENSORS = dict(
     checkpoints=(
         'FORMATS published_config cached download Archive describe embedded_models export '
-        'find_checkpoint save write_tensors UnsafePickleError lighten load_strictly'
+        'find_checkpoint save write_tensors file_header UnsafePickleError lighten load_strictly'
     ),
     data=(
-        'image_grid save_images show_images write_png images_digest PUBLISHED_SETS published_images '
+        'image_grid save_images show_images write_png image_digests images_digest PUBLISHED_SETS published_images '
         'published_set write_mnist_m stratified_order'
     ),
     denoisers=('Denoiser Preconditioned'),
     exact=('show_derivation EpsilonProcess'),
     features=(
-        'export_statistics embedded_classifiers Features load_features fid image_metrics kid '
+        'export_statistics fill_statistics save_classifier classifier_hash embedded_classifiers Features load_features fid image_metrics kid '
         'precision_recall layer_names embedded_descriptors SSCDSettings SSCDTraining '
         'calibrate_threshold micro_average_precision'
     ),
@@ -63,7 +63,7 @@ NO_TENSORS = dict(
     sweeps=(
         'export_change pair_images forward_backward_folder balanced_indices imagenet_labels '
         'open_images read_synsets LayerChange join_changes activation_change sweep_change '
-        'even_levels'
+        'fill_change even_levels'
     ),
     synthetic_data=('CAS ClassifierRecipe compare_sets CopyScores classification_accuracy_score'),
     training=('EMA Training batches parametrise published_network recipe Settings'),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import atomic
-from .identity import WAY_OUT, _settings_digest, _sha256, check_identity
+from .identity import _WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
 from .locks import _remove_locks_left, held
 from .progress import _progress_bar, _read_from
@@ -84,7 +84,7 @@ class _WorkFolder:
 # %% ../../nbs/runs/06_folder.ipynb #8e51b371
 class _RunFolder(_WorkFolder):
     "The folder of one run: its settings, what is made, and what cannot be read"
-    def __init__(self, path:str|Path, settings:dict, items:Sequence[Item], rank:int=0, way_out:str=WAY_OUT):
+    def __init__(self, path:str|Path, settings:dict, items:Sequence[Item], rank:int=0, way_out:str=_WAY_OUT):
         super().__init__(path, rank)
         self.way_out = way_out
         self.settings, self.items = json.loads(json.dumps(settings)), items
@@ -208,7 +208,7 @@ def fill(
     world:int|None=None, # number of ranks
     restart:bool=False, # begin anew: first remove what a run has written to the folder
     on_start:Callable[[], None]|None=None, # called once, when all is checked and before the first batch
-    way_out:str=WAY_OUT, # how the message about another run ends
+    way_out:str=_WAY_OUT, # how the message about another run ends
 ) -> Report:
     "Write what is missing; ValueError for bad items, another run and, if `strict`, a broken item"
     rank, world = rank_and_world(rank, world)

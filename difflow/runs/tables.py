@@ -19,7 +19,7 @@ import numpy as np
 
 from ..files import load_npz, remove_partials
 from .folder import Report, fill
-from .identity import WAY_OUT, check_identity
+from .identity import _WAY_OUT, check_identity
 from .items import Item, Output
 from .ranks import rank_and_world
 
@@ -88,7 +88,7 @@ def fill_table(
     parts, rows = _parts_of(path), {}
     if restart: _remove_table(path, world)
     if path.exists():
-        check_identity(run_of(path), made_of, path, options.get('way_out', WAY_OUT))
+        check_identity(run_of(path), made_of, path, options.get('way_out', _WAY_OUT))
         rows = dict.fromkeys(names) if known is None else known()
     missing = [name for name in names if name not in rows]
     if not missing:
