@@ -149,7 +149,7 @@ def _in_group() -> bool:
 @contextmanager
 def _alone() -> Iterator[None]:
     "Hide the other processes of this run from Accelerate, unless they are started to train together"
-    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'
+    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SLURM_PROCID'
     hidden = {} if _in_group() else {name: os.environ.pop(name) for name in names if name in os.environ}
     try: yield
     finally: os.environ.update(hidden)
@@ -157,9 +157,8 @@ def _alone() -> Iterator[None]:
 def _train_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
                    made_of:dict) -> None:
     "Train the encoder of `model`, and write it with what it is made of, from the first process"
-    from safetensors.torch import save_file
-
-    from difflow.files import atomic, remove_partials
+    from difflow.checkpoints.safetensors_files import write_tensors
+    from difflow.files import remove_partials
     from difflow.runs.ranks import rank_and_world
     from difflow.training.loop import train
     with _alone():
@@ -167,7 +166,7 @@ def _train_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings
     if rank_and_world()[0] > 0: return
     weights = {name: t.cpu().contiguous() for name, t in done.denoiser.encoder.state_dict().items()}
     remove_partials(path)
-    with atomic(path) as partial: save_file(weights, partial, {'run': json.dumps(made_of)})
+    write_tensors(weights, path, {'run': json.dumps(made_of)})
 
 def _trained_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
                      made_of:dict) -> 'TimeEncoder':

@@ -11,6 +11,7 @@ from .items import encode_image as encode_image
 from .locks import held as held
 from .minimal_diffusion import legacy_ddim as legacy_ddim
 from .minimal_diffusion import minimal_walk as minimal_walk
+from .ranks import export_ranks as export_ranks
 from .ranks import rank_and_world as rank_and_world
 from .samples import SampleRequest as SampleRequest
 from .samples import read_images as read_images

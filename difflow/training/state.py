@@ -27,6 +27,7 @@ from ..networks.layers import Dropout
 from ..networks.protocol import network_facts
 from ..runs.identity import check_identity, run_identity
 from ..runs.locks import held
+from ..runs.ranks import export_ranks
 from .ema import EMA
 from .objective import _Objective
 from .order import _known_by
@@ -148,6 +149,7 @@ def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # 
     "Return an `Accelerator` for the machine; raise ValueError for a precision that it does not have."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    export_ranks()
     gpu = torch.cuda.is_available()
     names = ('no', 'bf16', 'fp16') if gpu else ('no', 'bf16')
     if precision not in names:
