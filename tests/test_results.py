@@ -34,16 +34,17 @@ ROOMS = (
 NO_TENSORS = dict(
     checkpoints=(
         'FORMATS published_config cached download Archive describe embedded_models export '
-        'find_checkpoint save write_tensors file_header UnsafePickleError lighten load_strictly'
+        'file_header find_checkpoint save write_tensors UnsafePickleError lighten load_strictly'
     ),
     data=(
-        'image_grid save_images show_images write_png image_digests images_digest PUBLISHED_SETS published_images '
-        'published_set write_mnist_m stratified_order'
+        'image_grid save_images show_images write_png image_digests images_digest PUBLISHED_SETS '
+        'published_images published_set write_mnist_m stratified_order'
     ),
     denoisers=('Denoiser Preconditioned'),
     exact=('show_derivation EpsilonProcess'),
     features=(
-        'export_statistics fill_statistics save_classifier classifier_hash embedded_classifiers Features load_features fid image_metrics kid '
+        'export_statistics fill_statistics save_classifier classifier_hash embedded_classifiers Features '
+        'load_features fid image_metrics kid '
         'precision_recall layer_names embedded_descriptors SSCDSettings SSCDTraining '
         'calibrate_threshold micro_average_precision'
     ),

@@ -62,6 +62,23 @@ def start(folder, pause=0.0, dropout=0.2, launcher=(sys.executable,), accumulate
     return subprocess.Popen([*launcher, str(script), str(folder)], env=os.environ | {'OMP_NUM_THREADS': '1'})
 
 
+def test_ranks_of_slurm_train_together(tmp_path):
+    "Two tasks of `srun`, told their numbers by Slurm alone, are one training"
+    slurm = {'SLURM_NTASKS': '2', 'SLURM_JOB_ID': str(os.getpid()), 'OMP_NUM_THREADS': '1'}
+    free = {k: v for k, v in os.environ.items() if not k.startswith(('RANK', 'WORLD', 'MASTER', 'SLURM'))}
+    words = (
+        'train --data digits --steps 3 --batch-size 8 --model-channels 32 --channel-mult 1 '
+        '--num-res-blocks 1 --attention-resolutions 8 --dropout 0.1'
+    ).split()
+    here = lambda folder: [sys.executable, '-m', 'difflow', *words, '--out', str(tmp_path / folder)]
+    ranks = [{'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)} | slurm for i in range(2)]
+    tasks = [subprocess.Popen(here('two'), env=free | rank) for rank in ranks]
+    assert [task.wait(300) for task in tasks] == [0, 0]
+    assert subprocess.run(here('one'), env=free).returncode == 0
+    one, two = (weights(tmp_path / name)['losses'] for name in ('one', 'two'))
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
 def weights(folder):
     return load_file(folder / 'training.safetensors')
 
@@ -96,7 +113,7 @@ def test_two_processes_give_the_losses_of_one(accumulate, tmp_path):
     torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
     assert start(tmp_path / 'two', dropout=0.1, launcher=torchrun, accumulate=accumulate).wait(300) == 0
     one, two = (np.load(tmp_path / name / 'losses.npy') for name in ('one', 'two'))
-    np.testing.assert_allclose(one, two, rtol=1e-6)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
 
 
 @pytest.mark.parametrize('make', [lambda: EDMDenoiser(song(0)), lambda: DENOISERS['edm']()])
@@ -109,7 +126,7 @@ def test_dropout_does_not_depend_on_how_a_batch_is_split(make):
             layer.p = 0.3
     torch.nn.init.normal_(list(denoiser.parameters())[-2], std=0.05)  # a network that answers
     one, four = (train(denoiser, images, accumulate=n, **fields) for n in (1, 4))
-    np.testing.assert_allclose(one.losses, four.losses, rtol=1e-6)
+    np.testing.assert_allclose(one.losses, four.losses, rtol=5e-6)
     other = train(denoiser, images, seed=1, **fields)
     assert abs(other.losses - one.losses).max() > 1e-4
 
