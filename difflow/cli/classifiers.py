@@ -129,6 +129,31 @@ def _manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_r
     sigmas = {r: float('inf') if sigma is None else sigma for r, sigma in sigmas.items()}
     return next((row['steps'] for row in rows if 'steps' in row), PUBLISHED_STEPS), sigmas
 
+def _end_evaluation(output:Path, picture:Path|None, pickles:Path|None, name:str, steps:int,
+                    start:float) -> None:
+    "Write what follows from the changes in a file, and print what became of the classes"
+    from difflow.sweeps.layer_change import LayerChange
+    change = LayerChange.load(output)
+    written = [output, *_write_further(change, picture, pickles, Path(name).stem, steps)]
+    same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
+    _print_done(f'{len(change.names)} images, same class at {same}', written, start)
+
+def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
+                   steps:int) -> list[Path]: # that are asked for
+    "Write the curves and the published files, and return where they are"
+    from difflow.files import atomic, remove_partials
+    from difflow.sweeps.change_files import export_change
+    if picture:
+        import matplotlib.pyplot as plt
+        change.plot(steps)
+        remove_partials(picture)
+        with atomic(picture) as partial: plt.savefig(partial)
+        plt.close()
+    if pickles:
+        for file in export_change(change, pickles, name, str(steps)): remove_partials(file)
+    return [path for path in (picture, pickles) if path]
+
+# %% ../../nbs/cli/08_classifiers.ipynb #a146e19e
 @app.command('evaluate-classifier', cls=_SeriesCommand,
              short_help='What changed in each layer from sent to returned images.')
 def _evaluate_command(
@@ -155,7 +180,6 @@ def _evaluate_command(
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
     from difflow.features.activations import ActivationStatistics
     from difflow.sweeps.change_files import fill_change, pair_images
-    from difflow.sweeps.layer_change import LayerChange
     chosen = time_series and sorted(set(_numbers(time_series, '--time_series')))
     scales, model = ActivationStatistics.load(statistics), _open_classifier(classifier_name, weights, device)
     sent = _images_for(model, starting_data_dir, image_size, split)
@@ -168,23 +192,4 @@ def _evaluate_command(
                 f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
     report = fill_change(output, model, sent, back, scales, levels, None, batch_size, seed, known, restart,
                          progress=sys.stderr.isatty())
-    if report.tells:
-        change = LayerChange.load(output)
-        written = [output, *_write_further(change, picture, pickles, Path(classifier_name).stem, steps)]
-        same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
-        _print_done(f'{len(change.names)} images, same class at {same}', written, start)
-
-def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
-                   steps:int) -> list[Path]: # that are asked for
-    "Write the curves and the published files, and return where they are"
-    from difflow.files import atomic, remove_partials
-    from difflow.sweeps.change_files import export_change
-    if picture:
-        import matplotlib.pyplot as plt
-        change.plot(steps)
-        remove_partials(picture)
-        with atomic(picture) as partial: plt.savefig(partial)
-        plt.close()
-    if pickles:
-        for file in export_change(change, pickles, name, str(steps)): remove_partials(file)
-    return [path for path in (picture, pickles) if path]
+    if report.tells: _end_evaluation(output, picture, pickles, classifier_name, steps, start)

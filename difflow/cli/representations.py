@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import typer
+
 from .models import _data_facts, _device_of, _load_model, _model_facts
 from .options import _count, _DataOption, _DeviceOption, _numbers, _option, _RestartOption
 from .root import _print_done, _print_used, app
@@ -227,8 +229,44 @@ class _Study(NamedTuple):
         return trained, {'trained_on': made_of.pop('images')} | made_of
 
 # %% ../../nbs/cli/13_representations.ipynb #c31d9a06
+def _written(options:dict, sets:dict, times:list[float], folder:Path, unet:'Denoiser|None',
+             study:'_Study|None', model:'Denoiser|None') -> dict[Path, str]: # {file: images}
+    "Write the codes of all sets, of an encoder or a U-Net; return what this rank reports"
+    batch_size, layer, written = options['batch_size'], options['layer'], {}
+    if study: fitted, made_of = study.encoder(model, sets['train'], folder, options['encoder'])
+    for split, images in sets.items():
+        path = folder / f'{split}.npz'
+        if study: report = _write_encoded(fitted, images, times, path, made_of)
+        else: report = _write_features(unet, images, times, path, batch_size, layer)
+        if report.tells: written[path] = f'{len(images)}'
+    return written
+
+def _represent(options:dict) -> None:
+    "Write codes as the `options` of the command say, and print what was made"
+    start, pick = time.perf_counter(), lambda names: {name: options[name] for name in names.split()}
+    mode, data, study, model, unet = options['mode'], options['data'], None, None, None
+    folder = _study_folder(**pick('root lr mode data widen_factor aug seed'))
+    times = _granularity_times(options['granularity'])
+    if mode.startswith('unet-'): unet = _load_model(mode.removeprefix('unet-'), options['device'])
+    sets = _study_sets(unet=unet, limit=options['max_images'], **pick('data transform layer size data_root'))
+    if unet is None:
+        net = pick('widen_factor depth seed model_channels channel_mult patch_size')
+        study = _Study(mode, net, pick('steps batch_size lr seed'), options['transform'])
+        model = study.model(sets['train'], options['encoder']).to(_device_of(options['device']))
+        facts = study.facts(model, options['encoder'])
+    else:
+        facts = _model_facts(mode.removeprefix('unet-'), unet)
+        first = range(min(2, len(sets['train']))) # does the layer give a code of each?
+        _features(unet, sets['train'], times[:1], 2, options['layer'])(first)
+    data_facts = '; '.join(f'{split}: {_data_facts(images)}' for split, images in sets.items())
+    _print_used(f'{facts}; {len(times)} times; {data_facts}')
+    if options['restart']: _remove_study(folder)
+    written = _written(options, sets, times, folder, unet, study, model)
+    what = f'{mode} of {data}: {" and ".join(written.values())} images at {len(times)} times'
+    if written: _print_done(what, list(written), start)
+
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
-def _represent_command(
+def _represent_command(context:typer.Context,
     data:_DataOption='digits',
     mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser')='reg-drl',
     widen_factor:_option(float, 'k of the encoder WRN-d-k: a code has 64 k elements; 0: 2')=0.25,
@@ -252,31 +290,4 @@ def _represent_command(
     device:_DeviceOption='auto',
 ) -> None:
     "Train an encoder that is told the noise level, and write its codes of the training and the test images."
-    start = time.perf_counter()
-    folder = _study_folder(root, lr, mode, data, widen_factor, aug, seed)
-    times = _granularity_times(granularity)
-    unet = _load_model(mode.removeprefix('unet-'), device) if mode.startswith('unet-') else None
-    sets = _study_sets(data, transform, layer, unet, size, max_images, data_root)
-    if unet is None:
-        net = dict(widen_factor=widen_factor, depth=depth, seed=seed, model_channels=model_channels,
-                   channel_mult=channel_mult, patch_size=patch_size)
-        study = _Study(mode, net, dict(steps=steps, batch_size=batch_size, lr=lr, seed=seed), transform)
-        model = study.model(sets['train'], encoder).to(_device_of(device))
-        facts = study.facts(model, encoder)
-    else:
-        facts = _model_facts(mode.removeprefix('unet-'), unet)
-        first = range(min(2, len(sets['train']))) # does the layer give a code of each?
-        _features(unet, sets['train'], times[:1], 2, layer)(first)
-    data_facts = '; '.join(f'{split}: {_data_facts(images)}' for split, images in sets.items())
-    _print_used(f'{facts}; {len(times)} times; {data_facts}')
-    if restart: _remove_study(folder)
-    if unet is None: fitted, made_of = study.encoder(model, sets['train'], folder, encoder)
-    written = {} # by whom all is made, and who therefore reports it: {file: images}
-    for split, images in sets.items():
-        path = folder / f'{split}.npz'
-        if unet is None: report = _write_encoded(fitted, images, times, path, made_of)
-        else: report = _write_features(unet, images, times, path, batch_size, layer)
-        if report.tells: written[path] = f'{len(images)}'
-    what = f'{mode} of {data}: {" and ".join(written.values())} images at {len(times)} times'
-    if written: _print_done(what, list(written), start)
-
+    _represent(context.params)

@@ -24,8 +24,6 @@ from torch import Tensor
 from ..files import atomic
 from .readers import _FileReader, _pixels
 from .sets import ImageSet
-from .studies import _Joined
-from .transforms import _crop_words, _TransformedSet
 
 # %% ../../nbs/data/12_digests.ipynb #27f94671
 _MANY, _MUCH, _KEPT = 2000, 2**24, 256 # files and bytes worth remembering; how many folders and zips
@@ -127,7 +125,7 @@ def _contents(read:Callable[[int], Image.Image], indices:np.ndarray) -> list[str
     if isinstance(read, _FileReader):
         kind = 'upright' if read.orient else 'as stored'
         return [f'{digest} {kind}' for digest in _file_digests(read, [read.names[i] for i in indices])]
-    if not isinstance(read, _Joined):
+    if not hasattr(read, 'places'): # of the joined parts of a published set
         return [_pixel_digest(_pixels(read(int(i)), None, None)) for i in indices]
     chosen, digests = [read.places[i] for i in indices], {}
     for part, inner in enumerate(read.reads):
@@ -138,8 +136,8 @@ def _contents(read:Callable[[int], Image.Image], indices:np.ndarray) -> list[str
 def _each(images:ImageSet|Tensor|Any) -> tuple[list[str], dict]:
     "Return a digest of the content of each image, and what else decides its pixels"
     files, made_by = getattr(images, '_files', None), {}
-    if isinstance(images, _TransformedSet):
-        made_by = dict(channels=images.channels, transform=[_crop_words(crop) for crop in images.transform])
+    if hasattr(images, 'transform_words'):
+        made_by = dict(channels=images.channels, transform=images.transform_words())
         return _contents(images.read, images.indices), made_by
     if files is not None and isinstance(files.read, _FileReader):
         return _contents(files.read, files.indices), dict(size=files.size, channels=files.channels)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -62,7 +62,9 @@ def _upright(picture:Image.Image) -> Image.Image:
     "Turn and mirror a picture as its EXIF orientation, 2..8, wants it; others, and broken EXIF, as they are"
     try: turned = picture.getexif().get(0x0112, 1) in range(2, 9)
     except Exception: turned = False  # the pixels are sound, what a camera wrote beside them is not
-    return ImageOps.exif_transpose(picture) if turned else picture
+    if not turned: return picture
+    from PIL.ImageOps import exif_transpose
+    return exif_transpose(picture)
 
 class _FileReader:
     "Image files under a folder or inside a zip, opened one at a time"

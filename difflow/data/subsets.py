@@ -36,6 +36,7 @@ def _check_options(size:int|None, channels:int|None, max_images:int|None, seed:i
     for name, value in (('size', size), ('max_images', max_images)):
         if value is not None: check_number(name, value, 1, whole=True)
     check_number('seed', seed, 0, 2**64 - 1, whole=True)
+    if isinstance(channels, np.integer): channels = int(channels)
     check_choice('channels', channels, (1, 3, None))
     check_choice('split', split, ('all', 'train', 'test', None))
 

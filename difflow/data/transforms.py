@@ -92,6 +92,10 @@ class _TransformedSet(ImageSet):
         for crop in self.transform: picture = crop(picture, rng)
         return picture
 
+    def transform_words(self) -> list: # json-able
+        "Return the names of the crops and their numbers"
+        return [_crop_words(crop) for crop in self.transform]
+
     def central(self, i:int) -> Image.Image:
         "Return picture `i` of the source, transformed without chance"
         return self.cropped(i, None)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../../nbs/runs/03_locks.ipynb #949eb038
-_LOCK, _HOLDER = '.held', '.holder'
+_LOCK, _HOLDER, _PATIENCE = '.run-lock', '.run-holder', 0.5 # seconds: another rank cleans up within them
 
 def _who_holds(path:Path) -> str:
     "Return in words which process holds a folder, as far as its file can be read"
@@ -42,7 +42,7 @@ def held(
     folder, new = Path(folder), not Path(folder).exists()
     place, holder = (folder / f'{name}-{rank}' if rank else folder / name for name in (_LOCK, _HOLDER))
     _make_folder(folder, place)
-    lock = FileLock(place, timeout=0)
+    lock = FileLock(place, timeout=_PATIENCE)
     try: lock.acquire()
     except Timeout: raise ValueError(f'{folder} is held by {_who_holds(holder)}: {way_out}') from None
     try:
@@ -58,9 +58,10 @@ def held(
 def _remove_locks_left(folder:Path) -> None:
     "Remove the locks of ranks that no longer live"
     from filelock import FileLock, Timeout
-    for path in folder.glob(f'{_LOCK}*'):
+    left = [*folder.glob(f'{_LOCK}*'), *folder.glob(f'{_HOLDER}*')]
+    for path in {path.with_name(path.name.replace(_HOLDER, _LOCK)) for path in left}:
         holder = path.with_name(path.name.replace(_LOCK, _HOLDER))
         try:
             with FileLock(path, timeout=0):
-                for left in (holder, path): left.unlink(missing_ok=True)
+                for file in (holder, path): file.unlink(missing_ok=True)
         except (Timeout, OSError): continue # it lives, or is removing its own

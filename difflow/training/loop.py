@@ -11,9 +11,9 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difflow.training.order import (
-                                    _check_augmentation,
-                                    _check_options,
-                                    _check_training,
-                                    _Pairs,
-                                    _settings_from,
-                                    _steps_after,
-                                    _training_set,
-                                    batches,
+from difflow.training.state import (
+                                    _MODEL,
+                                    _accelerator_in,
+                                    _check_shares,
+                                    _claim,
+                                    _due,
+                                    _files_of,
+                                    _identity,
+                                    _RunState,
+                                    _tracked,
 )
 
 from ..checkpoints.load import file_header, save
@@ -41,8 +42,8 @@ from ..runs.signals import StopRequest, stop_requested
 from ..samplers.sampling import sample
 from .augmentation import Augmentation
 from .objective import _draw, _RowAugmentationRNG, _RowMasks
+from .order import _checked, _Pairs, _steps_after, batches
 from .settings import Settings
-from .state import _MODEL, _accelerator_in, _check_shares, _claim, _due, _files_of, _identity, _RunState
 
 # %% ../../nbs/training/06_loop.ipynb #aac4f6f0
 _LOG = logging.getLogger('difflow')
@@ -226,19 +227,36 @@ def _card(result:'Training') -> dict:
             'machine': gpu or f'{platform.machine()}, {os.cpu_count()} cores',
             'software': f'torch {torch.__version__}, Python {platform.python_version()}'}
 
-# %% ../../nbs/training/06_loop.ipynb #f54b6189
-@contextmanager
-def _tracked(accelerator, about:dict) -> Iterator[None]:
-    "Open the trackers, with what the run is made of, and close them at the end, however it comes."
-    if accelerator.log_with:
-        words = {name: value if isinstance(value, (int, float, str, bool)) else str(value)
-                 for name, value in about.get('run', {}).items()}
-        accelerator.init_trackers('difflow', words)
-    try: yield
-    finally:
-        for tracker in accelerator.trackers: tracker.finish()
-
 # %% ../../nbs/training/06_loop.ipynb #4ac0dfcb
+def _due_after(run:_RunFiles, plan:dict) -> Callable[[int], None]:
+    "Return what does all that is due after so many steps, as the arguments in `plan` say, the state last."
+    names, dumps, snapshot = plan['snapshots'] or {}, plan['dumps'] or {}, plan['snapshot']
+    def due(step:int):
+        "Write and call what is due after `step` steps."
+        if _due(step, plan['sample_every']): run.preview(step, **plan['preview'] or {})
+        if snapshot and _due(step, plan['snapshot_every']) and run.rank == 0: snapshot(step, run.ema.model)
+        if step in names: run.keep(step, names[step])
+        if step in dumps: run.save(step, dumps[step])
+        if _due(step, plan['save_every']) or step in dumps or step == run.settings.steps: run.save(step)
+    return due
+
+def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loop:tuple, model:tuple,
+           out:Path|None, resume:bool|str|Path, numbered:str|None, compile:bool, precision:str,
+           log_with:object) -> Training:
+    "Return what `train` does with what is checked."
+    accelerator = _accelerator_in(precision, log_with, out)
+    _check_shares(accelerator, settings)
+    files = _files_of(*(plan[name] for name in ('sample_every', 'preview', 'snapshots', 'dumps')))
+    identity = lambda: _identity(denoiser, images, settings, precision, compile)
+    with ExitStack() as stack:
+        out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
+        run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
+        start = run.load(resume)
+        if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
+        with _tracked(accelerator, about): result = run.loop(*start, _due_after(run, plan), *loop)
+        run.write_model(result, *model)
+    return result
+
 def train(
     denoiser:Denoiser, # is left alone; its copy is trained
     images:ImageSet|Tensor, # or what `ImageSet.of` takes; with labels where the denoiser has classes
@@ -264,31 +282,12 @@ def train(
     **fields, # of `Settings`
 ) -> Training:
     "Train a copy of `denoiser`; ValueError for bad arguments, or another run in `out`, before any work."
-    _check_options(denoiser, settings=settings, out=out, resume=resume, compile=compile, workers=workers,
-                   progress=progress, callback=callback, snapshot=snapshot, preview=preview, dumps=dumps,
-                   snapshots=snapshots, card=card, numbered=numbered, dtype=dtype)
-    save_every = _steps_after('save_every', save_every)
-    sample_every = _steps_after('sample_every', sample_every, optional=True)
-    snapshot_every = _steps_after('snapshot_every', snapshot_every, optional=True)
-    settings, images = _settings_from(settings, fields), _training_set(images)
-    _check_training(denoiser, images)
-    _check_augmentation(denoiser, settings)
-    out, files = None if out is None else Path(out), _files_of(sample_every, preview, snapshots, dumps)
-    accelerator = _accelerator_in(mixed_precision, log_with, out)
-    _check_shares(accelerator, settings)
-    identity = lambda: _identity(denoiser, images, settings, mixed_precision, compile)
-    with ExitStack() as stack:
-        out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
-        run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
-        def due(step:int):
-            "Do what is due after `step` steps, the state last."
-            if _due(step, sample_every): run.preview(step, **preview or {})
-            if snapshot and _due(step, snapshot_every) and run.rank == 0: snapshot(step, run.ema.model)
-            if step in (snapshots or ()): run.keep(step, snapshots[step])
-            if step in (dumps or ()): run.save(step, dumps[step])
-            if _due(step, save_every) or step in (dumps or ()) or step == settings.steps: run.save(step)
-        start = run.load(resume)
-        if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
-        with _tracked(accelerator, about): result = run.loop(*start, due, workers, progress, callback)
-        run.write_model(result, card, dtype)
-    return result
+    every = dict(save_every=_steps_after('save_every', save_every),
+                 sample_every=_steps_after('sample_every', sample_every, optional=True),
+                 snapshot_every=_steps_after('snapshot_every', snapshot_every, optional=True))
+    files = dict(snapshot=snapshot, preview=preview, snapshots=snapshots, dumps=dumps)
+    settings, images = _checked(denoiser, images, settings, fields, out=out, resume=resume, compile=compile,
+                                workers=workers, progress=progress, callback=callback, card=card,
+                                numbered=numbered, dtype=dtype, **files)
+    return _train(denoiser, images, settings, every | files, (workers, progress, callback), (card, dtype),
+                  None if out is None else Path(out), resume, numbered, compile, mixed_precision, log_with)

@@ -70,8 +70,9 @@ def _settings_from(settings:Settings|None, fields:dict) -> Settings:
         raise ValueError(f'either settings or its fields by name, got settings and {", ".join(fields)}')
     return Settings(**fields) if settings is None else settings
 
-def _check_training(denoiser:Denoiser, images:ImageSet):
-    "Raise ValueError where a set cannot train a denoiser."
+def _check_training(denoiser:Denoiser, images:ImageSet, settings:Settings|None=None):
+    "Raise ValueError where a set cannot train a denoiser, or not with these settings."
+    if settings is not None: _check_augmentation(denoiser, settings)
     image, label = _Pairs(images, True)[0, 0]
     check_images(image[None], denoiser.image_shape, 'images', math.inf)
     if denoiser.num_classes is None: return
@@ -125,3 +126,10 @@ def _steps_after(name:str, every:int|Collection[int]|None, optional:bool=False) 
     if not many: return check_number(name, every, 1, whole=True)
     return frozenset(check_number(name, step, 0, whole=True) for step in every)
 
+def _checked(denoiser:Denoiser, images:ImageSet|Tensor, settings:Settings|None, fields:dict,
+             **options:object) -> tuple[Settings, ImageSet]:
+    "Return settings and images of `train`; raise ValueError for arguments that do not fit, images last."
+    _check_options(denoiser, settings=settings, **options)
+    settings, images = _settings_from(settings, fields), _training_set(images)
+    _check_training(denoiser, images, settings)
+    return settings, images

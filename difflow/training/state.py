@@ -8,8 +8,8 @@ __all__ = []
 # %% ../../nbs/training/05_state.ipynb #6f3ca366
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,6 +160,18 @@ def _accelerator_in(precision:str, log_with:object=None, out:Path|None=None): # 
     _check_trackers(log_with)
     return Accelerator(mixed_precision=precision, cpu=not gpu, log_with=log_with,
                        project_dir=None if log_with is None else out or Path('.'))
+
+# %% ../../nbs/training/05_state.ipynb #f54b6189
+@contextmanager
+def _tracked(accelerator, about:dict) -> Iterator[None]:
+    "Open the trackers, with what the run is made of, and close them at the end, however it comes."
+    if accelerator.log_with:
+        words = {name: value if isinstance(value, (int, float, str, bool)) else str(value)
+                 for name, value in about.get('run', {}).items()}
+        accelerator.init_trackers('difflow', words)
+    try: yield
+    finally:
+        for tracker in accelerator.trackers: tracker.finish()
 
 # %% ../../nbs/training/05_state.ipynb #bab12f7f
 class _RunState:

@@ -129,7 +129,7 @@ def test_killed_at_any_moment_and_shared(command, step, lines, run, root, tmp_pa
 
 def test_the_first_line_says_what_is_used_and_the_last_what_was_found(bases, data):
     first, last = (bases['classifier-statistics'][2].strip().split('\n')[i] for i in (0, -1))
-    assert first.startswith('classifier mnist5k: SmallClassifier; 8 of 1000')
+    assert first.startswith('classifier mnist5k: SmallClassifier; 8 drawn from 1000')
     assert re.fullmatch(r'8 layers over 8 images, accuracy .*, [\d.]+ s: s.npz, s.pk', last)
     first, last = (bases['evaluate-classifier'][2].strip().split('\n')[i] for i in (0, -1))
     assert 'came back from step_reverse 10, 20 of 20 in' in first

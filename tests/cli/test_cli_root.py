@@ -144,7 +144,7 @@ def check_error(done, words):
         ('sweep --model PLAIN --image 1000', '0..999'),
         ('sweep --model PLAIN --sampler euclid', 'ddpm, ddim, euler, heun, dpmpp_2m'),
         ('sweep --model PLAIN --label 1', 'no classes'),
-        ('sweep --model PLAIN --convention both', "'matched', 'repo'"),
+        ('sweep --model PLAIN --convention both', 'matched, repo'),
         ('sweep --model PLAIN --device cuda:77', 'cuda:77'),
         ('sample --model CLASSES --label 10', '0..9'),
         ('sample --model PLAIN --guidance 2', 'guidance=2.0'),

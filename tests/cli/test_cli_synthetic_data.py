@@ -235,7 +235,7 @@ def test_sets_that_are_not_there_say_where_they_belong(line, message, difflow):
         ('--synthetic DIR/none.npz', 'no such folder or npz'),
         ('--synthetic DIR/one', 'synthetic has one class: a classifier needs at least 2'),
         ('--synthetic DIR/made.npz --real DIR/one', 'real_train has one class'),
-        ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels=2: allowed is 1, 3 or None'),
+        ('--synthetic DIR/made.npz --size 10 --channels 2', 'channels must be one of 1, 3, None, got 2'),
         ('--synthetic DIR/made.npz --max-real 1', 'at least 2 images, got 1'),
         ('--synthetic DIR/made.npz --protocol time', 'protocol must be among epochs, steps'),
         ('--synthetic DIR/made.npz --metric f1', 'metric must be one of accuracy, auroc'),
