@@ -19,7 +19,6 @@ from ..exact.molrg import MoLRG, SubspaceDenoiser, check_bases
 from ..networks.song_unet import edm_network
 from ..noise import Stream, normal
 from ..training.loop import Training, train
-from ..training.recipes import recipe, settings_of
 from ..training.settings import Settings
 from ..training.ticks import steps_of
 
@@ -68,6 +67,7 @@ def molrg_settings(
     **given:Any, # fields of `Settings` in place of the published values
 ) -> Settings:
     "Return the published settings: EDM's, for 6 million images, without augmentation."
+    from difflow.training.recipes import recipe, settings_of
     options = recipe(arch, augment=0.)
     options |= dict(steps=steps_of(given.get('batch_size', options['batch_size']), duration))
     return settings_of(options | given, tuple(image_shape), scaled='eps' not in given)

@@ -33,7 +33,6 @@ from difflow.training.state import (
                                     _tracked,
 )
 
-from ..checkpoints.load import file_header, save
 from ..data.canvas import image_grid, write_png
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
@@ -207,12 +206,14 @@ class _RunFiles(_Run):
     def keep(self, step:int, name:str):
         "Write the averaged network under a name of its own."
         if self.out and self.accelerator.is_main_process:
+            from difflow.checkpoints.load import save
             self.check_finite(step, weights=True)
             save(self.ema.model, self.out / name, {'steps': step})
 
     def write_model(self, result:'Training', card:dict|None, dtype:torch.dtype|None):
         "Write the averaged network with what is known of it, the last of all files."
         if not self.out or not self.accelerator.is_main_process: return
+        from difflow.checkpoints.load import file_header, save
         try: file_header(result.denoiser, {})
         except ValueError: return # a network of a kind that no file describes
         save(result.denoiser, self.out / _MODEL, (card or {}) | _card(result), dtype)

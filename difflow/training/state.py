@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.load import file_header
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.checks import shown
 from ..data.sets import ImageSet
@@ -36,6 +35,7 @@ from .settings import Settings
 # %% ../../nbs/training/05_state.ipynb #81fe6b8f
 def _model_of(ema:EMA, tensors:dict[str, Tensor], card:dict|None=None) -> dict[str, str]:
     "Return the entry of a header by which `load_denoiser` reads the average; none for a network not ours."
+    from difflow.checkpoints.load import file_header
     start = 'ema.net.'
     weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
     try: return {'difflow': file_header(ema.model, weights, card or {}, prefix=start)}

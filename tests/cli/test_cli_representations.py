@@ -121,7 +121,7 @@ def test_processes_share_the_codes_and_one_trains(tmp_path):
     assert 'waits until rank 0 has trained' in printed[1] and 'encoder reg-drl' in printed[0]
     assert ''.join(printed.values()).count('train.npz') == 1
     (tmp_path / 'one').mkdir()
-    assert call(line, tmp_path / 'one')[0] == 0
+    in_processes(line, 1, tmp_path / 'one')
     assert files_of(tmp_path / 'one') == files_of(tmp_path / 'two')
 
 
@@ -131,7 +131,7 @@ def test_processes_share_the_features_of_a_unet(tmp_path):
     printed = ''.join(in_processes(line, 2, tmp_path / 'two').values())
     assert printed.count('train.npz') == printed.count('test.npz') == printed.count('model digits') == 1
     (tmp_path / 'one').mkdir()
-    assert call(line, tmp_path / 'one')[0] == 0
+    in_processes(line, 1, tmp_path / 'one')
     assert files_of(tmp_path / 'one') == files_of(tmp_path / 'two')
 
 
@@ -500,8 +500,10 @@ def test_an_option_of_mix_changed_between_two_runs_into_one_file(mixed, tmp_path
 
 
 def test_processes_share_the_read_outs(mixed, tmp_path):
-    inputs, folder = mixed
+    inputs, _ = mixed
     shutil.copytree(inputs, tmp_path / 'two')
     printed = ''.join(in_processes(MIX, 2, tmp_path / 'two').values())
     assert printed.count('codes in') == printed.count('right in %') == 1
-    assert files_of(tmp_path / 'two') == files_of(folder)
+    shutil.copytree(inputs, tmp_path / 'one')
+    in_processes(MIX, 1, tmp_path / 'one')
+    assert files_of(tmp_path / 'two') == files_of(tmp_path / 'one')
