@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..data.canvas import image_grid
+from ..data.checks import check_number
 
 # %% ../../nbs/runs/05_items.ipynb #e51b590c
 class Item(NamedTuple):
@@ -39,8 +40,7 @@ _Make = Callable[[list[Item], frozenset[str]], Iterable[Output|Broken]] # make(b
 
 def _check_items(items:Sequence[Item], batch_size:int) -> None:
     "Raise ValueError for items or files that repeat, files outside the folder, and batches of no items"
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f'batch_size must be an integer >= 1, got {batch_size!r}')
+    check_number('batch_size', batch_size, 1, whole=True)
     if not items: raise ValueError('items must name at least one item, got none')
     for kind, names in (('items', [i.name for i in items]), ('files', [f for i in items for f in i.files])):
         twice = [name for name, count in Counter(names).items() if count > 1]
