@@ -21,6 +21,7 @@ from ..files import load_npz, remove_partials
 from .folder import Report, fill
 from .identity import _WAY_OUT, check_identity
 from .items import Item, Output
+from .locks import held
 from .ranks import rank_and_world
 
 # %% ../../nbs/runs/07_tables.ipynb #06a92daf
@@ -115,7 +116,8 @@ def _remove_joined(parts:Path, rows:Mapping[str, Any]) -> None:
     if rows.keys() >= set(left): shutil.rmtree(parts, ignore_errors=True)
 
 def _remove_table(path:Path, world:int) -> None:
-    "Remove a table and its rows; ValueError where other ranks are at work"
+    "Remove a table and its rows; ValueError where another process is at work on them"
     if world > 1: raise ValueError(f'restart is for one process, this is one of {world}: remove {path}')
-    shutil.rmtree(_parts_of(path), ignore_errors=True)
-    path.unlink(missing_ok=True)
+    with held(_parts_of(path)):
+        shutil.rmtree(_parts_of(path), ignore_errors=True)
+        path.unlink(missing_ok=True)
