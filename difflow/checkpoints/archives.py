@@ -19,7 +19,7 @@ from .formats import Contents, _Candidate, _Format
 from .guided_unets import _GUIDED_UNETS
 from .safetensors_files import _DIFFLOW
 from .stand_ins import _kind_of
-from .state_dicts import _abbreviated, _choose, _groups, _is_averaged, _objects, find_state_dicts
+from .state_dicts import _abbreviated, _choose, _find_state_dicts, _groups, _is_averaged, _objects
 
 # %% ../../nbs/checkpoints/20_archives.ipynb #829096ba
 FORMATS = _DIFFLOW, _DIFFUSERS_FOLDERS, _EDM_SNAPSHOTS, _GUIDED_UNETS # in the order of asking
@@ -67,7 +67,7 @@ def read_tensors(
 
 def _state_dict(contents:Contents, names:Collection[str], key:str|None) -> dict[str, Tensor]:
     "Return the tensors of that names in a file, or else the one group of tensors in it."
-    found = find_state_dicts(contents, sorted(names, key=len, reverse=True)) if names else []
+    found = _find_state_dicts(contents, sorted(names, key=len, reverse=True)) if names else []
     if not found:
         found = [_Candidate(place, tensors, {}, _is_averaged(place))
                  for place, tensors in _groups(contents.tree) if isinstance(tensors, dict)]

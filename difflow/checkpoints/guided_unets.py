@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .catalogue import _published_model
 from .formats import _SCHEDULE, _Candidate, _denoisers, _Format, _options_of, _parametrise, _Plan
-from .state_dicts import _abbreviated, find_state_dicts
+from .state_dicts import _abbreviated, _find_state_dicts
 
 # %% ../../nbs/checkpoints/11_guided_unets.ipynb #0fc9d1f0
 def _unet_architecture(tensors:dict[str, Tensor]) -> dict:
@@ -124,5 +124,5 @@ def _plan_candidate(candidate:_Candidate, given:dict) -> _Plan:
     return _plan_guided(candidate.tensors, given)
 
 _ANCHORS = 'time_embed.0.weight', 'input_blocks.0.0.weight', 'out.2.weight'
-_GUIDED_UNETS = _Format('guided-diffusion U-Net', partial(find_state_dicts, anchors=_ANCHORS),
+_GUIDED_UNETS = _Format('guided-diffusion U-Net', partial(_find_state_dicts, anchors=_ANCHORS),
                         _plan_candidate)

@@ -43,6 +43,15 @@ from difflow.checkpoints.stand_ins import (
     check_instructions,
 )
 
+# %% ../../nbs/checkpoints/01_unpickler.ipynb #6176bce6
+def _dead_object(function:object, arguments:tuple) -> _PickledObject:
+    "Return the stand-in for what a class of somebody's would make; raise `UnsafePickleError` for a function."
+    if not isinstance(function, _ForeignName): raise UnsafePickleError(f'it calls {_kind_of(function)}')
+    name = function.name
+    if name == 'copyreg._reconstructor': return _PickledObject(getattr(arguments[0], 'name', name))
+    if name in _DEAD or name.rsplit('.', 1)[-1].lstrip('_')[:1].isupper(): return _PickledObject(name)
+    _refuse(name)
+
 # %% ../../nbs/checkpoints/01_unpickler.ipynb #6d39994b
 class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can be replaced
     "A reader that runs nothing; raises `UnsafePickleError` for what is neither tensor, container nor object."
@@ -81,11 +90,7 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can b
         if not isinstance(arguments, tuple): raise UnsafePickleError('the arguments of a call are damaged')
         if isinstance(function, _AllowedCall):
             return (self.tensor if function.function is _view else function.function)(*arguments)
-        if not isinstance(function, _ForeignName): raise UnsafePickleError(f'it calls {_kind_of(function)}')
-        if function.name in _DEAD or function.name.rsplit('.', 1)[-1].lstrip('_')[:1].isupper():
-            return _PickledObject(getattr(arguments[0] if arguments else None, 'name', function.name)
-                                  if function.name == 'copyreg._reconstructor' else function.name)
-        _refuse(function.name)
+        return _dead_object(function, arguments)
 
     def load_call(self):
         arguments = self.stack.pop()
