@@ -59,7 +59,8 @@ def _diffusers_betas(
 def _diffusers_scheduler(config:dict) -> Scheduler:
     "Return the noise levels of a scheduler's configuration; raise ValueError where they cannot be had."
     betas = _diffusers_betas(config)
-    if config.get('rescale_betas_zero_snr'): return Scheduler.from_betas(betas.tolist(), zero_terminal_snr=True)
+    if config.get('rescale_betas_zero_snr'):
+        return Scheduler.from_betas(betas.tolist(), zero_terminal_snr=True)
     for usual in (Scheduler.linear, Scheduler.cosine) if len(betas) > 20 else ():
         if np.allclose(betas, usual(len(betas)).betas, rtol=1e-9): return usual(len(betas))
     return Scheduler.from_betas(betas.tolist())
