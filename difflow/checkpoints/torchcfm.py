@@ -10,15 +10,17 @@ from .formats import Contents, _Candidate, _Format, _Plan
 from .guided_unets import _ANCHORS, _file_architecture, _plan_guided
 from .state_dicts import _find_state_dicts
 
-# %% ../../nbs/checkpoints/16_torchcfm.ipynb #4a699b79
-_CIFAR10 = dict(in_channels=3, out_channels=3, model_channels=128, num_res_blocks=2, channel_mult=[1, 2, 2, 2],
-                attention_levels=[1], num_classes=None, use_scale_shift_norm=False, resblock_updown=False)
+# %% ../../nbs/checkpoints/16_torchcfm.ipynb #a7731ad7
+_CIFAR10 = dict(in_channels=3, out_channels=3, model_channels=128, num_res_blocks=2,
+                channel_mult=[1, 2, 2, 2], attention_levels=[1], num_classes=None, use_scale_shift_norm=False,
+                resblock_updown=False)
 _OF_CIFAR10 = dict(image_size=32, num_heads=4, num_head_channels=64, dropout=0.1)
 _FLOW = dict(prediction='flow', reverse=True, time_scale=1.) # its trainer knows no other
 
 def _sniff_torchcfm(contents:Contents) -> list[_Candidate]:
     "Return the networks in a file of torchcfm's trainer."
-    if not isinstance(contents.tree, dict) or not {'net_model', 'ema_model'} <= contents.tree.keys(): return []
+    tree = contents.tree
+    if not isinstance(tree, dict) or not {'net_model', 'ema_model'} <= tree.keys(): return []
     found = _find_state_dicts(contents, _ANCHORS)
     names = [candidate.name for candidate in found]
     return [candidate._replace(facts=candidate.facts | {'others': [n for n in names if n != candidate.name]})
