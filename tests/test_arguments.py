@@ -219,6 +219,7 @@ def denoisers():
     kinds = dict(net=OBJECT, C_1=SHARE | dict(one=1.0, zero=0.0), C_2=POSITIVE, M=COUNT)
     yield 'IDDPMDenoiser', df.IDDPMDenoiser, net, kinds
     kinds = dict(net=OBJECT, scheduler=without(OBJECT, 'none'), prediction=CHOICE, variance=CHOICE, clip=FLAG)
+    kinds |= dict(rescale_timesteps=FLAG)
     yield 'DDPMDenoiser', df.DDPMDenoiser, net, kinds
     numbers = dict(nan=torch.full((1, 8, 8), NAN), none=None, text='x', number=3, empty=torch.zeros(0))
     kinds = dict(
@@ -298,6 +299,9 @@ def schedules():
     kinds |= dict(sigma_max=without(POSITIVE, 'none', 'inf'))
     yield 'Scheduler.iddpm', df.Scheduler.iddpm, small, kinds
     yield 'Scheduler.from_sigmas', df.Scheduler.from_sigmas, dict(sigmas=[1.0, 2.0]), dict(sigmas=LEVELS)
+    betas = LEVELS | dict(above=[0.1, 1.5], one_early=[1.0, 0.1])
+    kinds = dict(betas=betas, zero_terminal_snr=FLAG)
+    yield 'Scheduler.from_betas', df.Scheduler.from_betas, dict(betas=[0.1, 0.2]), kinds
     levels = df.Scheduler.linear(30)
     spec = dict(zero=0, many=31, half=2.5, true=True, text='x', nan=NAN, empty=[])
     yield 'Scheduler.respace', levels.respace, dict(spec=5), dict(spec=spec)

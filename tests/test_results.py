@@ -33,7 +33,7 @@ ROOMS = (
 )
 NO_TENSORS = dict(
     checkpoints=(
-        'FORMATS published_config cached download Archive describe embedded_models export '
+        'FORMATS published_config cached download Contents describe embedded_models export '
         'file_header find_checkpoint save write_tensors UnsafePickleError lighten load_strictly'
     ),
     data=(
@@ -245,7 +245,7 @@ def calls(tmp_path_factory):
         'copy_check': lambda: synthetic_data.copy_check(grey, grey, grey, model, 0.5),
         'Augmentation': lambda: training.Augmentation(0.5)(X),
         'train': lambda: heard(df.train, edm, labelled, steps=1, batch_size=2, progress=False),
-        'read_archive': lambda: checkpoints.read_archive(path),
+        'read_contents': lambda: checkpoints.read_contents(path),
         'read_tensors': lambda: checkpoints.read_tensors(path),
         'unpickle': lambda: checkpoints.unpickle(pickled),
     }

@@ -1,10 +1,10 @@
 from .archives import FORMATS as FORMATS
-from .archives import read_archive as read_archive
 from .archives import read_tensors as read_tensors
 from .catalogue import published_config as published_config
+from .containers import read_contents as read_contents
 from .downloads import cached as cached
 from .downloads import download as download
-from .formats import Archive as Archive
+from .formats import Contents as Contents
 from .load import describe as describe
 from .load import embedded_models as embedded_models
 from .load import export as export
@@ -13,7 +13,7 @@ from .load import find_checkpoint as find_checkpoint
 from .load import load_denoiser as load_denoiser
 from .load import save as save
 from .safetensors_files import write_tensors as write_tensors
-from .unpickler import UnsafePickleError as UnsafePickleError
+from .stand_ins import UnsafePickleError as UnsafePickleError
 from .unpickler import unpickle as unpickle
 from .weights import lighten as lighten
 from .weights import load_strictly as load_strictly

@@ -8,23 +8,26 @@ __all__ = ['file_header', 'save', 'export', 'embedded_models', 'find_checkpoint'
 # %% ../../nbs/checkpoints/23_load.ipynb #8d4804bc
 import json
 import re
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_kind, shown
+from ..data.checks import check_choice, check_kind, shown
 from ..denoisers.base import Denoiser
 from ..files import file_hash, package_file, tensors_sha256
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..schedulers.scheduler import Scheduler
-from .archives import read_archive
+from .archives import _recognised
 from .catalogue import _PUBLISHED_FILES
+from .containers import read_contents
 from .downloads import cached
-from .formats import Archive, _denoisers, _networks, _Plan
+from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _one_line, _Plan
 from .safetensors_files import write_tensors
 from .state_dicts import _abbreviated
-from .weights import _check_dtype, _weights, lighten, load_strictly
+from .weights import _bounded, _check_dtype, _weights, lighten, load_strictly
 
 # %% ../../nbs/checkpoints/23_load.ipynb #0a36ec2b
 def _network(denoiser:Denoiser) -> nn.Module:
@@ -80,6 +83,14 @@ def export(
     return write_tensors(tensors | dict(denoiser.named_buffers(recurse=False)), path)
 
 # %% ../../nbs/checkpoints/23_load.ipynb #b0ca5418
+class _Source(NamedTuple):
+    "A file that was found and read, and the plan of the denoiser in it."
+    path:Path
+    format:_Format
+    candidate:_Candidate # the weights that were chosen
+    tensors:dict[str, Tensor] # under the names of the network's own state dict
+    plan:_Plan
+
 def _check_levels(denoiser:Denoiser, levels:Tensor):
     "Raise ValueError when the noise levels in a file of iDDPM's are not those of `denoiser`."
     u = getattr(denoiser, 'u', levels.new_zeros(0))
@@ -94,17 +105,19 @@ def _check_sizes(config:dict):
         if len(values) > 100 or any(isinstance(v, (int, float)) and not -limit <= v <= limit for v in values):
             raise ValueError(f'{name} must be at most {limit}, got {str(value)[:80]}')
 
-def _build(plan:_Plan, archive:Archive, path:Path) -> Denoiser:
-    "Build the denoiser of `plan` with the weights of `archive`, in eval mode."
+def _build(source:_Source) -> Denoiser:
+    "Build the denoiser of a plan with the weights that were chosen, in eval mode."
+    path, plan, tensors = source.path, source.plan, source.tensors
     if plan.missing: raise ValueError(f'{path} cannot tell everything, and it is no known model: '
                                       f'give {", ".join(plan.missing)}')
     options = dict(plan.options)
     try:
         if 'scheduler' in options: options['scheduler'] = Scheduler.from_dict(options['scheduler'])
         _check_sizes(plan.config)
-        with torch.device('meta'): net = _networks()[plan.network](**plan.config)
-        denoiser = _denoisers()[plan.denoiser](load_strictly(net, archive.weights), **options)
-        if 'u' in archive.tensors: _check_levels(denoiser, archive.tensors['u'])
+        with torch.device('meta'), _bounded(tensors, plan.network):
+            net = _networks()[plan.network](**plan.config)
+        denoiser = _denoisers()[plan.denoiser](load_strictly(net, tensors), **options)
+        if 'u' in source.candidate.tensors: _check_levels(denoiser, source.candidate.tensors['u'])
     except (ValueError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
     except Exception as error: raise ValueError(f'{path} describes no network: {error!r}') from error
     denoiser.card, denoiser.assumed = plan.card, plan.assumed
@@ -138,31 +151,55 @@ def find_checkpoint(
         raise ValueError(f'{path} has the SHA-256 {file_hash(path)}, expected hash {hash}')
     return path
 
-def _opened(name:str|Path, hash:str|None, given:dict) -> tuple[Path, Archive, _Plan]:
-    "Find a file, read it and plan the denoiser in it."
-    path = find_checkpoint(name, hash)
-    archive = read_archive(path)
-    try: plan = archive.plan(given)
-    except ValueError as error: raise ValueError(f'{path}: {error}') from None
-    if str(name) in _PUBLISHED_FILES and not Path(str(name)).exists():
-        model = _PUBLISHED_FILES[str(name)]
-        plan.card.update(name=str(name), url=model.url, licence=model.licence)
+def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
+    "Find a file, read it, choose the weights in it and plan the denoiser."
+    path = find_checkpoint(what, hash)
+    contents = read_contents(path)
+    try:
+        kind, candidate, others = _recognised(contents, key)
+        plan, tensors = kind.plan(candidate, given), kind.read(candidate)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
+    if candidate.name and not kind.whole: plan.card['weights'] = _which(candidate, others)
+    if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
+        model = _PUBLISHED_FILES[str(what)]
+        plan.card.update(name=str(what), url=model.url, licence=model.licence)
         if not (hash or model.sha256): plan.assumed['sha256'] = 'none is published; the layout was checked'
-    return path, archive, plan
+    return _Source(path, kind, candidate, tensors, plan)
+
+def _which(candidate:_Candidate, others:list[str]) -> str:
+    "Return in words which of the weights in a file are used."
+    words = f'{candidate.name} (averaged)' if candidate.averaged else candidate.name
+    return f'{words}; not {", ".join(others)}' if others else words
 
 # %% ../../nbs/checkpoints/23_load.ipynb #e2abad2b
+def _warn_of(source:_Source) -> None:
+    "Warn where something is assumed without which every answer is another, and no published model says it."
+    assumed = {n: v for n, v in source.plan.assumed.items() if n in ('prediction', 'rescale_timesteps')}
+    if not assumed or source.plan.card.get('model'): return
+    words = ', '.join(f'{name}={value!r}' for name, value in assumed.items())
+    warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=3)
+
 def load_denoiser(
-    name:str|Path, # 'mnist', 'adm-imagenet256', a path, or a URL
+    what:str|Path, # 'mnist', 'adm-imagenet256', a path, or a URL
+    key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any
+    prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow', 'edm', 'vp', 've' or 'iddpm'
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
     dtype:torch.dtype|None=None, # torch.float16 or torch.bfloat16: half precision, see `lighten`
     channels_last:bool=False, # keep the channels of a pixel together in memory
-    **overrides, # what the file does not hold: image_size, num_heads, num_head_channels, schedule ...
-) -> Denoiser: # in eval mode, float32, on the CPU; `.card`: where it comes from, `.assumed`: what was assumed
-    "Load a denoiser from a file; raise ValueError when it is damaged, does not fit or holds too little."
+    **options, # what the file does not hold: image_size, num_heads, num_head_channels, schedule ...
+) -> Denoiser: # in eval mode, float32, on the CPU; `.card`: where from, `.assumed`: what is assumed
+    "Load anybody's model as a denoiser; raise ValueError where it is damaged, or says too little."
     _check_dtype(dtype)
     check_kind('channels_last', channels_last, bool)
-    path, archive, plan = _opened(name, hash, overrides)
-    return lighten(_build(plan, archive, path), dtype, channels_last)
+    check_kind('key', key, str, optional=True)
+    if prediction is not None:
+        options['prediction'] = check_choice('prediction', prediction, _PARAMETRISATIONS)
+    source = _opened(what, key, hash, options)
+    denoiser = lighten(_build(source), dtype, channels_last)
+    _warn_of(source)
+    return denoiser
 
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
 _SIZES = 'image_size', 'img_resolution', 'sample_size'
@@ -173,18 +210,20 @@ def _first(config:dict, names:tuple[str, ...]) -> object:
     return next((config[name] for name in names if config.get(name)), None)
 
 def describe(
-    name:str|Path, # as for `load_denoiser`
+    what:str|Path, # as for `load_denoiser`
+    key:str|None=None, # as for `load_denoiser`
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
-    **overrides, # as for `load_denoiser`
+    **options, # as for `load_denoiser`
 ) -> dict: # json-able
     "Return what is in a file: format, sizes, configuration, card, what is assumed and what is missing."
-    path, archive, plan = _opened(name, hash, overrides)
-    file, tensors, config = archive.file, archive.tensors, plan.config
+    source = _opened(what, key, hash, options)
+    file, tensors, plan = source.candidate.facts.get('file', source.path), source.tensors, source.plan
+    config = plan.config
     channels = config.get('in_channels', 3)
     size, classes = _first(config, _SIZES), _first(config, _CLASSES)
     return dict(
-        file=str(path), bytes=file.stat().st_size, sha256=file_hash(file),
-        format=archive.kind, denoiser=plan.denoiser, network=plan.network,
+        file=str(source.path), bytes=file.stat().st_size, sha256=file_hash(file),
+        format=source.format.name, denoiser=plan.denoiser, network=plan.network,
         parameters=sum(tensor.numel() for tensor in tensors.values()), tensors=len(tensors),
         dtype=', '.join(sorted({str(tensor.dtype).removeprefix('torch.') for tensor in tensors.values()})),
         image_shape=None if size is None else [channels, size, size],

@@ -7,7 +7,6 @@ __all__ = ['write_tensors']
 
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #3924a1a6
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -15,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..files import atomic, tensors_sha256
-from .formats import Archive, _denoisers, _Format, _is_safetensors, _networks, _override, _Plan, _what_is
-from .state_dicts import _state_dict, _StateDict
+from .formats import Contents, _Candidate, _denoisers, _Format, _networks, _override, _Plan, _what_is
 
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #7cba60d2
 def _sort_metadata(path:Path) -> None:
@@ -56,27 +54,39 @@ def _plan_ours(header:dict, given:dict) -> _Plan:
         raise ValueError(f'the header names an unknown {plan.denoiser!r} of {plan.network!r}')
     return _override(plan, given)
 
-class _Difflow(Archive):
-    "A file that `save` wrote: its header holds the whole configuration."
-    def plan(self, given:dict) -> _Plan:
-        "Return how to build the denoiser, with the caller's arguments; raise ValueError for unknown classes."
-        return _plan_ours(self.header, given)
-
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #2047b49f
-def _read_safetensors(path:Path, read_archive:Callable|None=None) -> Archive:
+def _checked_header(path:Path, text:str, tensors:dict[str, Tensor]) -> dict:
+    "Return the header of a file of ours; raise ValueError for another version, or other weights."
+    try: header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f'{path} is damaged: its header is no JSON') from None
+    if not isinstance(header, dict) or header.get('format') != 1:
+        raise ValueError(f'{path} was written by another version of difflow, this one reads format 1')
+    if header.get('sha256') != tensors_sha256(_own(header, tensors)):
+        raise ValueError(f'{path} is damaged: its weights do not have the SHA-256 that its header states')
+    return header
+
+def _own(header:dict, tensors:dict[str, Tensor]) -> dict[str, Tensor]:
+    "Return the weights of the model; of a training state, whose names have a `prefix`, the averaged ones."
+    start = header.get('prefix') or ''
+    if not isinstance(start, str): return {}
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+def _read_safetensors(path:Path) -> Contents:
     "Read a safetensors file, ours or another; raise ValueError when it is damaged."
     try:
         with safetensors.safe_open(path, 'pt') as file: metadata = file.metadata() or {}
         tensors = load_file(path)
-        header = json.loads(metadata['difflow']) if 'difflow' in metadata else None
     except Exception: raise ValueError(f'{path} cannot be read: it is {_what_is(path)}') from None
-    if header is None: return _StateDict(_state_dict(tensors, path), 'state dict', None, path)
-    if not isinstance(header, dict) or header.get('format') != 1:
-        raise ValueError(f'{path} was written by another version of difflow, this one reads format 1')
-    if start := header.get('prefix'): # of the averaged weights in a training state
-        tensors = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
-    if header.get('sha256') != tensors_sha256(tensors):
-        raise ValueError(f'{path} is damaged: its weights do not have the SHA-256 that its header states')
-    return _Difflow(tensors, 'difflow', header, path)
+    header = _checked_header(path, metadata['difflow'], tensors) if 'difflow' in metadata else None
+    return Contents(path, 'safetensors', tensors, metadata, header)
 
-_SAFETENSORS_FILES = _Format(lambda path, start: _is_safetensors(start), _read_safetensors)
+def _sniff_ours(contents:Contents) -> list[_Candidate]:
+    "Return the weights in a file that `save` or a training wrote."
+    header = contents.header
+    if header is None: return []
+    if 'denoiser' not in header: raise ValueError('it is a file of difflow, but holds no denoiser')
+    name = (header.get('prefix') or '').rstrip('.')
+    return [_Candidate(name, _own(header, contents.tree), header, bool(name))]
+
+_DIFFLOW = _Format('difflow', _sniff_ours, lambda own, given: _plan_ours(own.facts, given), whole=True)

@@ -6,8 +6,12 @@
 __all__ = ['load_strictly', 'lighten']
 
 # %% ../../nbs/checkpoints/22_weights.ipynb #ba415b25
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..data.checks import check_kind
 from ..denoisers.base import Denoiser
@@ -33,6 +37,23 @@ def load_strictly(
             raise ValueError(f'{name} is not finite: {size} are NaN or infinite')
     net.load_state_dict({n: t.to(torch.float32, copy=True) for n, t in tensors.items()}, assign=True)
     return net
+
+# %% ../../nbs/checkpoints/22_weights.ipynb #65623cde
+@contextmanager
+def _bounded(tensors:dict[str, Tensor], network:str) -> Iterator[None]:
+    "Raise ValueError as soon as what is built has far more parameters than `tensors`, or larger ones."
+    left = [2 * len(tensors) + 100, 2 * sum(tensor.numel() for tensor in tensors.values()) + 1000]
+    def count(module:nn.Module, name:str, parameter:nn.Parameter|None) -> None:
+        "Take one parameter off what is left."
+        if parameter is None: return
+        left[0] -= 1
+        left[1] -= parameter.numel()
+        if min(left) < 0:
+            size = f'{len(tensors)} tensors of {sum(t.numel() for t in tensors.values()):,} numbers'
+            raise ValueError(f'the weights do not fit this {network}: it is far larger than they are, {size}')
+    handle = register_module_parameter_registration_hook(count)
+    try: yield
+    finally: handle.remove()
 
 # %% ../../nbs/checkpoints/22_weights.ipynb #34e7cf9a
 def _weights(net:nn.Module, dtype:torch.dtype|None) -> dict[str, Tensor]:

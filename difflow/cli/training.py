@@ -102,14 +102,15 @@ def _new_denoiser(images:'ImageSet', options:dict) -> 'Denoiser':
 
 def _start_from(denoiser:'Denoiser', path:str|None, delete_keys:list[str]|None) -> None:
     "Load the weights in `path` into the network, but for `delete_keys`; ValueError where they do not fit"
-    from difflow.checkpoints.archives import read_archive
+    from difflow.checkpoints.archives import read_tensors
     from difflow.checkpoints.load import find_checkpoint
     from difflow.checkpoints.weights import load_strictly
     deleted = [key.removeprefix('module.') for key in delete_keys or ()]
     if path is None:
         if deleted: raise ValueError('--delete-keys: there is no --pretrained-ckpt to delete them from')
         return
-    tensors, own = read_archive(find_checkpoint(path)).weights, denoiser.net.state_dict()
+    own = denoiser.net.state_dict()
+    tensors = read_tensors(find_checkpoint(path), own)
     unknown = [key for key in deleted if key not in tensors and key not in own]
     if unknown: raise ValueError(f'--delete-keys {unknown[0]}: neither in {path} nor in the network')
     kept = {key: tensor for key, tensor in tensors.items() if key not in deleted}

@@ -16,34 +16,40 @@ from ..schedulers.scheduler import Scheduler
 from .base import Preconditioned, _check_pair, as_sigma, expand_like
 
 # %% ../../nbs/denoisers/01_discrete_time.ipynb #5ffb8476
-_PREDICTIONS, _VARIANCES = ('eps', 'x0', 'v'), ('fixed_small', 'fixed_large', 'learned_range')
+_PREDICTIONS, _VARIANCES = ('eps', 'x0', 'v', 'score'), ('fixed_small', 'fixed_large', 'learned_range')
 
 class DDPMDenoiser(Preconditioned):
     "The denoiser of a network trained on a grid of DDPM steps."
     def __init__(self,
         net:nn.Module, # net(x_vp, timestep, labels) -> (B, C, H, W), or (B, 2C, H, W) with a learned variance
         scheduler:Scheduler|None=None, # the grid, `Scheduler.linear(1000)` when None
-        prediction:str='eps', # 'eps', 'x0' or 'v'
+        prediction:str='eps', # 'eps', 'x0', 'v' or 'score'
         variance:str='fixed_small', # 'fixed_small', 'fixed_large' or 'learned_range'
         clip:bool=True, # samplers clamp the prediction to [-1, 1], as the published scripts do
+        rescale_timesteps:bool=False, # the network is given 1000 t / T for timestep t of T, not t
     ):
         super().__init__(net)
         check_choice('prediction', prediction, _PREDICTIONS)
         check_choice('variance', variance, _VARIANCES)
         check_kind('scheduler', scheduler, Scheduler, optional=True), check_kind('clip', clip, bool)
+        check_kind('rescale_timesteps', rescale_timesteps, bool)
         self.scheduler = scheduler or Scheduler.linear(1000)
         self.prediction, self.variance_type, self.clip = prediction, variance, clip
+        self.rescale_timesteps = rescale_timesteps
         self.sigma_min, self.sigma_max = self.scheduler.sigmas[0].item(), self.scheduler.sigmas[-1].item()
 
     @property
     def options(self) -> dict:
-        return dict(scheduler=self.scheduler.to_dict(), prediction=self.prediction,
-                    variance=self.variance_type, clip=self.clip)
+        options = dict(scheduler=self.scheduler.to_dict(), prediction=self.prediction,
+                       variance=self.variance_type, clip=self.clip)
+        return options | dict(rescale_timesteps=True) if self.rescale_timesteps else options # absent: False
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, ...]:
         alpha, spread, one = 1 / (1 + sigma**2), sigma / (1 + sigma**2).sqrt(), torch.ones_like(sigma)
-        c_skip, c_out = dict(eps=(one, -sigma), x0=(0 * one, one), v=(alpha, -spread))[self.prediction]
-        return c_skip, c_out, alpha.sqrt(), self.scheduler.timestep(sigma)
+        c_skip, c_out = dict(eps=(one, -sigma), x0=(0 * one, one), v=(alpha, -spread),
+                             score=(one, sigma * spread))[self.prediction]
+        scale = 1000 / len(self.scheduler.levels) if self.rescale_timesteps else 1
+        return c_skip, c_out, alpha.sqrt(), self.scheduler.timestep(sigma) * scale
 
     def split(self, output:Tensor, x:Tensor) -> tuple[Tensor, Tensor|None]:
         mean, extra = super().split(output, x)
@@ -65,8 +71,9 @@ class DDPMDenoiser(Preconditioned):
         return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
 
     def weight(self, sigma:Tensor) -> Tensor:
-        "Return the factor from the squared error of x0 to that of what is predicted."
-        return dict(eps=sigma**-2, x0=torch.ones_like(sigma), v=1 + sigma**-2)[self.prediction]
+        "Return the factor from the squared error of x0 to that of what is predicted, a score as its noise."
+        noise = sigma**-2
+        return dict(eps=noise, x0=torch.ones_like(sigma), v=1 + noise, score=noise)[self.prediction]
 
     def loss_terms(self, x0:Tensor, labels:Tensor|None, sigma:Tensor, noise:Tensor,
                    **conditions:Tensor) -> dict[str, Tensor]: # mse, vb: (B,)

@@ -26,7 +26,8 @@ from difflow.features.sscd_published import (
                                              _SmallNet,
 )
 
-from ..checkpoints.archives import read_archive
+from ..checkpoints.archives import read_tensors
+from ..checkpoints.containers import read_contents
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.checks import check_choice, check_kind, check_number
 from ..data.resizing import Preprocess
@@ -123,7 +124,8 @@ def load_descriptor(
     check_kind('name', name, (str, Path))
     if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
     path = _descriptor_file(name, hash)
-    tensors, header = (_read_torchscript(path), None) if _is_torchscript(path) else read_archive(path)[::2]
+    if _is_torchscript(path): tensors, header = _read_torchscript(path), None
+    else: tensors, header = read_tensors(path), read_contents(path).header
     try:
         if header is None: config, tensors = _architecture_of(tensors)
         elif 'descriptor' not in header: raise ValueError('it is a denoiser; load_denoiser reads it')

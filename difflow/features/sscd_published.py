@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.unpickler import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
+from ..checkpoints.stand_ins import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
 from ..data.checks import check_number
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477

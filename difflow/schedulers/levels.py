@@ -7,10 +7,11 @@ __all__ = ['linear_betas', 'cosine_betas', 'karras_sigmas', 've_sigmas', 'vp_sig
 
 # %% ../../nbs/schedulers/00_levels.ipynb #aed6932f
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.checks import check_number
+from ..data.checks import check_number, shown
 
 # %% ../../nbs/schedulers/00_levels.ipynb #5f1a7fce
 _MAX_LEVELS = 10**6
@@ -36,6 +37,28 @@ def cosine_betas(
     n = _check_count(n)
     f = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
     return np.array([min(1 - b / a, 0.999) for a, b in zip(f, f[1:])])
+
+# %% ../../nbs/schedulers/00_levels.ipynb #c2d478ad
+_NO_SIGNAL = 2.0**-24  # stands for an alphas_cumprod of 0: sigma 4096
+
+
+def _checked_betas(
+    betas: Sequence[float],  # in (0, 1), the last may be 1
+    zero_terminal_snr: bool = False,  # shift the signal so that the last level has none
+) -> np.ndarray:  # (n,) float64, < 1
+    "Return any betas as float64, at the end 2**-24 for no signal; raise `ValueError` for others."
+    if not hasattr(betas, '__len__') or isinstance(betas, (str, bytes, dict)):
+        raise ValueError(f'betas must be numbers in (0, 1), got {shown(betas)}')
+    _check_count(len(betas), 2 if zero_terminal_snr else 1, name='number of betas')
+    *first, last = betas
+    betas = [check_number('betas', beta, above=0, below=1) for beta in first]
+    betas = np.array([*betas, check_number('betas', last, above=0, high=1)], dtype=np.float64)
+    if not zero_terminal_snr and last < 1: return betas
+    signal = np.sqrt(np.cumprod(1 - betas))
+    abar = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    before = np.concatenate([[1.0], abar[:-1]])
+    abar[-1] = min(_NO_SIGNAL, before[-1] / 2)
+    return 1 - abar / before
 
 # %% ../../nbs/schedulers/00_levels.ipynb #51a6e91e
 def _ramp(n: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from difflow.schedulers.levels import (
                                        _check_count,
+                                       _checked_betas,
                                        cosine_betas,
                                        iddpm_sigmas,
                                        karras_sigmas,
@@ -36,7 +37,7 @@ def _betas(alphas_cumprod: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False, repr=False)
 class _Levels:
     "The noise levels of a grid as tensors, and how the grid was made."
-    name: str  # of the constructor: linear, cosine, karras, vp, ve, iddpm or from_sigmas
+    name: str  # of the constructor: linear, cosine, karras, vp, ve, iddpm, from_betas or from_sigmas
     alphas_cumprod: Tensor  # (n,) float64, descending, in (0, 1)
     betas: Tensor  # (n,) float64, 1 - alphas_cumprod[i] / alphas_cumprod[i-1]
     sigmas: Tensor  # (n,) float64, ascending, noise standard deviation relative to the data
@@ -199,7 +200,8 @@ class _DiffusionLevels(_Levels):
         return levels[low] * (levels[high] / levels[low]) ** (t - low)
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #0d60816d
-_KINDS = 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_sigmas'  # constructors of `Scheduler`
+# Constructors of `Scheduler`
+_KINDS = 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas', 'from_sigmas'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -241,6 +243,13 @@ class Scheduler(_DiffusionLevels):
         "Return iDDPM's levels as EDM lists them, see `iddpm_sigmas`."
         options = dict(sigma_min=sigma_min, sigma_max=sigma_max, M=M, C_1=C_1, C_2=C_2)
         return cls._from_sigmas('iddpm', iddpm_sigmas(n, **options), {'n': int(n), **options})
+
+    @classmethod
+    def from_betas(cls, betas: Sequence[float], zero_terminal_snr: bool = False) -> 'Scheduler':
+        "Return the levels of any `betas`, the last without signal where asked, see `_checked_betas`."
+        check_kind('zero_terminal_snr', zero_terminal_snr, bool)
+        checked, given = _checked_betas(betas, zero_terminal_snr), [float(beta) for beta in betas]
+        return cls._from_betas('from_betas', checked, dict(betas=given, zero_terminal_snr=zero_terminal_snr))
 
     @classmethod
     def from_sigmas(cls, sigmas: Sequence[float]) -> 'Scheduler':

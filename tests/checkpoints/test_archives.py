@@ -114,7 +114,6 @@ def test_foreign_files(tmp_path):
     torch.save([torch.ones(2)], tmp_path / 'list')
     torch.save(torch.ones(2), tmp_path / 'tensor')
     torch.save({}, tmp_path / 'nothing')
-    torch.save({'a': 1, 'b': torch.ones(2)}, tmp_path / 'mixed')
     torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.ones(1, 1)), str(tmp_path / 'script'))
     found = {
         'png': 'a PNG image',
@@ -129,11 +128,10 @@ def test_foreign_files(tmp_path):
         'list': 'a list',
         'tensor': 'a Tensor',
         'nothing': 'an empty dict',
-        'mixed': "'a' is a int",
         'script': 'compressed zip archive',
     }
     for name, message in found.items():
-        with pytest.raises(ValueError, match=f'{name} .*{message}'):
+        with pytest.raises(ValueError, match=f'{name}[ :].*{message}'):
             read_tensors(tmp_path / name)
     with pytest.raises(ValueError, match='is no folder of diffusers: it has no config.json'):
         load_denoiser(tmp_path)

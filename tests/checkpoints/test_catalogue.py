@@ -6,13 +6,13 @@ import torch
 from difflow import UNet
 from difflow.checkpoints import published_config
 from difflow.checkpoints.catalogue import _PUBLISHED_FILES, _PUBLISHED_MODELS
-from difflow.checkpoints.state_dicts import _plan_state_dict
+from difflow.checkpoints.guided_unets import _plan_guided
 
 
 def meta_plan(given=None, **options):
     with torch.device('meta'):
         net = UNet(**options)
-    return net, _plan_state_dict(net.state_dict(), given or {})
+    return net, _plan_guided(net.state_dict(), given or {})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difflow.checkpoints.formats import _what_is
-from difflow.checkpoints.state_dicts import _unet_architecture
+from difflow.checkpoints.guided_unets import _unet_architecture
 
 
 def test_what_is_and_architecture_need_no_network(tmp_path):

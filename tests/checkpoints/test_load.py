@@ -205,6 +205,6 @@ def test_describe(tmp_path):
     torch.save(net.state_dict(), tmp_path / 'x.pt')
     bare = describe(tmp_path / 'x.pt')
     assert bare['image_shape'] is None and bare['missing'][0] == 'image_size='
-    assert bare['format'] == 'state dict'
+    assert bare['format'] == 'guided-diffusion U-Net'
     assert bare['parameters'] == found['parameters']
     assert describe(tmp_path / 'x.pt', **TELL)['missing'] == []

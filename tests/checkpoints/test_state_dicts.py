@@ -7,7 +7,7 @@ from small_models import TELL, answer
 from difflow import DDPMDenoiser, Scheduler, UNet, load_denoiser
 from difflow.checkpoints import published_config
 from difflow.checkpoints.catalogue import _BY_SIZE, FACTORIES
-from difflow.checkpoints.state_dicts import _plan_state_dict
+from difflow.checkpoints.guided_unets import _plan_guided
 from golden import FIXTURES, fill, tiny_unet
 
 
@@ -87,7 +87,7 @@ def test_configurations_are_recovered(options, size, tmp_path):
 def meta_plan(given=None, **options):
     with torch.device('meta'):
         net = UNet(**options)
-    return net, _plan_state_dict(net.state_dict(), given or {})
+    return net, _plan_guided(net.state_dict(), given or {})
 
 
 ADM = dict(
@@ -202,7 +202,7 @@ def test_the_published_list_of_keys_makes_the_unconditional_model():
         for key, shape in lines
     }
     assert len(tensors) == 566
-    plan = _plan_state_dict(tensors, {})
+    plan = _plan_guided(tensors, {})
     with torch.device('meta'):
         net = UNet(**plan.config)
     assert {k: t.shape for k, t in net.state_dict().items()} == {k: t.shape for k, t in tensors.items()}
@@ -251,8 +251,12 @@ def test_released_minimal_diffusion_files_load_strictly(factory, tmp_path):
 @pytest.mark.parametrize(
     'given, message',
     [
-        ({}, r'give image_size=, num_heads= or num_head_channels=, use_new_attention_order=, schedule=$'),
-        (dict(image_size=32, num_heads=1), 'give use_new_attention_order=, schedule=$'),
+        (
+            {},
+            'give image_size=, num_heads= or num_head_channels=, use_new_attention_order=, '
+            'prediction=, schedule=$',
+        ),
+        (dict(image_size=32, num_heads=1), 'give use_new_attention_order=, prediction=, schedule=$'),
         (TELL | dict(schedule='square'), "scheduler must be one of .* got 'square'"),
         (TELL | dict(banana=1), "unknown argument 'banana', expected one of attention_resolutions"),
         (TELL | dict(model_channels=64), 'model_channels is 32 in the file, got 64'),

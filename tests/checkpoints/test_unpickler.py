@@ -14,8 +14,7 @@ import torch
 
 from difflow import load_denoiser
 from difflow.checkpoints import describe, read_tensors, unpickle
-from difflow.checkpoints.edm_snapshots import _read_edm_pkl
-from difflow.checkpoints.unpickler import _MAX_TUPLES
+from difflow.checkpoints.stand_ins import _MAX_TUPLES
 from edm_files import Persistent, dumps, storage_bytes
 
 
@@ -40,7 +39,6 @@ def weapons(sentinel):
         'torch.serialization.save': Attack(torch.save, {}, str(sentinel)),
         'pickle.loads': Attack(pickle.loads, pickle.dumps(Attack(eval, write))),
         'numpy.load': Attack(np.load, str(sentinel)),
-        'torch.nn.modules.container.Sequential': torch.nn.Sequential(torch.nn.Linear(1, 1)),
     }
 
 
@@ -68,7 +66,7 @@ def test_weapons_are_named_and_do_not_fire(place, protocol, tmp_path):
             weapon.call = weapon.call[:1]
         path.write_bytes(dumps(PLACES[place](weapon), protocol))
         word = name.rsplit('.', 1)[-1]
-        for read in (_read_edm_pkl, load_denoiser, describe):
+        for read in (unpickle, load_denoiser, describe):
             with pytest.raises(
                 ValueError, match=rf'evil.pkl is refused: it asks for [\w.]*({word}|reduce|_io|newobj)'
             ):
@@ -151,11 +149,6 @@ def test_what_is_allowed_cannot_be_changed_or_looked_into(module, name, tmp_path
         ('no stop', b'\x80\x04N', 'cut short'),
         ('empty stack', b'\x80\x04.', 'cut short'),
         ('text number', b'I1\n.', 'the instruction INT'),
-        (
-            'newobj with arguments',
-            b'\x80\x04' + GLOBAL(b'dnnlib.util', b'EasyDict') + b'](K\x01K\x02\x86e\x85\x81.',
-            'cut short or damaged',
-        ),
         ('old protocol', b'cos\nsystem\n(Vtouch x\ntR.', 'asks for os.system'),
     ],
 )
@@ -164,7 +157,7 @@ def test_bombs_and_broken_programs(name, program, message, tmp_path):
     path.write_bytes(program)
     start = time.process_time()
     with pytest.raises(ValueError, match=message):
-        _read_edm_pkl(path)
+        unpickle(path)
     assert time.process_time() - start < 5
 
 
@@ -221,7 +214,6 @@ def test_numbers_of_numpy(tmp_path):
     ]
     path.write_bytes(pickle.dumps(numbers, 4))
     assert unpickle(path) == [float(np.sqrt(0.5)), 2, -3, 7, True, 1.5]
-    for number in (np.str_('x'), np.complex64(1), np.datetime64('2020'), np.array([1.0]), np.dtype('O')):
-        path.write_bytes(pickle.dumps(number, 4))
-        with pytest.raises(ValueError, match='n.pkl is refused'):
-            unpickle(path)
+    for thing in (np.str_('x'), np.complex64(1), np.datetime64('2020'), np.array([1.0])):
+        path.write_bytes(pickle.dumps(thing, 4))
+        assert type(unpickle(path)).__name__ == '_PickledObject'  # dead: no number, and no reason to refuse

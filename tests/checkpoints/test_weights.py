@@ -22,7 +22,7 @@ from golden import tiny_unet, wave
             lambda s: s.update({'out.2.bias': torch.ones(7)}),
             r'1 of another shape: out.2.bias \(7,\) for \(6,\)',
         ),
-        (lambda s: s.pop('time_embed.0.weight'), "no guided-diffusion U-Net .'time_embed.0.weight'"),
+        (lambda s: s.pop('time_embed.0.weight'), 'no network that is known: it has time_embed.0.bias'),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith('output_blocks')], 'no guided-diffusion U-Net'),
         (lambda s: s.update({'input_blocks.0.0.weight': torch.ones(32, 6, 3, 3)}), 'super-resolution'),
         (lambda s: s.update({'out.2.weight': torch.ones(5, 32, 3, 3)}), '3 or 6 outputs, the file has 5'),

@@ -15,7 +15,7 @@ from difflow.schedulers.scheduler import _KINDS
 from golden import EDM_LEVELS, FIXTURES, wave
 
 sixty_examples = settings(deadline=None, max_examples=60)
-KIND_NAMES = [kind for kind in _KINDS if kind != 'from_sigmas']
+KIND_NAMES = [kind for kind in _KINDS if not kind.startswith('from_')]
 EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
     Scheduler.karras(1),
     Scheduler.cosine(1),
@@ -25,6 +25,8 @@ EACH = [getattr(Scheduler, kind)() for kind in KIND_NAMES] + [
     Scheduler.linear().respace('250'),
     Scheduler.cosine().respace('ddim50'),
     Scheduler.linear().respace('1'),
+    Scheduler.from_betas([0.01, 0.3, 0.1]),
+    Scheduler.from_betas(np.linspace(1e-4, 0.02, 50), zero_terminal_snr=True),
     Scheduler.from_sigmas([0.1, 0.7, 3.0]),
 ]
 
@@ -235,3 +237,30 @@ def test_on_cuda():
     assert torch.equal(s.timestep(s.sigmas.float().cuda()).cpu(), s.timesteps.float())
     assert s.sigma_at(s.timesteps.double().cuda()).device.type == 'cuda'
     torch.testing.assert_close(s.q_sample(x0, t, x0).cpu(), s.q_sample(x0.cpu(), t.cpu(), x0.cpu()))
+
+
+def test_betas_of_anybody():
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    for many in (betas, betas.tolist(), torch.from_numpy(betas)):
+        s = Scheduler.from_betas(many)
+        assert np.array_equal(s.betas, betas) and np.array_equal(s.alphas_cumprod, np.cumprod(1 - betas))
+    ours = Scheduler.from_betas(Scheduler.linear().betas)
+    assert torch.equal(ours.sigmas, Scheduler.linear().sigmas)
+
+
+def test_no_signal_at_the_last_level():
+    diffusers = pytest.importorskip('diffusers')
+    for options in (
+        dict(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear'),
+        dict(beta_start=0.001, beta_end=0.2, beta_schedule='linear', num_train_timesteps=100),
+    ):
+        plain = diffusers.EulerDiscreteScheduler(**options)
+        theirs = diffusers.EulerDiscreteScheduler(**options, rescale_betas_zero_snr=True)
+        s = Scheduler.from_betas(plain.betas, zero_terminal_snr=True)
+        torch.testing.assert_close(s.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=2e-3, atol=1e-8)
+        assert s.sigmas[-1].item() == pytest.approx(4096, rel=1e-6)
+        assert torch.equal(s.timesteps[-1], torch.tensor(len(s) - 1))
+        by_itself = Scheduler.from_betas(
+            diffusers.DDIMScheduler(**options, rescale_betas_zero_snr=True).betas
+        )
+        torch.testing.assert_close(by_itself.sigmas, s.sigmas, rtol=2e-3, atol=1e-6)
