@@ -9,10 +9,11 @@ __all__ = ['NETWORKS']
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_unet import DiffusersUNet
 from .dit import DiT
+from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
 
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
-    'DiT': DiT, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'DiT': DiT, 'LucidUNet': LucidUNet, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
