@@ -7,6 +7,7 @@ __all__ = ['NETWORKS']
 
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
+from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
@@ -14,4 +15,5 @@ from .unet import UNet
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
+    'DiffusersModule': DiffusersModule,
     'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
