@@ -8,6 +8,7 @@ __all__ = ['NETWORKS']
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_unet import DiffusersUNet
+from .edm2_unet import EDM2UNet
 from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
@@ -15,4 +16,5 @@ from .unet import UNet
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
-    'LucidUNet': LucidUNet, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'LucidUNet': LucidUNet, 'EDM2UNet': EDM2UNet, 'CodedUNet': CodedUNet,
+    'CodedDiffusersUNet': CodedDiffusersUNet}
