@@ -8,6 +8,7 @@ __all__ = ['NETWORKS']
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_unet import DiffusersUNet
+from .dit import DiT
 from .edm2_unet import EDM2UNet
 from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
@@ -16,5 +17,5 @@ from .unet import UNet
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
-    'LucidUNet': LucidUNet, 'EDM2UNet': EDM2UNet, 'CodedUNet': CodedUNet,
+    'LucidUNet': LucidUNet, 'EDM2UNet': EDM2UNet, 'DiT': DiT, 'CodedUNet': CodedUNet,
     'CodedDiffusersUNet': CodedDiffusersUNet}
