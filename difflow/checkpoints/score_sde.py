@@ -113,7 +113,7 @@ def _song_weights(tensors:dict[str, Tensor], config:dict) -> dict[str, Tensor]:
     taps = taps.outer(taps)[None, None] / taps.sum()**2
     return found | {name: taps for name in net.state_dict() if name.endswith('resample_filter')}
 
-# %% ../../nbs/checkpoints/15_score_sde.ipynb #13bdd9ff
+# %% ../../nbs/checkpoints/15_score_sde.ipynb #0509ad53
 def _parametrisation(given:dict, fourier:bool) -> tuple[str|None, dict]: # prediction, what is assumed
     "Return what the network predicts; raise ValueError for an SDE that its time does not fit."
     if given.get('sde') is not None: check_choice('sde', given['sde'], ('ve', 'vp'))
@@ -121,9 +121,9 @@ def _parametrisation(given:dict, fourier:bool) -> tuple[str|None, dict]: # predi
     if prediction == 'score':
         prediction = given.get('sde')
         if prediction is None and fourier: prediction = assumed['sde'] = 've'
-    if prediction == 've' and not fourier:
+    if prediction not in (None, 'vp', 'eps') and not fourier:
         raise ValueError('a network without Fourier features is told numbers of levels, not their sigma: '
-                         "prediction must be 'vp' or 'eps', got 've'")
+                         f"prediction must be 'vp' or 'eps', got {prediction!r}")
     if prediction not in (None, 've') and fourier:
         raise ValueError('a network with Fourier features is told ln sigma: '
                          f"prediction must be 've', got {prediction!r}")
