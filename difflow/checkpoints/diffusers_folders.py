@@ -139,7 +139,8 @@ def _plan_folder(candidate:_Candidate, given:dict) -> _Plan:
     facts['file'] = facts['files'][0]
     kind, config, unused = _network_of(facts['config'])
     learned = config.get('out_channels', 3) == 2 * config.get('in_channels', 3)
-    denoiser, options, more = _plan_of_scheduler(facts['scheduler'] or {}, learned)
+    denoiser, options, more, convention = _plan_of_scheduler(facts['scheduler'] or {}, learned)
+    if convention != 'plain': raise ValueError(f'its convention, {convention}, is not read here')
     card = {'scheduler': facts['scheduler'].get('_class_name', 'DDPMScheduler')} if facts['scheduler'] else {}
     if unused | more: card['without effect'] = unused | more
     assumed = {} if facts['scheduler'] else dict(options)
