@@ -221,6 +221,8 @@ def denoisers():
     kinds = dict(net=OBJECT, scheduler=without(OBJECT, 'none'), prediction=CHOICE, variance=CHOICE, clip=FLAG)
     kinds |= dict(rescale_timesteps=FLAG)
     yield 'DDPMDenoiser', df.DDPMDenoiser, net, kinds
+    kinds = dict(net=OBJECT, time_scale=POSITIVE, reverse=FLAG, shift=POSITIVE)
+    yield 'FlowDenoiser', df.FlowDenoiser, net, kinds
     numbers = dict(nan=torch.full((1, 8, 8), NAN), none=None, text='x', number=3, empty=torch.zeros(0))
     kinds = dict(
         mean=numbers, covariance=dict(negative=-1.0, nan=NAN, text='x', none=None, shape=torch.ones(3))

@@ -165,6 +165,7 @@ def calls(tmp_path_factory):
         'p_mean_variance': lambda: denoisers.p_mean_variance(eps, X, PAIR, PAIR),
         'EDMDenoiser': lambda: edm(X, 1.0, PAIR),
         'IDDPMDenoiser': lambda: df.IDDPMDenoiser(net)(X, 1.0, PAIR),
+        'FlowDenoiser': lambda: df.FlowDenoiser(net)(X, 1.0, PAIR),
         'VEDenoiser': lambda: df.VEDenoiser(net)(X, 1.0, PAIR),
         'VPDenoiser': lambda: df.VPDenoiser(net)(X, 1.0, PAIR),
         'GaussianDenoiser': lambda: (gaussian, gaussian.draw(X)),

@@ -203,7 +203,7 @@ def load_denoiser(
     return denoiser
 
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
-_SIZES = 'image_size', 'img_resolution', 'sample_size'
+_SIZES = 'image_size', 'img_resolution', 'sample_size', 'input_size'
 _CLASSES = 'num_classes', 'label_dim', 'num_class_embeds'
 
 def _first(config:dict, names:tuple[str, ...]) -> object:

@@ -9,6 +9,7 @@ __all__ = ['NETWORKS']
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
+from .dit import DiT
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
 
@@ -16,4 +17,4 @@ from .unet import UNet
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
     'DiffusersModule': DiffusersModule,
-    'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'DiT': DiT, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
