@@ -18,6 +18,7 @@ from .diffusion_transformers import _DIFFUSION_TRANSFORMERS
 from .edm_snapshots import _EDM_SNAPSHOTS
 from .formats import Contents, _Candidate, _Format
 from .guided_unets import _GUIDED_UNETS
+from .lucid_unets import _LUCID_UNETS
 from .safetensors_files import _DIFFLOW
 from .stand_ins import _kind_of
 from .state_dicts import _abbreviated, _choose, _find_state_dicts, _groups, _is_averaged, _objects
@@ -26,7 +27,7 @@ from .torchcfm import _TORCHCFM
 # %% ../../nbs/checkpoints/20_archives.ipynb #829096ba
 FORMATS = ( # in the order of asking
     _DIFFLOW, _DIFFUSERS_FOLDERS, _EDM_SNAPSHOTS, _DIFFUSION_TRANSFORMERS, _TORCHCFM,
-    _GUIDED_UNETS)
+    _LUCID_UNETS, _GUIDED_UNETS)
 
 class _Recognised(NamedTuple):
     "What a file holds, and who knows it."

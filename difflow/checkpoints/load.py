@@ -205,6 +205,7 @@ def load_denoiser(
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
 _SIZES = 'image_size', 'img_resolution', 'sample_size', 'input_size'
 _CLASSES = 'num_classes', 'label_dim', 'num_class_embeds'
+_CHANNELS = 'in_channels', 'channels', 'img_channels'
 
 def _first(config:dict, names:tuple[str, ...]) -> object:
     "Return the first value in `config` that goes by one of `names`."
@@ -220,7 +221,7 @@ def describe(
     source = _opened(what, key, hash, options)
     file, tensors, plan = source.candidate.facts.get('file', source.path), source.tensors, source.plan
     config = plan.config
-    channels = config.get('in_channels', 3)
+    channels = _first(config, _CHANNELS) or 3
     size, classes = _first(config, _SIZES), _first(config, _CLASSES)
     return dict(
         file=str(source.path), bytes=file.stat().st_size, sha256=file_hash(file),

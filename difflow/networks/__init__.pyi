@@ -8,6 +8,7 @@ from .layers import Conv2d as Conv2d
 from .layers import GroupNorm as GroupNorm
 from .layers import Linear as Linear
 from .layers import pad_to_even as pad_to_even
+from .lucid_unet import LucidUNet as LucidUNet
 from .protocol import Network as Network
 from .protocol import NetworkFacts as NetworkFacts
 from .protocol import network_facts as network_facts

@@ -8,8 +8,10 @@ __all__ = ['NETWORKS']
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_module import DiffusersModule
+from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
 from .dit import DiT
+from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
 
@@ -17,4 +19,5 @@ from .unet import UNet
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
     'DiffusersModule': DiffusersModule,
-    'DiT': DiT, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'DiT': DiT, 'LucidUNet': LucidUNet, 'DiffusersModule': DiffusersModule,
+    'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
