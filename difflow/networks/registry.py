@@ -8,7 +8,6 @@ __all__ = ['NETWORKS']
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_module import DiffusersModule
-from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
 from .dit import DiT
 from .lucid_unet import LucidUNet
@@ -18,6 +17,5 @@ from .unet import UNet
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
-    'DiffusersModule': DiffusersModule,
     'DiT': DiT, 'LucidUNet': LucidUNet, 'DiffusersModule': DiffusersModule,
     'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
