@@ -157,11 +157,12 @@ def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
     contents = read_contents(path)
     try:
         kind, candidate, others = _recognised(contents, key)
-        plan, tensors = kind.plan(candidate, given), kind.read(candidate)
+        plan = kind.plan(candidate, dict(given))
+        tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
         raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
-    if candidate.name and not kind.whole: plan.card['weights'] = _which(candidate, others)
+    if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
     if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
         model = _PUBLISHED_FILES[str(what)]
         plan.card.update(name=str(what), url=model.url, licence=model.licence)
@@ -202,8 +203,9 @@ def load_denoiser(
     return denoiser
 
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
-_SIZES = 'image_size', 'img_resolution', 'sample_size'
+_SIZES = 'image_size', 'img_resolution', 'sample_size', 'input_size'
 _CLASSES = 'num_classes', 'label_dim', 'num_class_embeds'
+_CHANNELS = 'in_channels', 'channels', 'img_channels'
 
 def _first(config:dict, names:tuple[str, ...]) -> object:
     "Return the first value in `config` that goes by one of `names`."
@@ -219,7 +221,7 @@ def describe(
     source = _opened(what, key, hash, options)
     file, tensors, plan = source.candidate.facts.get('file', source.path), source.tensors, source.plan
     config = plan.config
-    channels = config.get('in_channels', 3)
+    channels = _first(config, _CHANNELS) or 3
     size, classes = _first(config, _SIZES), _first(config, _CLASSES)
     return dict(
         file=str(source.path), bytes=file.stat().st_size, sha256=file_hash(file),
