@@ -1,6 +1,7 @@
 from .coded import CodedDiffusersUNet as CodedDiffusersUNet
 from .coded import CodedUNet as CodedUNet
 from .coded import code_size as code_size
+from .diffusers_module import DiffusersModule as DiffusersModule
 from .diffusers_unet import DiffusersUNet as DiffusersUNet
 from .dit import DiT as DiT
 from .edm2_unet import EDM2UNet as EDM2UNet
