@@ -30,6 +30,7 @@ CASES = [
     ('DhariwalUNet', EDM | dict(label_dim=7), 7, True),
     ('EDM2UNet', EDM2, None, False),
     ('EDM2UNet', EDM2 | dict(label_dim=7), 7, True),
+    ('LucidUNet', dict(dim=8, dim_mults=[1, 2], channels=3, image_size=16), None, False),
     ('DiffusersUNet', STAGES, None, False),
     ('DiffusersUNet', STAGES | dict(num_class_embeds=7), 7, False),
     ('CodedUNet', GUIDED | dict(code_size=4), None, False),
