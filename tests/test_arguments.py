@@ -233,6 +233,17 @@ def denoisers():
     kinds = dict(net=OBJECT, scheduler=without(OBJECT, 'none'), prediction=CHOICE, variance=CHOICE, clip=FLAG)
     kinds |= dict(rescale_timesteps=FLAG)
     yield 'DDPMDenoiser', df.DDPMDenoiser, net, kinds
+    kinds = dict(net=OBJECT, time_scale=POSITIVE, reverse=FLAG, shift=POSITIVE)
+    yield 'FlowDenoiser', df.FlowDenoiser, net, kinds
+    given = dict(denoiser=gaussian(), codec=(torch.neg, torch.neg))
+    codecs = OBJECT | dict(one=torch.neg, three=(torch.neg,) * 3)
+    optional = {name: without(kind, 'none') for name, kind in dict(scale=POSITIVE, shift=NUMBER).items()}
+    kinds = dict(denoiser=OBJECT, codec=codecs, batch_size=COUNT) | optional
+    yield 'LatentDenoiser', df.LatentDenoiser, given, kinds
+    latent = df.LatentDenoiser(**given)
+    images = without(IMAGES, 'none_at_all', 'nan', 'one_nan', 'inf') | SHAPED
+    yield 'LatentDenoiser.encode', latent.encode, dict(images=NOISY), dict(images=images)
+    yield 'LatentDenoiser.decode', latent.decode, dict(x=NOISY), dict(x=images)
     numbers = dict(nan=torch.full((1, 8, 8), NAN), none=None, text='x', number=3, empty=torch.zeros(0))
     kinds = dict(
         mean=numbers, covariance=dict(negative=-1.0, nan=NAN, text='x', none=None, shape=torch.ones(3))

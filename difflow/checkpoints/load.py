@@ -157,11 +157,12 @@ def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
     contents = read_contents(path)
     try:
         kind, candidate, others = _recognised(contents, key)
-        plan, tensors = kind.plan(candidate, given), kind.read(candidate)
+        plan = kind.plan(candidate, dict(given))
+        tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
         raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
-    if candidate.name and not kind.whole: plan.card['weights'] = _which(candidate, others)
+    if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
     if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
         model = _PUBLISHED_FILES[str(what)]
         plan.card.update(name=str(what), url=model.url, licence=model.licence)
@@ -202,7 +203,7 @@ def load_denoiser(
     return denoiser
 
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
-_SIZES = 'image_size', 'img_resolution', 'sample_size'
+_SIZES = 'image_size', 'img_resolution', 'sample_size', 'input_size'
 _CLASSES = 'num_classes', 'label_dim', 'num_class_embeds'
 _CHANNELS = 'in_channels', 'channels', 'img_channels'
 
