@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import difflow as df
-from difflow.networks import LucidUNet
+from difflow.networks import EDM2UNet, LucidUNet
 
 NAN, INF = math.nan, math.inf
 ALLOWED = ValueError, TypeError, IndexError, FileNotFoundError  # what a wrong argument may raise
@@ -214,6 +214,16 @@ def networks():
     kinds |= dict(version=CHOICE | dict(old='0.21.9', two='2.0'))
     small = dict(dim=8, dim_mults=(1, 2), channels=1)
     yield 'LucidUNet', LucidUNet, small, kinds
+    kinds = dict.fromkeys(
+        'img_resolution img_channels model_channels num_blocks channels_per_head'.split(), COUNT
+    )
+    kinds |= dict.fromkeys('channel_mult_noise channel_mult_emb'.split(), without(COUNT, 'none'))
+    kinds |= dict(label_dim=without(COUNT, 'zero'), channel_mult=without(SHAPE, 'number'))
+    kinds |= dict(attn_resolutions=dict(zero=[0], half=[2.5], text='8'), clip_act=without(POSITIVE, 'none'))
+    kinds |= dict.fromkeys('label_balance concat_balance res_balance attn_balance'.split(), SHARE)
+    kinds |= dict(dropout=SHARE | dict(one=1.0), resample_filter=dict(text='x', none=None, empty=[], odd=[1]))
+    small = dict(img_resolution=8, img_channels=1, model_channels=8, channel_mult=(1, 2), num_blocks=1)
+    yield 'EDM2UNet', EDM2UNet, small, kinds
 
 
 def denoisers():
