@@ -40,25 +40,31 @@ def _json(path:Path) -> dict:
 
 _STEMS = 'diffusion_pytorch_model', 'model', 'pytorch_model'
 
+def _variant_of(name:str) -> tuple[str, str]|None: # (variant, ending), the variant '' is full precision
+    "Return what kind of weights, or of an index of them, a file is by its name; None for others."
+    stem = next((stem for stem in _STEMS if name.startswith(f'{stem}.')), None)
+    if stem is None: return None
+    words = name.removeprefix(stem).split('.')[1:]
+    is_index = words[-1] == 'json' and 'index' in words
+    if words[-1] not in ('safetensors', 'bin') and not is_index: return None
+    ending = 'safetensors' if 'safetensors' in words else 'bin'
+    return '.'.join(word for word in words if word not in ('safetensors', 'bin', 'index', 'json')), ending
+
+def _preference(kind:tuple[str, str]) -> tuple:
+    "Return the key that sorts kinds of weights: full precision first, safetensors before pickles."
+    variant, ending = kind
+    return variant != '', variant != 'fp16', variant, ending != 'safetensors'
+
 def _variants(home:Path) -> dict[tuple[str, str], Path]: # (variant, ending): file of weights, or index
-    "Return the weights in a folder; the variant '' is full precision."
-    found = {}
-    for file in sorted(home.iterdir()):
-        name = file.name
-        stem = next((stem for stem in _STEMS if name.startswith(f'{stem}.')), None)
-        if stem is None: continue
-        words = name.removeprefix(stem).split('.')[1:]
-        is_index = words[-1] == 'json' and 'index' in words
-        if words[-1] not in ('safetensors', 'bin') and not is_index: continue
-        ending = 'safetensors' if 'safetensors' in words else 'bin'
-        found['.'.join(w for w in words if w not in ('safetensors', 'bin', 'index', 'json')), ending] = file
-    return found
+    "Return the weights in a folder."
+    kinds = {file: _variant_of(file.name) for file in sorted(home.iterdir())}
+    return {kind: file for file, kind in kinds.items() if kind is not None}
 
 def _weight_files(home:Path, variant:str|None) -> list[Path]:
     "Return the files of weights in a folder, several where they are cut; raise ValueError for none."
     found = _variants(home)
     if variant is not None: found = {key: file for key, file in found.items() if key[0] == variant}
-    order = sorted(found, key=lambda key: (key[0] != '', key[0] != 'fp16', key[0], key[1] != 'safetensors'))
+    order = sorted(found, key=_preference)
     if not order:
         what = 'expected diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin'
         if variant: what = f'of the variant {variant!r}, there are {sorted(v for v, _ in _variants(home))}'
