@@ -251,6 +251,11 @@ def denoisers():
     kinds = dict(denoiser=OBJECT, codec=codecs, batch_size=COUNT) | optional
     yield 'LatentDenoiser', df.LatentDenoiser, given, kinds
     latent = df.LatentDenoiser(**given)
+    given = dict(network=network(), prediction='eps', scheduler=df.Scheduler.linear(30))
+    kinds = dict(network=OBJECT, prediction=CHOICE, scheduler=OBJECT, null_class=FLAG)
+    kinds |= dict(image_shape=SHAPE, num_classes=without(COUNT, 'none'), codec=without(codecs, 'none'))
+    kinds |= dict(conditions=PART, label_argument=CHOICE | dict(none='nonsense'), variance=CHOICE)
+    yield 'wrap', df.wrap, given, kinds
     images = without(IMAGES, 'none_at_all', 'nan', 'one_nan', 'inf') | SHAPED
     yield 'LatentDenoiser.encode', latent.encode, dict(images=NOISY), dict(images=images)
     yield 'LatentDenoiser.decode', latent.decode, dict(x=NOISY), dict(x=images)

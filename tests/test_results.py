@@ -166,6 +166,7 @@ def calls(tmp_path_factory):
         'p_mean_variance': lambda: denoisers.p_mean_variance(eps, X, PAIR, PAIR),
         'EDMDenoiser': lambda: edm(X, 1.0, PAIR),
         'IDDPMDenoiser': lambda: df.IDDPMDenoiser(net)(X, 1.0, PAIR),
+        'wrap': lambda: df.wrap(lambda x, t: (0.5 * x, t), 'edm')(X, 1.0),
         'LatentDenoiser': lambda: (
             latent(X, 1.0),
             latent.encode(X),
