@@ -10,19 +10,23 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..data.checks import check_choice, check_kind, shown
 from ..denoisers.base import Denoiser
+from ..denoisers.latent import LatentDenoiser
 from ..files import file_hash, package_file, tensors_sha256
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..schedulers.scheduler import Scheduler
 from .archives import _recognised
 from .catalogue import _PUBLISHED_FILES
 from .containers import read_contents
+from .diffusers_export import _export_diffusers
+from .diffusers_folders import _CODECS, _json, _read_weights, _weight_files
+from .diffusers_models import _from_diffusers, _is_diffusers
 from .downloads import cached
 from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _one_line, _Plan
 from .hub import _hub_name, _hub_path
@@ -73,11 +77,14 @@ def save(
 
 def export(
     denoiser:Denoiser, # with a network of ours inside
-    path:str|Path, # '.safetensors' by custom; an existing file is replaced
+    path:str|Path, # '.safetensors' by custom, or a folder; existing files are replaced
     dtype:torch.dtype|None=None, # None: as they are
+    format:str='weights', # or 'diffusers': a folder with configuration and scheduler
 ) -> Path:
-    "Write bare weights under their published names; raise ValueError when `denoiser` is of no known kind."
+    "Write weights under their published names; raise ValueError for a `denoiser` that has no such form."
+    check_choice('format', format, ('weights', 'diffusers'))
     _check_writing(denoiser, path, None, dtype)
+    if format == 'diffusers': return _export_diffusers(denoiser, path, dtype)
     net = _network(denoiser)
     prefix = 'model.' if isinstance(net, (SongUNet, DhariwalUNet)) else ''
     tensors = {f'{prefix}{name}': tensor for name, tensor in _weights(net, dtype).items()}
@@ -106,6 +113,20 @@ def _check_sizes(config:dict):
         if len(values) > 100 or any(isinstance(v, (int, float)) and not -limit <= v <= limit for v in values):
             raise ValueError(f'{name} must be at most {limit}, got {str(value)[:80]}')
 
+def _read_codec(home:Path) -> nn.Module: # in eval mode
+    "Read the auto-encoder in a folder; raise ValueError for other classes, or without the package diffusers."
+    config = _json(home / 'config.json')
+    name = check_choice('class of the auto-encoder', config.get('_class_name'), _CODECS)
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError(f"the network works on latents, and {home.name}/ is built by diffusers: "
+                         "pip install 'difflow[hub]'") from None
+    tensors = _read_weights(_weight_files(home, None))
+    with torch.device('meta'), _bounded(tensors, name):
+        codec = getattr(diffusers, name).from_config({key: v for key, v in config.items() if key[:1] != '_'})
+    return load_strictly(codec, tensors).eval()
+
 def _build(source:_Source) -> Denoiser:
     "Build the denoiser of a plan with the weights that were chosen, in eval mode."
     path, plan, tensors = source.path, source.plan, source.tensors
@@ -121,6 +142,8 @@ def _build(source:_Source) -> Denoiser:
         if 'u' in source.candidate.tensors: _check_levels(denoiser, source.candidate.tensors['u'])
     except (ValueError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
     except Exception as error: raise ValueError(f'{path} describes no network: {error!r}') from error
+    codec = source.candidate.facts.get('codec')
+    if isinstance(codec, Path): denoiser = LatentDenoiser(denoiser, _read_codec(codec))
     denoiser.card, denoiser.assumed = plan.card, plan.assumed
     return denoiser.eval()
 
@@ -187,7 +210,7 @@ def _warn_of(source:_Source) -> None:
     warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=3)
 
 def load_denoiser(
-    what:str|Path, # 'mnist', 'adm-imagenet256', a path, or a URL
+    what:Any, # 'mnist', a path, a URL, 'organisation/name' on the hub, or a live pipeline of diffusers
     key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow', 'edm', 'vp', 've' or 'iddpm'
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
@@ -201,6 +224,7 @@ def load_denoiser(
     check_kind('key', key, str, optional=True)
     if prediction is not None:
         options['prediction'] = check_choice('prediction', prediction, _PARAMETRISATIONS)
+    if _is_diffusers(what): return lighten(_from_diffusers(what, **options), dtype, channels_last)
     source = _opened(what, key, hash, options)
     denoiser = lighten(_build(source), dtype, channels_last)
     _warn_of(source)
