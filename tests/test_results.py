@@ -212,6 +212,7 @@ def calls(tmp_path_factory):
         'SongUNet': lambda: song(X, torch.ones(2), PAIR),
         'DhariwalUNet': lambda: stripes(X, torch.ones(2), PAIR),
         'DiffusersUNet': lambda: df.DiffusersUNet(**own)(X, PAIR),
+        'DiT': lambda: networks.DiT(8, 2, 1, 16, 1, 2, num_classes=2)(X, PAIR, PAIR),
         'CodedUNet': lambda: networks.CodedUNet(5, **small)(X, PAIR, coded),
         'CodedDiffusersUNet': lambda: networks.CodedDiffusersUNet(5, **own)(X, PAIR, coded),
         'pad_to_even': lambda: networks.pad_to_even(X[:1].expand(3, 1, 8, 8)),

@@ -54,7 +54,8 @@ def test_all_published_urls_are_of_their_owners():
             (
                 'https://openaipublic.blob.core.windows.net/diffusion/',
                 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/',
+                'https://dl.fbaipublicfiles.com/DiT/models/',
             )
         )
         assert model.sha256 is None or len(model.sha256) == 64
-        assert model.url.endswith(f'/{name}.pkl') or name.startswith(('adm-', 'iddpm-'))
+        assert model.url.endswith(f'/{name}.pkl') or name.startswith(('adm-', 'iddpm-', 'dit-'))
