@@ -8,6 +8,7 @@ from .data.sets import load_images as load_images
 from .denoisers.base import Denoiser as Denoiser
 from .denoisers.discrete_time import DDPMDenoiser as DDPMDenoiser
 from .denoisers.flow import FlowDenoiser as FlowDenoiser
+from .denoisers.latent import LatentDenoiser as LatentDenoiser
 from .denoisers.preconditioned import EDMDenoiser as EDMDenoiser
 from .denoisers.preconditioned import IDDPMDenoiser as IDDPMDenoiser
 from .denoisers.preconditioned import VEDenoiser as VEDenoiser

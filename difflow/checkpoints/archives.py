@@ -15,6 +15,7 @@ from torch import Tensor
 from .containers import read_contents
 from .diffusers_folders import _DIFFUSERS_FOLDERS
 from .diffusion_transformers import _DIFFUSION_TRANSFORMERS
+from .edm2_snapshots import _EDM2_SNAPSHOTS
 from .edm_snapshots import _EDM_SNAPSHOTS
 from .formats import Contents, _Candidate, _Format
 from .guided_unets import _GUIDED_UNETS
@@ -28,7 +29,7 @@ from .torchcfm import _TORCHCFM
 # %% ../../nbs/checkpoints/20_archives.ipynb #829096ba
 FORMATS = ( # in the order of asking
     _DIFFLOW, _DIFFUSERS_FOLDERS, _EDM_SNAPSHOTS, _DIFFUSION_TRANSFORMERS, _TORCHCFM,
-    _SCORE_SDE, _LUCID_UNETS, _GUIDED_UNETS)
+    _LUCID_UNETS, _EDM2_SNAPSHOTS, _SCORE_SDE, _GUIDED_UNETS)
 
 class _Recognised(NamedTuple):
     "What a file holds, and who knows it."

@@ -125,7 +125,9 @@ def _plan_flow(config:dict) -> _Training:
     "Translate the configuration of flow matching: the network is told t times the number of steps."
     if config.get('invert_sigmas'): raise ValueError('invert_sigmas must be False, got True')
     steps = check_number('num_train_timesteps', config.get('num_train_timesteps', 1000), 1, whole=True)
-    return _Training('FlowDenoiser', dict(time_scale=float(steps)), {})
+    shift = config.get('shift') or config.get('flow_shift') or 1.
+    if config.get('use_dynamic_shifting'): shift = 1. # set anew for each size of images
+    return _Training('FlowDenoiser', dict(time_scale=float(steps), shift=shift), {})
 
 _SCORES = {'ScoreSdeVe': (2, 0.01, 1348.), 'KarrasVe': (1, 0.02, 100.)} # ours / its unit, default levels
 

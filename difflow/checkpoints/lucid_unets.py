@@ -71,14 +71,15 @@ def _era_of(shapes:dict[str, tuple]) -> _Era:
 
 def _version_of(era:_Era, stated:object, given:str|None) -> str|None: # None: it has to be given
     "Return the version by the file or by the caller; raise ValueError where they disagree, or the names."
-    from difflow.networks.lucid_blocks import _version_numbers
+    from difflow.networks.lucid_unet import LucidUNet
+    numbers_of = LucidUNet.version_numbers
     stated = stated if isinstance(stated, str) else None
     if given and stated and given != stated:
         raise ValueError(f'version is {stated[:40]!r} in the file, got {given!r}')
     version = given or stated
-    if version is None: return era.first if _version_numbers(era.first) >= (1, 8, 0) else None
-    numbers = _version_numbers(version)
-    if numbers < _version_numbers(era.first) or era.before and numbers >= _version_numbers(era.before):
+    if version is None: return era.first if numbers_of(era.first) >= (1, 8, 0) else None
+    numbers = numbers_of(version)
+    if numbers < numbers_of(era.first) or era.before and numbers >= numbers_of(era.before):
         raise ValueError(f'version {version} has other weights, these are of {era.words}')
     return version
 
@@ -158,9 +159,9 @@ def _network_config(candidate:_Candidate, given:dict) -> tuple[dict, list[str]]:
 
 def _heads_are_open(era:_Era, version:str|None) -> bool:
     "Return whether the number of heads was free, and no weight shows it: from 1.8.6, before 1.9.0."
-    from difflow.networks.lucid_blocks import _version_numbers
+    from difflow.networks.lucid_unet import LucidUNet
     if era.first != '1.8.0': return False
-    return version is None or _version_numbers(version) >= (1, 8, 6)
+    return version is None or LucidUNet.version_numbers(version) >= (1, 8, 6)
 
 def _plan_lucid(candidate:_Candidate, given:dict) -> _Plan:
     "Plan a denoiser; raise ValueError for other networks, and where file and caller disagree."

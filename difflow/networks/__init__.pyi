@@ -4,6 +4,7 @@ from .coded import code_size as code_size
 from .diffusers_module import DiffusersModule as DiffusersModule
 from .diffusers_unet import DiffusersUNet as DiffusersUNet
 from .dit import DiT as DiT
+from .edm2_unet import EDM2UNet as EDM2UNet
 from .layers import Conv2d as Conv2d
 from .layers import GroupNorm as GroupNorm
 from .layers import Linear as Linear

@@ -62,14 +62,14 @@ def _check_lucid(c:dict):
     c['dim_mults'] = list(check_shape('dim_mults', c['dim_mults']))
     c['dim'] = check_number('dim', c['dim'], 4, whole=True)
     if c['dim'] % 2: raise ValueError(f'dim must be even, got {c["dim"]}')
-    for name, default in dict(init_dim=c['dim'], out_dim=c['channels'] * (1 + c['learned_variance'])).items():
-        c[name] = check_number(name, default if c[name] is None else c[name], 1, whole=True)
     for name in ('channels', 'resnet_block_groups', 'learned_sinusoidal_dim'):
         c[name] = check_number(name, c[name], 1, whole=True)
-    check_number('sinusoidal_pos_emb_theta', c['sinusoidal_pos_emb_theta'], above=1)
-    check_number('dropout', c['dropout'], 0, below=1)
     for name in ('self_condition', 'learned_variance', 'learned_sinusoidal_cond', 'random_fourier_features'):
         check_kind(name, c[name], bool)
+    for name, default in dict(init_dim=c['dim'], out_dim=c['channels'] * (1 + c['learned_variance'])).items():
+        c[name] = check_number(name, default if c[name] is None else c[name], 1, whole=True)
+    check_number('sinusoidal_pos_emb_theta', c['sinusoidal_pos_emb_theta'], above=1)
+    check_number('dropout', c['dropout'], 0, below=1)
     _check_attention(c)
     widths = [c['init_dim']] + [c['dim'] * m for m in c['dim_mults']]
     if _lucid_style(c['version']).grouped and any(width % c['resnet_block_groups'] for width in widths):
@@ -100,11 +100,40 @@ def _add_levels(net:nn.Module):
     net.mid_block1, net.mid_attn = net.block(far, far), attention(far, (*kinds[-1][:2], True))
     net.mid_block2 = net.block(far, far)
 
-# %% ../../nbs/networks/11_lucid_unet.ipynb #e8f8b2b5
-class LucidUNet(nn.Module):
-    "`Unet` of denoising_diffusion_pytorch; raise ValueError for arguments that do not fit together."
+class _LucidModules(nn.Module):
+    "What a network of lucidrains does with its modules."
     num_classes, null_class = None, False
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]|None: # (C, H, W)
+        "Return the shape of an image, None where `image_size` is."
+        size = self.config['image_size']
+        return None if size is None else (self.config['channels'], size, size)
+
+    def block(self, in_channels:int, out_channels:int) -> _LucidBlock:
+        "Return a residual block in the style of this network."
+        groups, dropout = self.config['resnet_block_groups'], self.config['dropout']
+        return _LucidBlock(in_channels, out_channels, self.config['dim'] * 4, self.style, groups, dropout)
+
+    def through(self, x:Tensor, emb:Tensor) -> Tensor: # (B, init_dim, H, W)
+        "Return the features of the last block, from those of the first convolution."
+        skips = [x]
+        for block1, block2, attention, down in self.downs:
+            skips.append(x := block1(x, emb))
+            x = block2(x, emb)
+            skips.append(x := x + attention(x))
+            x = down(x)
+        x = self.mid_block1(x, emb)
+        x = self.mid_block2(x + self.mid_attn(x), emb)
+        for block1, block2, attention, up in self.ups:
+            x = block1(torch.cat([x, skips.pop()], 1), emb)
+            x = block2(torch.cat([x, skips.pop()], 1), emb)
+            x = up(x + attention(x))
+        return self.final_res_block(torch.cat([x, skips.pop()], 1), emb)
+
+# %% ../../nbs/networks/11_lucid_unet.ipynb #e8f8b2b5
+class LucidUNet(_LucidModules):
+    "`Unet` of denoising_diffusion_pytorch; raise ValueError for arguments that do not fit together."
     def __init__(self,
         dim:int, # the width that `dim_mults` multiplies, even, >= 4
         init_dim:int|None=None, # width of the first convolution, None: `dim`
@@ -132,25 +161,19 @@ class LucidUNet(nn.Module):
         _check_lucid(c)
         self.style, emb = _lucid_style(version), c['dim'] * 4
         fourier = c['learned_sinusoidal_cond'] or c['random_fourier_features']
-        if fourier: waves = _LucidFourier(learned_sinusoidal_dim, random_fourier_features)
-        else: waves = _LucidWaves(dim, sinusoidal_pos_emb_theta)
-        width = c['learned_sinusoidal_dim'] // 2 * 2 + 1 if fourier else dim
-        self.init_conv = Conv2d(channels * (1 + self_condition), c['init_dim'], 7, padding=3)
+        if fourier: waves = _LucidFourier(c['learned_sinusoidal_dim'], random_fourier_features)
+        else: waves = _LucidWaves(c['dim'], sinusoidal_pos_emb_theta)
+        width = c['learned_sinusoidal_dim'] // 2 * 2 + 1 if fourier else c['dim']
+        self.init_conv = Conv2d(c['channels'] * (1 + self_condition), c['init_dim'], 7, padding=3)
         self.time_mlp = nn.Sequential(waves, Linear(width, emb), nn.GELU(), Linear(emb, emb))
         _add_levels(self)
         self.final_res_block = self.block(c['init_dim'] * 2, c['init_dim'])
         self.final_conv = Conv2d(c['init_dim'], c['out_dim'], 1)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]|None: # (C, H, W)
-        "Return the shape of an image, None where `image_size` is."
-        size = self.config['image_size']
-        return None if size is None else (self.config['channels'], size, size)
-
-    def block(self, in_channels:int, out_channels:int) -> _LucidBlock:
-        "Return a residual block in the style of this network."
-        groups, dropout = self.config['resnet_block_groups'], self.config['dropout']
-        return _LucidBlock(in_channels, out_channels, self.config['dim'] * 4, self.style, groups, dropout)
+    @staticmethod
+    def version_numbers(version:str) -> tuple[int, int, int]:
+        "Return a version of the library as numbers; raise ValueError for one before 0.22.0."
+        return _version_numbers(version)
 
     def forward(self,
         x:Tensor, # (B, channels, H, W)
@@ -165,19 +188,3 @@ class LucidUNet(nn.Module):
         h = x.to(dtype)
         if self.config['self_condition']: h = torch.cat([torch.zeros_like(h), h], 1)
         return self.final_conv(self.through(self.init_conv(h), emb)).to(x.dtype)
-
-    def through(self, x:Tensor, emb:Tensor) -> Tensor: # (B, init_dim, H, W)
-        "Return the features of the last block, from those of the first convolution."
-        skips = [x]
-        for block1, block2, attention, down in self.downs:
-            skips.append(x := block1(x, emb))
-            x = block2(x, emb)
-            skips.append(x := x + attention(x))
-            x = down(x)
-        x = self.mid_block1(x, emb)
-        x = self.mid_block2(x + self.mid_attn(x), emb)
-        for block1, block2, attention, up in self.ups:
-            x = block1(torch.cat([x, skips.pop()], 1), emb)
-            x = block2(torch.cat([x, skips.pop()], 1), emb)
-            x = up(x + attention(x))
-        return self.final_res_block(torch.cat([x, skips.pop()], 1), emb)

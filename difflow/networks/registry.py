@@ -10,6 +10,7 @@ from .coded import CodedDiffusersUNet, CodedUNet
 from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
 from .dit import DiT
+from .edm2_unet import EDM2UNet
 from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
@@ -18,4 +19,4 @@ from .unet import UNet
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
     'DiT': DiT, 'LucidUNet': LucidUNet, 'DiffusersModule': DiffusersModule,
-    'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'EDM2UNet': EDM2UNet, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
