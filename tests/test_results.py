@@ -224,6 +224,7 @@ def calls(tmp_path_factory):
         'EDM2UNet': lambda: networks.EDM2UNet(8, 1, 2, model_channels=8, channel_mult=(1,), num_blocks=1)(
             X, PAIR, PAIR
         ),
+        'DiT': lambda: networks.DiT(8, 2, 1, 16, 1, 2, num_classes=2)(X, PAIR, PAIR),
         'LucidUNet': lambda: networks.LucidUNet(8, dim_mults=(1, 2), channels=1)(X, PAIR),
         'CodedUNet': lambda: networks.CodedUNet(5, **small)(X, PAIR, coded),
         'CodedDiffusersUNet': lambda: networks.CodedDiffusersUNet(5, **own)(X, PAIR, coded),
