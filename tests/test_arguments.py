@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import difflow as df
+from difflow.networks import EDM2UNet, LucidUNet
 
 NAN, INF = math.nan, math.inf
 ALLOWED = ValueError, TypeError, IndexError, FileNotFoundError  # what a wrong argument may raise
@@ -202,6 +203,27 @@ def networks():
     small = dict(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1,
                  down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))  # fmt: skip
     yield 'DiffusersUNet', df.DiffusersUNet, small, kinds
+    kinds = dict.fromkeys(
+        'channels resnet_block_groups learned_sinusoidal_dim attn_dim_head attn_heads'.split(), COUNT
+    )
+    kinds |= dict.fromkeys('init_dim out_dim image_size'.split(), without(COUNT, 'none'))
+    flags = 'self_condition learned_variance learned_sinusoidal_cond random_fourier_features'
+    kinds |= dict.fromkeys(flags.split(), FLAG) | dict(dim=COUNT | dict(odd=15), dim_mults=SHAPE)
+    kinds |= dict(dropout=SHARE | dict(one=1.0), sinusoidal_pos_emb_theta=POSITIVE | dict(one=1))
+    kinds |= dict(full_attn=dict(text='x', number=2, three=(True, True, False)))
+    kinds |= dict(version=CHOICE | dict(old='0.21.9', two='2.0'))
+    small = dict(dim=8, dim_mults=(1, 2), channels=1)
+    yield 'LucidUNet', LucidUNet, small, kinds
+    kinds = dict.fromkeys(
+        'img_resolution img_channels model_channels num_blocks channels_per_head'.split(), COUNT
+    )
+    kinds |= dict.fromkeys('channel_mult_noise channel_mult_emb'.split(), without(COUNT, 'none'))
+    kinds |= dict(label_dim=without(COUNT, 'zero'), channel_mult=without(SHAPE, 'number'))
+    kinds |= dict(attn_resolutions=dict(zero=[0], half=[2.5], text='8'), clip_act=without(POSITIVE, 'none'))
+    kinds |= dict.fromkeys('label_balance concat_balance res_balance attn_balance'.split(), SHARE)
+    kinds |= dict(dropout=SHARE | dict(one=1.0), resample_filter=dict(text='x', none=None, empty=[], odd=[1]))
+    small = dict(img_resolution=8, img_channels=1, model_channels=8, channel_mult=(1, 2), num_blocks=1)
+    yield 'EDM2UNet', EDM2UNet, small, kinds
 
 
 def denoisers():

@@ -221,6 +221,10 @@ def calls(tmp_path_factory):
         'SongUNet': lambda: song(X, torch.ones(2), PAIR),
         'DhariwalUNet': lambda: stripes(X, torch.ones(2), PAIR),
         'DiffusersUNet': lambda: df.DiffusersUNet(**own)(X, PAIR),
+        'EDM2UNet': lambda: networks.EDM2UNet(8, 1, 2, model_channels=8, channel_mult=(1,), num_blocks=1)(
+            X, PAIR, PAIR
+        ),
+        'LucidUNet': lambda: networks.LucidUNet(8, dim_mults=(1, 2), channels=1)(X, PAIR),
         'CodedUNet': lambda: networks.CodedUNet(5, **small)(X, PAIR, coded),
         'CodedDiffusersUNet': lambda: networks.CodedDiffusersUNet(5, **own)(X, PAIR, coded),
         'pad_to_even': lambda: networks.pad_to_even(X[:1].expand(3, 1, 8, 8)),

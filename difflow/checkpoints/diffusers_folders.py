@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..data.checks import check_kind
 from .containers import read_contents
 from .diffusers_schedulers import _plan_of_scheduler
 from .formats import Contents, _Candidate, _Format, _networks, _override, _Plan
@@ -23,6 +24,9 @@ def _modern_names(tensors:dict[str, Tensor]) -> dict[str, Tensor]:
     "Return the tensors of an old file under the names of today."
     new = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
     renamed = lambda name: '.'.join(new.get(part, part) for part in name.split('.'))
+    if 'time_proj.W' in tensors: # twice in old files
+        tensors = tensors | {'time_proj.weight': tensors['time_proj.W']}
+        tensors = {name: tensor for name, tensor in tensors.items() if name != 'time_proj.W'}
     return {renamed(name) if 'attentions' in name else name: tensor for name, tensor in tensors.items()}
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #497b30c9
@@ -36,25 +40,31 @@ def _json(path:Path) -> dict:
 
 _STEMS = 'diffusion_pytorch_model', 'model', 'pytorch_model'
 
+def _variant_of(name:str) -> tuple[str, str]|None: # (variant, ending), the variant '' is full precision
+    "Return what kind of weights, or of an index of them, a file is by its name; None for others."
+    stem = next((stem for stem in _STEMS if name.startswith(f'{stem}.')), None)
+    if stem is None: return None
+    words = name.removeprefix(stem).split('.')[1:]
+    is_index = words[-1] == 'json' and 'index' in words
+    if words[-1] not in ('safetensors', 'bin') and not is_index: return None
+    ending = 'safetensors' if 'safetensors' in words else 'bin'
+    return '.'.join(word for word in words if word not in ('safetensors', 'bin', 'index', 'json')), ending
+
+def _preference(kind:tuple[str, str]) -> tuple:
+    "Return the key that sorts kinds of weights: full precision first, safetensors before pickles."
+    variant, ending = kind
+    return variant != '', variant != 'fp16', variant, ending != 'safetensors'
+
 def _variants(home:Path) -> dict[tuple[str, str], Path]: # (variant, ending): file of weights, or index
-    "Return the weights in a folder; the variant '' is full precision."
-    found = {}
-    for file in sorted(home.iterdir()):
-        name = file.name
-        stem = next((stem for stem in _STEMS if name.startswith(f'{stem}.')), None)
-        if stem is None: continue
-        words = name.removeprefix(stem).split('.')[1:]
-        is_index = words[-1] == 'json' and 'index' in words
-        if words[-1] not in ('safetensors', 'bin') and not is_index: continue
-        ending = 'safetensors' if 'safetensors' in words else 'bin'
-        found['.'.join(w for w in words if w not in ('safetensors', 'bin', 'index', 'json')), ending] = file
-    return found
+    "Return the weights in a folder."
+    kinds = {file: _variant_of(file.name) for file in sorted(home.iterdir())}
+    return {kind: file for file, kind in kinds.items() if kind is not None}
 
 def _weight_files(home:Path, variant:str|None) -> list[Path]:
     "Return the files of weights in a folder, several where they are cut; raise ValueError for none."
     found = _variants(home)
     if variant is not None: found = {key: file for key, file in found.items() if key[0] == variant}
-    order = sorted(found, key=lambda key: (key[0] != '', key[0] != 'fp16', key[0], key[1] != 'safetensors'))
+    order = sorted(found, key=_preference)
     if not order:
         what = 'expected diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin'
         if variant: what = f'of the variant {variant!r}, there are {sorted(v for v, _ in _variants(home))}'
@@ -126,7 +136,8 @@ def _sniff_folder(contents:Contents) -> list[_Candidate]:
     path = contents.path
     if contents.container == 'folder': return list(_networks_in(path))
     beside = path.parent / 'config.json'
-    named = isinstance(contents.tree, dict) and 'conv_in.weight' in contents.tree and beside.is_file()
+    inside = contents.tree if isinstance(contents.tree, dict) else {}
+    named = {'conv_in.weight', 'pos_embed.proj.weight'} & inside.keys() and beside.is_file()
     if not named or '_class_name' not in _json(beside): return []
     return [c._replace(facts=c.facts | dict(files=[path])) for c in _networks_in(path.parent) if c.name == '']
 
@@ -137,23 +148,50 @@ def _plan_folder(candidate:_Candidate, given:dict) -> _Plan:
         raise ValueError(f'the network works on latents: {facts["codec"].name}/ lies beside it')
     facts.setdefault('files', _weight_files(facts['home'], variant))
     facts['file'] = facts['files'][0]
-    kind, config, unused = _network_of(facts['config'])
-    learned = config.get('out_channels', 3) == 2 * config.get('in_channels', 3)
-    denoiser, options, more = _plan_of_scheduler(facts['scheduler'] or {}, learned)
-    card = {'scheduler': facts['scheduler'].get('_class_name', 'DDPMScheduler')} if facts['scheduler'] else {}
+    scheduler = facts['scheduler'] or {}
+    learned = _learns_variance(facts['config'])
+    denoiser, options, more, convention = _plan_of_scheduler(scheduler, learned)
+    facts['condition'] = given.pop('condition', None)
+    kind, config, unused = _network_of(facts['config'], convention, facts['condition'])
+    facts['kind'] = kind
+    card = {'scheduler': scheduler.get('_class_name', 'DDPMScheduler')} if scheduler else {}
     if unused | more: card['without effect'] = unused | more
-    assumed = {} if facts['scheduler'] else dict(options)
+    assumed = {} if scheduler else dict(options)
     return _override(_Plan(denoiser, options, kind, config, card, assumed, []), given)
 
-def _network_of(config:dict) -> tuple[str, dict, dict]: # class of ours, its arguments, what it does not have
+def _learns_variance(config:dict) -> bool:
+    "Return whether a network answers with twice the channels of an image."
+    inputs = config.get('in_channels', 3)
+    return (config.get('out_channels') or inputs) == 2 * inputs
+
+_OLD_CLASSES = {'ada_norm_zero': 'DiTTransformer2DModel', 'ada_norm_single': 'PixArtTransformer2DModel'}
+
+def _network_of(
+    config:dict, # of the network, as in config.json
+    convention:str='plain', # how it is talked to, see `DiffusersModule`
+    condition:Tensor|None=None, # the embedding it attends to
+) -> tuple[str, dict, dict]: # class of ours, its arguments, what it does not have
     "Return the network that a configuration describes; raise ValueError for a class that is not read."
     kind = config.get('_class_name', 'UNet2DModel')
-    if kind != 'UNet2DModel': raise ValueError(f'it holds a {kind}, expected a UNet2DModel')
-    known = inspect.signature(_networks()['DiffusersUNet']).parameters
+    if kind == 'Transformer2DModel': kind = _OLD_CLASSES.get(config.get('norm_type'), kind)
+    unet, module = _networks()['DiffusersUNet'], _networks()['DiffusersModule']
+    ours = kind == 'UNet2DModel' and convention == 'plain' and unet.builds(config)
+    if ours and condition is not None: raise ValueError('condition must be None: a UNet2DModel takes none')
+    known = inspect.signature(unet).parameters if ours else module.arguments_of(kind)
     own = {name: value for name, value in config.items() if name in known}
     rest = config.keys() - own.keys()
     rest = {n: config[n] for n in sorted(rest) if n[:1] != '_' and config[n] is not None}
-    return 'DiffusersUNet', own, rest
+    if ours: return 'DiffusersUNet', own, rest
+    shape = None if condition is None else list(check_kind('condition', condition, Tensor).shape[-2:])
+    arguments = dict(class_name=kind, arguments=own, convention=convention, condition=shape)
+    return 'DiffusersModule', arguments, rest
 
-_DIFFUSERS_FOLDERS = _Format('diffusers folder', _sniff_folder, _plan_folder,
-                             lambda candidate: _read_weights(candidate.facts['files']), whole=True)
+def _folder_weights(candidate:_Candidate) -> dict[str, Tensor]:
+    "Read the weights, under the names of today; those of a wrapped network and its condition."
+    facts, tensors = candidate.facts, _read_weights(candidate.facts['files'])
+    if facts['kind'] == 'DiffusersUNet': return tensors
+    tensors = {f'inner.{name}': tensor for name, tensor in tensors.items()}
+    condition = facts['condition']
+    return tensors if condition is None else tensors | dict(condition=condition.reshape(condition.shape[-2:]))
+
+_DIFFUSERS_FOLDERS = _Format('diffusers folder', _sniff_folder, _plan_folder, _folder_weights, whole=True)

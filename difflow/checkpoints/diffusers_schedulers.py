@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/checkpoints/06_diffusers_schedulers.ipynb #eaeaeb3d
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +15,14 @@ from ..data.checks import check_choice, check_kind, check_number
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/checkpoints/06_diffusers_schedulers.ipynb #f5265d7b
-_DDPM = dict(num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule='linear')
+_DDPM = dict(num_train_timesteps=1000, beta_schedule='linear', beta_end=0.02, beta_start=0.0001)
 _LDM = _DDPM | dict(beta_start=0.00085, beta_end=0.012)
 _DEFAULTS = dict.fromkeys('''DDPM DDPMParallel DDIM DDIMParallel DDIMInverse PNDM LMSDiscrete EulerDiscrete
     EulerAncestralDiscrete DPMSolverMultistep DPMSolverMultistepInverse DPMSolverSinglestep DEISMultistep
     UniPCMultistep SASolver RePaint'''.split(), _DDPM)
 _DEFAULTS |= dict.fromkeys('HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete DPMSolverSDE'.split(), _LDM)
-_DEFAULTS |= dict.fromkeys('LCM TCD CogVideoXDDIM CogVideoXDPM'.split(),
-                           _LDM | dict(beta_schedule='scaled_linear'))
+_DEFAULTS |= dict.fromkeys('LCM TCD'.split(), _LDM | dict(beta_schedule='scaled_linear'))
+_DEFAULTS |= dict.fromkeys(['CogVideoXDDIM', 'CogVideoXDPM'], _DEFAULTS['LCM'] | dict(snr_shift_scale=3.))
 _CLIPPING = 'DDPM', 'DDPMParallel', 'DDIM', 'DDIMParallel', 'DDIMInverse', 'RePaint' # where nothing is said
 
 def _capped(alpha_bar:Callable[[np.ndarray], np.ndarray], n:int) -> np.ndarray: # (n,)
@@ -42,24 +43,37 @@ _RULES = {
     'laplace': lambda low, high, n: _capped(_laplace, n),
     'exp': lambda low, high, n: _capped(lambda t: np.exp(-12 * t), n)}
 
+def _with_defaults(config:dict) -> dict:
+    "Return a scheduler's configuration with the defaults of its class, where that is known."
+    kind = config.get('_class_name', 'DDPMScheduler')
+    return _DEFAULTS.get(kind.removesuffix('Scheduler'), {}) | config
+
 def _diffusers_betas(
     config:dict, # of a scheduler; what is missing has the default of its class
 ) -> np.ndarray: # (n,) float64
     "Return the betas that a scheduler's configuration describes; raise ValueError for one that has none."
     if config.get('trained_betas') is not None: return np.asarray(config['trained_betas'], np.float64)
     kind = config.get('_class_name', 'DDPMScheduler')
-    config = _DEFAULTS.get(kind.removesuffix('Scheduler'), {}) | config
-    lacks = [name for name in ('beta_start', 'beta_end', 'num_train_timesteps') if config.get(name) is None]
+    config = _with_defaults(config)
+    lacks = [name for name in reversed(_DDPM) if config.get(name) is None]
     if lacks: raise ValueError(f'the scheduler {kind} states no {lacks[0]}: its noise levels are not known')
-    rule = check_choice('beta_schedule', config.get('beta_schedule', 'linear'), _RULES)
+    rule = check_choice('beta_schedule', config['beta_schedule'], _RULES)
     low, high = (check_number(name, config[name], 0, 1) for name in ('beta_start', 'beta_end'))
     n = check_number('num_train_timesteps', config['num_train_timesteps'], 1, 100_000, whole=True)
-    return _RULES[rule](low, high, n)
+    return _shifted(_RULES[rule](low, high, n), config.get('snr_shift_scale') or 1)
+
+def _shifted(betas:np.ndarray, factor:float) -> np.ndarray: # (n,)
+    "Return the betas of the same levels with `factor` times the noise-to-signal ratio sigma^2."
+    if check_number('snr_shift_scale', factor, above=0) == 1: return betas
+    kept = np.cumprod(1 - betas)
+    kept = kept / (factor + (1 - factor) * kept)
+    return 1 - kept / np.concatenate([[1.], kept[:-1]])
 
 def _diffusers_scheduler(config:dict) -> Scheduler:
     "Return the noise levels of a scheduler's configuration; raise ValueError where they cannot be had."
     betas = _diffusers_betas(config)
-    if config.get('rescale_betas_zero_snr'): return Scheduler.from_betas(betas.tolist(), zero_terminal_snr=True)
+    zero = bool(config.get('rescale_betas_zero_snr'))
+    if zero: return Scheduler.from_betas(betas.tolist(), zero_terminal_snr=True)
     for usual in (Scheduler.linear, Scheduler.cosine) if len(betas) > 20 else ():
         if np.allclose(betas, usual(len(betas)).betas, rtol=1e-9): return usual(len(betas))
     return Scheduler.from_betas(betas.tolist())
@@ -68,10 +82,17 @@ def _diffusers_scheduler(config:dict) -> Scheduler:
 _FLOWS = 'FlowMatchEulerDiscrete', 'FlowMatchHeunDiscrete', 'FlowMatchLCM'
 _SOLVERS_OF_EDM = 'EDMEuler', 'EDMDPMSolverMultistep'
 
+class _Training(NamedTuple):
+    "What a scheduler's configuration says of the training of the network."
+    denoiser:str # class
+    options:dict # its arguments
+    unused:dict # what has no effect here
+    convention:str='plain' # how the network is talked to, see `DiffusersModule`
+
 def _plan_of_scheduler(
     config:dict, # of a scheduler; without `_class_name`, DDPMScheduler
     learned:bool=False, # the network also predicts the variance
-) -> tuple[str, dict, dict]: # class of the denoiser, its arguments, what has no effect
+) -> _Training:
     "Translate a scheduler's configuration; raise ValueError for what cannot be translated."
     kind = check_kind('_class_name', config.get('_class_name', 'DDPM'), str).removesuffix('Scheduler')
     prediction = config.get('prediction_type', 'epsilon')
@@ -79,8 +100,16 @@ def _plan_of_scheduler(
     if config.get('use_flow_sigmas'):
         raise ValueError(f"use_flow_sigmas needs prediction_type 'flow_prediction', got {prediction!r}")
     if kind in _SOLVERS_OF_EDM:
-        check_choice('prediction_type', prediction, ('epsilon',))
-        return 'EDMDenoiser', dict(sigma_data=config.get('sigma_data', 0.5)), {}
+        check_choice('prediction_type', prediction, ('epsilon', 'v_prediction'))
+        convention = 'negative' if prediction == 'v_prediction' else 'plain'
+        options = dict(sigma_data=config.get('sigma_data', 0.5))
+        return _Training('EDMDenoiser', options, {}, convention)
+    if kind in _SCORES: return _plan_score(kind, config)
+    return _plan_ddpm(kind, config, learned)
+
+def _plan_ddpm(kind:str, config:dict, learned:bool) -> _Training:
+    "Translate the configuration of a scheduler that has betas."
+    prediction = config.get('prediction_type', 'epsilon')
     predictions = {'epsilon': 'eps', 'sample': 'x0', 'v_prediction': 'v'}
     check_choice('prediction_type', prediction, predictions)
     options = dict(scheduler=_diffusers_scheduler(config).to_dict(), prediction=predictions[prediction])
@@ -89,10 +118,22 @@ def _plan_of_scheduler(
     clip, radius = config.get('clip_sample', kind in _CLIPPING), config.get('clip_sample_range', 1.)
     unused = {'thresholding': True} if config.get('thresholding') else {}
     if clip and radius != 1: unused['clip_sample_range'] = radius
-    return 'DDPMDenoiser', options | dict(variance=variance, clip=bool(clip) and radius == 1), unused
+    options |= dict(variance=variance, clip=bool(clip) and radius == 1)
+    return _Training('DDPMDenoiser', options, unused)
 
-def _plan_flow(config:dict) -> tuple[str, dict, dict]:
+def _plan_flow(config:dict) -> _Training:
     "Translate the configuration of flow matching: the network is told t times the number of steps."
     if config.get('invert_sigmas'): raise ValueError('invert_sigmas must be False, got True')
     steps = check_number('num_train_timesteps', config.get('num_train_timesteps', 1000), 1, whole=True)
-    return 'FlowDenoiser', dict(time_scale=float(steps)), {}
+    shift = config.get('shift') or config.get('flow_shift') or 1.
+    if config.get('use_dynamic_shifting'): shift = 1. # set anew for each size of images
+    return _Training('FlowDenoiser', dict(time_scale=float(steps), shift=shift), {})
+
+_SCORES = {'ScoreSdeVe': (2, 0.01, 1348.), 'KarrasVe': (1, 0.02, 100.)} # ours / its unit, default levels
+
+def _plan_score(kind:str, config:dict) -> _Training:
+    "Translate the configuration of a variance-exploding score network: its images are in [0, 1]."
+    unit, low, high = _SCORES[kind]
+    low = check_number('sigma_min', config.get('sigma_min', low), above=0)
+    high = check_number('sigma_max', config.get('sigma_max', high), above=low)
+    return _Training('VEDenoiser', dict(sigma_min=unit * low, sigma_max=unit * high), {}, 'score')

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import atomic
+from ..files import atomic, open_zip, read_bytes
+from .checks import read_json
 from .readers import _FileReader, _pixels
 from .sets import ImageSet
 
@@ -41,8 +41,8 @@ def _memory(root:Path) -> Path|None:
 
 def _recall(root:Path) -> _Rows:
     "Return what is remembered of the files in a folder or zip"
-    try: rows = json.loads(_memory(root).read_bytes())
-    except (OSError, ValueError, AttributeError): return {}
+    try: rows = read_json(_memory(root))
+    except (ValueError, TypeError): return {}
     return rows if isinstance(rows, dict) and all(isinstance(row, str) for row in rows.values()) else {}
 
 def _remember(root:Path, rows:_Rows) -> None:
@@ -80,17 +80,13 @@ def _hashes(read:_FileReader, names:Sequence[str]) -> list[str]:
         try: return hashlib.sha256(content(name)).hexdigest()
         except Exception: return _UNREADABLE # every archive has its own way to fail
     if read.zipped:
-        try: archive = zipfile.ZipFile(read.root) # the zip that is there now
-        except (OSError, zipfile.BadZipFile) as e:
-            raise ValueError(f'{read.root}: unreadable zip ({e})') from e
-        with archive: return [one(name, lambda n: archive.read(read.top + n)) for name in names]
+        with open_zip(read.root) as archive: # the zip that is there now
+            return [one(name, lambda n: archive.read(read.top + n)) for name in names]
     root = os.path.join(str(read.root), '')
-    def content(name:str) -> bytes:
-        "Return the bytes of one file"
-        with open(root + name, 'rb') as file: return file.read()
+    many = lambda names: [one(n, lambda n: read_bytes(root + n)) for n in names]
     blocks = [names[i:i + 256] for i in range(0, len(names), 256)]
     with ThreadPoolExecutor(8) as pool: # slow disks answer many at once
-        return [h for block in pool.map(lambda b: [one(n, content) for n in b], blocks) for h in block]
+        return [h for block in pool.map(many, blocks) for h in block]
 
 def _file_digests(read:_FileReader, names:Sequence[str]) -> list[str]:
     "Return the SHA-256 of the content of files, read or remembered"

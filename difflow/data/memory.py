@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/data/07_memory.ipynb #01c2a908
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .canvas import _to_mode, to_uint8
+from .canvas import _decode, _to_mode, to_uint8
 from .readers import _ArrayReader, _channels_last, _LazyImages, _pixels
 from .sources import _labels, _targets
 
@@ -90,7 +89,7 @@ def _image_of(item:Any) -> Any:
         if key is None and len(pictures) == 1: key = pictures[0]
         if key is None: raise ValueError(f'rows have the columns {list(item)}, wanted is image or img')
         item = item[key]
-        if isinstance(item, Mapping) and item.get('bytes'): return Image.open(io.BytesIO(item['bytes']))
+        if isinstance(item, Mapping) and item.get('bytes'): return _decode(item['bytes'])
         if isinstance(item, list): return np.asarray(item, np.uint8) # as `datasets` gives arrays of bytes
     return item[0] if isinstance(item, (tuple, list)) and item else item
 

@@ -6,20 +6,21 @@
 __all__ = []
 
 # %% ../../nbs/data/02_readers.ipynb #9f1679f6
-import io
 import os
-import zipfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .canvas import _resize_crop, _to_mode
+from ..files import named_errors, open_zip, printable, read_bytes
+from .canvas import _check_tags, _decode, _resize_crop, _to_mode
 
 # %% ../../nbs/data/02_readers.ipynb #058960f3
 class _ImageSource(NamedTuple):
@@ -58,13 +59,18 @@ class _ArrayReader:
         return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 # %% ../../nbs/data/02_readers.ipynb #39040c24
+_TURNS = dict(zip(range(2, 9), ( # of EXIF
+    Image.FLIP_LEFT_RIGHT, Image.ROTATE_180, Image.FLIP_TOP_BOTTOM, Image.TRANSPOSE, Image.ROTATE_270,
+    Image.TRANSVERSE, Image.ROTATE_90)))
+
 def _upright(picture:Image.Image) -> Image.Image:
     "Turn and mirror a picture as its EXIF orientation, 2..8, wants it; others, and broken EXIF, as they are"
-    try: turned = picture.getexif().get(0x0112, 1) in range(2, 9)
-    except Exception: turned = False  # the pixels are sound, what a camera wrote beside them is not
-    if not turned: return picture
-    from PIL.ImageOps import exif_transpose
-    return exif_transpose(picture)
+    exif = picture.info.get('exif')
+    try:
+        if exif: _check_tags(exif.removeprefix(b'Exif\0\0'))
+        turn = _TURNS.get(picture.getexif().get(0x0112))
+    except Exception: turn = None # the pixels are sound, what a camera wrote beside them is not
+    return picture if turn is None else picture.transpose(turn)
 
 class _FileReader:
     "Image files under a folder or inside a zip, opened one at a time"
@@ -78,26 +84,36 @@ class _FileReader:
 
     def bytes(self, name:str) -> bytes:
         "Return the content of file `name`"
-        if not self.zipped: return (self.root / name).read_bytes()
+        if not self.zipped: return read_bytes(os.path.join(self.root, name))
         if self._handle is None or self._handle[0] != os.getpid():
-            self._handle = os.getpid(), zipfile.ZipFile(self.root)
+            self._handle = os.getpid(), open_zip(self.root)
         return self._handle[1].read(self.top + name)
 
     def place(self, i:int) -> str:
         "Return what messages call file `i`"
-        return str(self.root / self.names[i])
+        return printable(self.root / self.names[i])
 
     def __call__(self, i:int) -> Image.Image:
         "Decode file `i`; ValueError naming it where it is missing, truncated or no image"
-        try:
-            picture = Image.open(io.BytesIO(self.bytes(self.names[i])))
-            picture.load()
-        except Exception as e:  # every decoder has its own way to fail
-            reason = 'no image format that Pillow knows' if isinstance(e, UnidentifiedImageError) else e
-            raise ValueError(f'{self.place(i)}: unreadable image ({reason})') from e
+        try: picture = _decode(self.bytes(self.names[i]))
+        except Exception as error: # every decoder has its own way to fail
+            with named_errors(self.place(i), 'unreadable image'): raise error
         return _upright(picture) if self.orient else picture
 
 # %% ../../nbs/data/02_readers.ipynb #e2bf439a
+_OPENING = threading.RLock()
+
+@contextmanager
+def _named_decoders() -> Iterator[None]:
+    "Ask no decoder but ours within the block, by a library that opens pictures itself"
+    def bounded(file:Any, mode:str='r', formats:Any=None) -> Image.Image:
+        "Open a picture as `Image.open` does, in memory"
+        return _decode(read_bytes(file) if isinstance(file, (str, os.PathLike)) else file.read())
+    with _OPENING:
+        before, Image.open = Image.open, bounded
+        try: yield
+        finally: Image.open = before
+
 class _TorchvisionReader:
     "Pictures out of a data set of torchvision"
     def __init__(self, dataset:Dataset, name:str): self.dataset, self.name = dataset, name
@@ -105,8 +121,7 @@ class _TorchvisionReader:
     def place(self, i:int) -> str: return f'{self.name}-{i:05d}'
 
     def __call__(self, i:int) -> Image.Image:
-        try: picture = self.dataset[i][0]
-        except Exception as e: raise ValueError(f'{self.place(i)}: unreadable image ({e})') from e
+        with named_errors(self.place(i), 'unreadable image'), _named_decoders(): picture = self.dataset[i][0]
         if not isinstance(picture, Image.Image):
             raise ValueError(f'torchvision.datasets.{self.name} holds {type(picture).__name__}, not pictures')
         return picture

@@ -7,9 +7,7 @@ __all__ = []
 
 # %% ../../nbs/data/05_sources.ipynb #980801b7
 import inspect
-import json
 import warnings
-import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -19,38 +17,39 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Dataset
 
 from difflow.data.readers import (
-    _ArrayReader,
-    _channels_last,
-    _FileReader,
-    _ImageSource,
-    _numbered,
-    _TorchvisionReader,
-    _train_test,
-)
-from difflow.data.trees import (
-    _PARTS,
-    _are_ranges,
-    _descend,
-    _folders_below,
-    _images_of,
-    _in_part,
-    _listing,
-    _parts_of,
+                                  _ArrayReader,
+                                  _channels_last,
+                                  _FileReader,
+                                  _ImageSource,
+                                  _named_decoders,
+                                  _numbered,
+                                  _TorchvisionReader,
+                                  _train_test,
 )
 
+from ..files import Npz, named_errors, printable
 from .builtin import EMBEDDED
 from .canvas import EXTENSIONS
+from .checks import read_json, shown
+from .trees import _PARTS, _are_ranges, _descend, _folders_below, _images_of, _in_part, _listing, _parts_of
 
 # %% ../../nbs/data/05_sources.ipynb #f6fe066a
+def _extent(array:np.ndarray) -> str:
+    "Return type and shape of what are no labels, and a number that is too large"
+    large = array.dtype.kind in 'fu' and array.size and abs(array).max() >= 2**53
+    return f'{array.dtype} {array.shape}' + (f', up to {array.max()}: they must fit int64' if large else '')
+
 def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[str]|None]:
     "Return labels as int64 (n,) or (n,k), none negative, and class names '0', '1', ... for the former"
     if labels is None: return None, None
     try: array = np.asarray(labels)
     except (ValueError, TypeError, RuntimeError): array = np.empty(0, object)
     whole = array.dtype.kind in 'biu'
-    if array.dtype.kind == 'f': whole = np.isfinite(array).all() and (array % 1 == 0).all()
+    if array.dtype.kind == 'f': whole = (abs(array) < 2**53).all() and (array % 1 == 0).all()
+    if array.dtype.kind == 'u': whole = array.size == 0 or array.max() < 2**63
     if not whole or array.ndim not in (1, 2) or len(array) != n or 0 in array.shape[1:]:
-        raise ValueError(f'{where}: labels are {n} integers or rows of them, not {array.dtype} {array.shape}')
+        raise ValueError(f'{printable(where)}: labels are {n} integers or rows of them, '
+                         f'not {_extent(array)}')
     array = array.astype(np.int64)
     if n and array.min() < 0: raise ValueError(f'{where}: labels are integers >= 0, got {array.min()}')
     named = array.ndim == 1 and n > 0 and array.max() < 100_000
@@ -60,16 +59,17 @@ def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[st
 def _json_labels(read:_FileReader, names:Sequence[str], top:str) -> list|None:
     "Return the labels of `names` by the dataset.json in their folder `top`"
     where = read.root / f'{top}dataset.json'
-    try: data = json.loads(read.bytes(f'{top}dataset.json'))
-    except (ValueError, OSError, zipfile.BadZipFile) as e: raise ValueError(f'{where}: not JSON ({e})') from e
+    with named_errors(where, 'not JSON'): data = read_json(read.bytes(f'{top}dataset.json'), where)
+    where = printable(where)
     if not isinstance(data, dict) or 'labels' not in data:
-        raise ValueError(f"{where}: no key 'labels' in {str(data)[:60]}")
+        raise ValueError(f"{where}: no key 'labels' in {shown(data)}")
     if data['labels'] is None: return None
     try: labels = dict(data['labels'])
     except (TypeError, ValueError) as e: raise ValueError(f'{where}: labels are pairs [file, label]') from e
     names = [n[len(top):] for n in names]
     missing = [n for n in names if n not in labels]
-    if missing: raise ValueError(f'{where}: {len(missing)} images without label, first {missing[0]}')
+    if missing:
+        raise ValueError(f'{where}: {len(missing)} images without label, first {printable(missing[0])}')
     return [labels[n] for n in names]
 
 def _folder_labels(folders:list[str], run:bool, where:Path) -> tuple[np.ndarray, list[str]|None]:
@@ -140,18 +140,11 @@ def _files(path:Path, split:str='all', orient:bool=True) -> _ImageSource:
     return _ImageSource(read, labels, names, classes, parts)
 
 # %% ../../nbs/data/05_sources.ipynb #2b39a11b
-def _no_object(data:np.lib.npyio.NpzFile, key:str) -> bool:
-    "Return whether an array of an npz is a single Python object, as numpy saves None; nothing is unpickled"
-    with data.zip.open(f'{key}.npy') as file:
-        version = np.lib.format.read_magic(file)
-        header = f'read_array_header_{1 if version == (1, 0) else 2}_0'
-        shape, _, dtype = getattr(np.lib.format, header)(file)
-    return dtype.hasobject and shape == ()
-
-def _sampled_labels(data:np.lib.npyio.NpzFile, key:str, n:int, where:str) -> np.ndarray|None:
+def _sampled_labels(data:Npz, key:str, n:int, where:str) -> np.ndarray|None:
     "Return the labels of `n` samples, with a warning where they are none, or more of them than images"
-    if key not in data.files: return None
-    if _no_object(data, key):
+    if key not in data.names: return None
+    shape, dtype = data.header(key)
+    if dtype.hasobject and shape == ():
         warnings.warn(f'{where} is one Python object, as numpy saves None: {n} images without labels',
                       stacklevel=2)
         return None
@@ -163,16 +156,13 @@ def _sampled_labels(data:np.lib.npyio.NpzFile, key:str, n:int, where:str) -> np.
 
 def _npz(file:Path|BytesIO, where:Path) -> _ImageSource:
     "Return the uint8 images of an npz under 'arr_0', 'images' or 'samples' as a source"
-    try:
-        with np.load(file, allow_pickle=False) as data:
-            keys = ('arr_0', 'arr_1'), ('images', 'labels'), ('samples', 'labels')
-            key, label_key = next((pair for pair in keys if pair[0] in data.files), (None, None))
-            if key is None: raise ValueError(f"keys {data.files}, wanted 'arr_0', 'images' or 'samples'")
-            images = data[key]
-            count = len(images) if images.ndim else 0
-            labels = _sampled_labels(data, label_key, count, f'{where}: {label_key!r}')
-    except Exception as e:  # zip, zlib, header and pickle errors alike
-        raise ValueError(f'{where}: unreadable npz ({e})') from e
+    with named_errors(where, 'unreadable npz'), Npz(file, where) as data:
+        keys = ('arr_0', 'arr_1'), ('images', 'labels'), ('samples', 'labels')
+        key, label_key = next((pair for pair in keys if pair[0] in data.names), (None, None))
+        if key is None: raise ValueError(f"keys {data.names}, wanted 'arr_0', 'images' or 'samples'")
+        images = data[key]
+        count = len(images) if images.ndim else 0
+        labels = _sampled_labels(data, label_key, count, f'{printable(where)}: {label_key!r}')
     shape, images = images.shape, _channels_last(images)
     if images.dtype != np.uint8 or 0 in shape or images.ndim != 3 and images.shape[3:] != (3,):
         raise ValueError(f'{where}: {key!r} is {images.dtype} {shape}, wanted uint8 0..255 of shape '
@@ -239,9 +229,10 @@ def _torchvision(name:str, split:str, options:dict) -> _ImageSource:
     if root is not None and root.default is root.empty and 'root' not in options:
         raise ValueError(f'{title} needs root=, the folder of its files (and download=True to fetch them)')
     try:
-        parts = _parts(make, split, options)
-        dataset = make(**options) if parts is None else ConcatDataset(parts)
-        labels = [_targets(p) for p in parts or [dataset]]
+        with _named_decoders():
+            parts = _parts(make, split, options)
+            dataset = make(**options) if parts is None else ConcatDataset(parts)
+            labels = [_targets(p) for p in parts or [dataset]]
     except (TypeError, ValueError, RuntimeError, OSError) as e:
         hint = " (torchvision's own split goes by torchvision_split=)" if 'split' in str(e) else ''
         raise ValueError(f'torchvision.datasets.{title}: {e}{hint}') from e

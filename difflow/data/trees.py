@@ -8,37 +8,43 @@ __all__ = []
 # %% ../../nbs/data/04_trees.ipynb #fb3831a6
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..files import open_zip, printable
 from .canvas import EXTENSIONS
 
 # %% ../../nbs/data/04_trees.ipynb #df5578c9
-_HIDDEN = '.', '__MACOSX'
+_HIDDEN, _DEPTH = ('.', '__MACOSX'), 100
 
-def _walk(folder:str, above:tuple=()) -> Iterator[str]:
-    "Yield the paths of all files below a folder, links followed, but for those that close a circle"
+_VISITS = 64 # of one folder, by links
+
+def _walk(folder:str, visits:Counter, above:tuple=()) -> Iterator[str]:
+    "Yield the paths of all that is no folder below one, links followed, but for those that close a circle"
     stat = os.stat(folder)
     here = stat.st_dev, stat.st_ino
     if here in above: return
+    visits[here] += 1
+    if visits[here] > _VISITS: raise OSError(0, f'links lead to it more than {_VISITS} times', folder)
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_HIDDEN): continue
-            try: folder, file = entry.is_dir(), entry.is_file()
-            except OSError: folder, file = False, True # a link to itself
-            if folder: yield from _walk(entry.path, (*above, here))
-            elif file or entry.is_symlink(): yield entry.path
+            try: inner = entry.is_dir()
+            except OSError: inner = False # a link to itself
+            if inner: yield from _walk(entry.path, visits, (*above, here))
+            else: yield entry.path
 
 def _zipped(path:Path) -> tuple[list[str], str]: # names, and the folder that was taken off, with its slash
     "Return the names of the files in a zip, without a folder of the zip's own name that all are in"
-    try:
-        with zipfile.ZipFile(path) as archive: names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as e: raise ValueError(f'{path}: unreadable zip ({e})') from e
-    names = [n for n in names if not n.endswith('/')]
+    with open_zip(path) as archive: names = [n for n in archive.namelist() if not n.endswith('/')]
+    for name in names:
+        inside = name[:1] != '/' and (name.find('..') < 0 or '..' not in name.split('/'))
+        if len(name) > 4096 or not inside or name.count('/') > _DEPTH:
+            raise ValueError(f'{printable(path)}: unreadable zip (a member leads out of it, or has more than '
+                             f'{_DEPTH} folders or 4096 letters: {printable(name)[:200]})')
     names = [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split('/'))]
     top = f'{path.stem}/'
     if not names or not all(n.startswith(top) for n in names): return names, ''
@@ -49,8 +55,10 @@ def _listing(path:Path) -> tuple[list[str], str]: # and what comes before each n
     if not path.is_dir():
         names, top = _zipped(path)
         return sorted(set(names)), top
-    try: found = list(_walk(str(path)))
-    except OSError as e: raise ValueError(f'{e.filename}: unreadable folder ({e.strerror})') from e
+    try: found = list(_walk(str(path), Counter()))
+    except OSError as e:
+        raise ValueError(f'{printable(e.filename)}: unreadable folder ({e.strerror})') from e
+    except RecursionError: raise ValueError(f'{printable(path)}: unreadable folder (too deep)') from None
     start = len(os.path.join(str(path), ''))
     return sorted(f[start:].replace(os.sep, '/') for f in found), ''
 

@@ -155,7 +155,7 @@ def test_beside_the_schedulers_of_the_package(rule, prediction):
     diffusers = pytest.importorskip('diffusers', reason=PACKAGE)
     theirs = diffusers.HeunDiscreteScheduler if rule == 'exp' else diffusers.DDPMScheduler
     theirs = theirs(beta_schedule=rule, prediction_type=prediction, clip_sample=False)
-    kind, options, _ = _plan_of_scheduler(dict(theirs.config))
+    options = _plan_of_scheduler(dict(theirs.config)).options
     ours = DDPMDenoiser(torch.nn.Identity(), clip=False).scheduler.from_dict(options['scheduler'])
     np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.double(), rtol=1e-4, atol=1e-9)
 
