@@ -13,6 +13,7 @@ from .denoisers.preconditioned import EDMDenoiser as EDMDenoiser
 from .denoisers.preconditioned import IDDPMDenoiser as IDDPMDenoiser
 from .denoisers.preconditioned import VEDenoiser as VEDenoiser
 from .denoisers.preconditioned import VPDenoiser as VPDenoiser
+from .denoisers.wrapping import wrap as wrap
 from .exact.gaussian import GaussianDenoiser as GaussianDenoiser
 from .exact.hierarchy import RandomHierarchy as RandomHierarchy
 from .exact.molrg import MoLRG as MoLRG

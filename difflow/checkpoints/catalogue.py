@@ -113,8 +113,10 @@ class _PublishedFile(NamedTuple):
     url:str
     sha256:str|None=None # in hexadecimal, None: none is published
     licence:str='see its repository'
+    settings:dict={} # what neither its shapes nor the models above say
 
 _OPENAI = 'https://openaipublic.blob.core.windows.net/diffusion/'
+_META = 'https://dl.fbaipublicfiles.com/DiT/models/'
 _NVIDIA = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/'
 _IMPROVED_FILES = {
     'iddpm-cifar10': 'cifar10_uncond_50M_500K', 'iddpm-cifar10-vlb': 'cifar10_uncond_vlb_50M_500K',
@@ -140,3 +142,19 @@ _PUBLISHED_FILES |= {name: _PublishedFile(f'{_OPENAI}march-2021/{file}.pt', None
 _PUBLISHED_FILES |= {
     name: _PublishedFile(f'{_NVIDIA}{"baseline/" * name.startswith("baseline")}{name}.pkl', None,
                          'CC BY-NC-SA 4.0') for name in _EDM_FILES}
+_PUBLISHED_FILES |= {
+    f'dit-xl2-{size}': _PublishedFile(f'{_META}DiT-XL-2-{size}x{size}.pt', None, 'CC BY-NC 4.0',
+                                      dict(prediction='eps')) for size in (256, 512)}
+
+# %% ../../nbs/checkpoints/02_catalogue.ipynb #e2d0a1c5
+_EDM2 = 'https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-'
+_EDM2_FILES = { # size: images seen in thousands, length of the average by FID, and by DINOv2
+    'img512-xs': ('2147483', '0.135', '0.200'), 'img512-s': ('2147483', '0.130', '0.190'),
+    'img512-m': ('2147483', '0.100', '0.155'), 'img512-l': ('1879048', '0.085', '0.155'),
+    'img512-xl': ('1342177', '0.085', '0.155'), 'img512-xxl': ('0939524', '0.070', '0.150'),
+    'img64-s': ('1073741', '0.075'), 'img64-m': ('2147483', '0.060'), 'img64-l': ('1073741', '0.040'),
+    'img64-xl': ('0671088', '0.040')}
+
+_PUBLISHED_FILES |= {
+    f'edm2-{size}-{score}': _PublishedFile(f'{_EDM2}{size}-{seen}-{length}.pkl', None, 'CC BY-NC-SA 4.0')
+    for size, (seen, *lengths) in _EDM2_FILES.items() for score, length in zip(('fid', 'dino'), lengths)}

@@ -62,7 +62,7 @@ def _sniff_edm2(contents:Contents) -> list[_Candidate]:
 
 _EDM2_ANCHORS = 'emb_fourier.phases', 'emb_fourier.freqs', 'emb_noise.weight', 'out_gain', 'out_conv.weight'
 
-# %% ../../nbs/checkpoints/13_edm2_snapshots.ipynb #2b6d290b
+# %% ../../nbs/checkpoints/13_edm2_snapshots.ipynb #bf21aeb3
 def _check_space(space:str|None, encoder:dict|None, channels:int) -> dict: # of the card
     "Return what the network works on; raise ValueError for latents of which the caller does not say so."
     if space not in (None, 'images', 'latents'):
@@ -106,7 +106,7 @@ def _plan_edm2(candidate:_Candidate, given:dict) -> _Plan:
     record, space = candidate.facts.get('record'), given.get('space')
     given = {name: value for name, value in given.items() if name != 'space'}
     try: config = _known_arguments(record) if record else _edm2_architecture(shapes) | _UNSEEN
-    except (KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, StopIteration, ZeroDivisionError) as error:
         raise ValueError(f'no U-Net of EDM2 ({error}), it has {_abbreviated(list(shapes))}') from None
     options = dict(sigma_data=0.5, P_mean=-0.4, P_std=1.) # the published ones
     said = _loss_options(candidate)

@@ -37,6 +37,8 @@ from .weights import _bounded, _check_dtype, _weights, lighten, load_strictly
 # %% ../../nbs/checkpoints/23_load.ipynb #0a36ec2b
 def _network(denoiser:Denoiser) -> nn.Module:
     "Return the network in `denoiser`; raise ValueError when one of them is of no known kind."
+    if hasattr(denoiser, 'codec'):
+        raise ValueError('denoiser: a LatentDenoiser is not saved; save its .denoiser and give the codec anew')
     net = getattr(denoiser, 'net', None)
     net = getattr(net, '_orig_mod', net) # what torch.compile wraps
     if type(denoiser).__name__ in _denoisers() and type(net).__name__ in _networks(): return net
@@ -179,21 +181,21 @@ def find_checkpoint(
 
 def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
     "Find a file, read it, choose the weights in it and plan the denoiser."
-    path = find_checkpoint(what, hash, given.get('variant'))
+    path, named = find_checkpoint(what, hash, given.get('variant')), None
+    if not Path(str(what)).exists(): named = _PUBLISHED_FILES.get(str(what))
     contents = read_contents(path)
     try:
         kind, candidate, others = _recognised(contents, key)
-        plan = kind.plan(candidate, dict(given))
+        plan = kind.plan(candidate, (named.settings if named else {}) | given)
         tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
         raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
     if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
     if _hub_name(str(what)) and not Path(str(what)).exists(): plan.card['hub'] = str(what)
-    if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
-        model = _PUBLISHED_FILES[str(what)]
-        plan.card.update(name=str(what), url=model.url, licence=model.licence)
-        if not (hash or model.sha256): plan.assumed['sha256'] = 'none is published; the layout was checked'
+    if named:
+        plan.card.update(name=str(what), url=named.url, licence=named.licence)
+        if not (hash or named.sha256): plan.assumed['sha256'] = 'none is published; the layout was checked'
     return _Source(path, kind, candidate, tensors, plan)
 
 def _which(candidate:_Candidate, others:list[str]) -> str:
@@ -204,7 +206,8 @@ def _which(candidate:_Candidate, others:list[str]) -> str:
 # %% ../../nbs/checkpoints/23_load.ipynb #e2abad2b
 def _warn_of(source:_Source) -> None:
     "Warn where something is assumed without which every answer is another, and no published model says it."
-    assumed = {n: v for n, v in source.plan.assumed.items() if n in ('prediction', 'rescale_timesteps')}
+    telling = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space'
+    assumed = {n: v for n, v in source.plan.assumed.items() if n in telling}
     if not assumed or source.plan.card.get('model'): return
     words = ', '.join(f'{name}={value!r}' for name, value in assumed.items())
     warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=3)

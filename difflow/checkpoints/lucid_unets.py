@@ -39,7 +39,8 @@ def _heads(shapes:dict[str, tuple], levels:int, heads:int|None) -> dict:
 
 def _lucid_architecture(shapes:dict[str, tuple], heads:int|None=None) -> dict:
     "Return the arguments of `LucidUNet` that names and shapes determine; raise ValueError for others."
-    levels = 1 + max(int(name.split('.')[1]) for name in shapes if name.startswith('downs.'))
+    levels = len({name.split('.')[1] for name in shapes if name.startswith('downs.')})
+    if not levels: raise KeyError('downs')
     dim, waves = shapes['time_mlp.3.weight'][0] // 4, shapes.get('time_mlp.0.weights')
     last = lambda i: shapes.get(f'downs.{i}.3.weight') or shapes[f'downs.{i}.3.1.weight']
     width, inputs = shapes['init_conv.weight'][:2]
@@ -107,10 +108,14 @@ def _tables(candidate:_Candidate) -> dict[str, Tensor]:
     found = {name: candidate.facts['beside'].get(base + name) for name in names}
     return {name: table for name, table in found.items() if table is not None and table.ndim == 1}
 
+_MOST_STEPS = 100_000 # of a chain
+
 def _grid_and_prediction(candidate:_Candidate, config:dict, given:dict) -> dict:
     "Return the settings of the denoiser that the tables tell; raise ValueError where the caller disagrees."
     tables, known = _tables(candidate), {}
     if 'betas' in tables:
+        if len(tables['betas']) > _MOST_STEPS:
+            raise ValueError(f'betas must be at most {_MOST_STEPS}, the file has {len(tables["betas"])}')
         signal = torch.cumprod(1 - tables['betas'].double(), 0)
         known['scheduler'] = Scheduler.from_betas(tables['betas'].double().tolist())
         if set(given) & {*_SCHEDULE, 'scheduler'}: raise ValueError('the file has betas, give no schedule')

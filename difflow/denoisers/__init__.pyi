@@ -10,3 +10,4 @@ from .preconditioned import EDMDenoiser as EDMDenoiser
 from .preconditioned import IDDPMDenoiser as IDDPMDenoiser
 from .preconditioned import VEDenoiser as VEDenoiser
 from .preconditioned import VPDenoiser as VPDenoiser
+from .wrapping import wrap as wrap

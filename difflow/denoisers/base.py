@@ -8,7 +8,7 @@ __all__ = ['as_sigma', 'expand_like', 'Denoiser', 'Preconditioned']
 # %% ../../nbs/denoisers/00_base.ipynb #4da99203
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -242,11 +242,10 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
 # %% ../../nbs/denoisers/00_base.ipynb #749fb759
 class Preconditioned(Denoiser):
     "A denoiser made of a network `net(x, c_noise, labels)` by c_skip, c_out, c_in and c_noise."
-    caller:Callable|None = None # caller(net, x, c_noise, labels) for a `net` that is called another way
     def __init__(self, net:nn.Module):
         super().__init__()
         check_kind('net', net, nn.Module)
-        self.net = net
+        self.net, self.caller = net, None # caller(net, x, c_noise, labels) of a `net` called another way
         _, self.num_classes, self.null_class, self.image_shape = network_facts(net)
 
     @abstractmethod

@@ -106,8 +106,9 @@ def test_live_pipelines(diffusers):
 
 def test_a_condition_is_asked_for_and_kept(diffusers, tmp_path):
     net = diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=[32, 32], norm_num_groups=8,
-        layers_per_block=1, cross_attention_dim=16, attention_head_dim=2, down_block_types=['DownBlock2D', 'CrossAttnDownBlock2D'],
+        sample_size=8, block_out_channels=[32, 32], norm_num_groups=8, layers_per_block=1,
+        cross_attention_dim=16, attention_head_dim=2,
+        down_block_types=['DownBlock2D', 'CrossAttnDownBlock2D'],
         up_block_types=['CrossAttnUpBlock2D', 'UpBlock2D'],
     )  # fmt: skip
     fill(net).eval()

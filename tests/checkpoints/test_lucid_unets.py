@@ -280,7 +280,10 @@ def test_what_was_loaded_is_saved_and_loaded_again(tmp_path):
         (lambda s: s | {'null_classes_emb': torch.ones(16)}, 'classifier_free_guidance'),
         (lambda s: s | {'final_conv.bias': torch.tensor([float('nan')])}, 'not finite'),
         (lambda s: {n: t for n, t in s.items() if n != 'mid_block1.block1.proj.weight'}, '1 missing'),
-        (lambda s: {n: t for n, t in s.items() if 'downs' not in n}, 'no Unet of lucidrains|max'),
+        (lambda s: {n: t for n, t in s.items() if 'downs' not in n}, 'no Unet of lucidrains'),
+        (lambda s: s | {'downs.9999999999.0.block1.proj.weight': torch.ones(1)}, 'no Unet of lucidrains'),
+        (lambda s: s | {'downs.x.3.weight': torch.ones(1)}, 'no Unet of lucidrains'),
+        (lambda s: s | {'time_mlp.3.weight': torch.ones(1, 1)}, 'no Unet of lucidrains'),
     ],
 )
 def test_networks_that_are_no_denoiser_of_images(change, message, tmp_path):
@@ -288,3 +291,12 @@ def test_networks_that_are_no_denoiser_of_images(change, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         load_denoiser(path, image_size=16, prediction='eps', schedule='linear')
     assert str(error.value).startswith(str(path)) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'betas', [torch.full((200_000,), 1e-4), torch.tensor([0.1, 1.5]), torch.tensor([float('nan')] * 3)]
+)
+def test_tables_that_are_no_chain(betas, tmp_path):
+    path = written(tmp_path, diffusion(fill(LucidUNet(**SMALL))) | dict(betas=betas))
+    with pytest.raises(ValueError, match='betas must be'):
+        load_denoiser(path, image_size=16, prediction='eps')
