@@ -624,7 +624,7 @@ def files():
     )
     given = dict(denoiser=df.EDMDenoiser(network()), path='wrong.safetensors')
     yield 'save', df.save, given, kinds | dict(card=dict(text='x', number=3))
-    yield 'export', df.export, given, kinds
+    yield 'export', df.export, given, kinds | dict(format=CHOICE)
 
 
 def explorers():
