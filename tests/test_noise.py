@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difflow import noise, normal
-from difflow.noise import (ImageStreams, Stream, _cuda_normal, _generator_normal, _philox, integers_on_device,
-                           uniform)
+from difflow.noise import (
+    ImageStreams,
+    Stream,
+    _cuda_normal,
+    _generator_normal,
+    _philox,
+    integers_on_device,
+    uniform,
+)
 from golden import FIXTURES
 
 word = st.integers(0, 2**32 - 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.checks import check_kind
 from .containers import read_contents
 from .diffusers_schedulers import _plan_of_scheduler
-from .formats import Contents, _Candidate, _Format, _networks, _override, _Plan
+from .formats import _Candidate, _Contents, _Format, _networks, _override, _Plan
 from .state_dicts import _is_averaged
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #e0c99d03
@@ -132,7 +132,7 @@ def _networks_in(path:Path) -> Iterator[_Candidate]:
         yield _Candidate(name, {}, facts, _is_averaged(name) or 'decay' in config)
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #30ceb637
-def _sniff_folder(contents:Contents) -> list[_Candidate]:
+def _sniff_folder(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a folder of diffusers, or in a file with its configuration beside it."
     path = contents.path
     if contents.container == 'folder': return list(_networks_in(path))

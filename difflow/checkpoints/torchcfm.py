@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/checkpoints/16_torchcfm.ipynb #0776d543
-from .formats import Contents, _Candidate, _Format, _Plan
+from .formats import _Candidate, _Contents, _Format, _Plan
 from .guided_unets import _ANCHORS, _file_architecture, _plan_guided
 from .state_dicts import _find_state_dicts
 
@@ -17,7 +17,7 @@ _CIFAR10 = dict(in_channels=3, out_channels=3, model_channels=128, num_res_block
 _OF_CIFAR10 = dict(image_size=32, num_heads=4, num_head_channels=64, dropout=0.1)
 _FLOW = dict(prediction='flow', reverse=True, time_scale=1.) # its trainer knows no other
 
-def _sniff_torchcfm(contents:Contents) -> list[_Candidate]:
+def _sniff_torchcfm(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a file of torchcfm's trainer."
     tree = contents.tree
     if not isinstance(tree, dict) or not {'net_model', 'ema_model'} <= tree.keys(): return []

@@ -16,7 +16,7 @@ from difflow import ImageSet, load_images
 from difflow.data import images_digest
 from difflow.data.canvas import open_image
 from difflow.data.checks import read_json
-from difflow.files import _Npz, _budget, _open_zip, _printable, _read_bytes, _regular_file, load_npz
+from difflow.files import _budget, _Npz, _open_zip, _printable, _read_bytes, _regular_file, load_npz
 
 MB = 1 << 20
 
