@@ -121,7 +121,8 @@ class _TorchvisionReader:
     def place(self, i:int) -> str: return f'{self.name}-{i:05d}'
 
     def __call__(self, i:int) -> Image.Image:
-        with Gate.named_errors(self.place(i), 'unreadable image'), _named_decoders(): picture = self.dataset[i][0]
+        with Gate.named_errors(self.place(i), 'unreadable image'), _named_decoders():
+            picture = self.dataset[i][0]
         if not isinstance(picture, Image.Image):
             raise ValueError(f'torchvision.datasets.{self.name} holds {type(picture).__name__}, not pictures')
         return picture

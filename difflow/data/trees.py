@@ -43,7 +43,8 @@ def _zipped(path:Path) -> tuple[list[str], str]: # names, and the folder that wa
     for name in names:
         inside = name[:1] != '/' and (name.find('..') < 0 or '..' not in name.split('/'))
         if len(name) > 4096 or not inside or name.count('/') > _DEPTH:
-            raise ValueError(f'{Gate.printable(path)}: unreadable zip (a member leads out of it, or has more than '
+            named = Gate.printable(path)
+            raise ValueError(f'{named}: unreadable zip (a member leads out of it, or has more than '
                              f'{_DEPTH} folders or 4096 letters: {Gate.printable(name)[:200]})')
     names = [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split('/'))]
     top = f'{path.stem}/'
