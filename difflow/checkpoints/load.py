@@ -34,7 +34,7 @@ from .weights import _bounded, _check_dtype, _weights, lighten, load_strictly
 def _network(denoiser:Denoiser) -> nn.Module:
     "Return the network in `denoiser`; raise ValueError when one of them is of no known kind."
     if hasattr(denoiser, 'codec'):
-        raise ValueError('denoiser: a LatentDenoiser is not saved; save its .denoiser and give the codec anew')
+        raise ValueError('denoiser: a LatentDenoiser is not saved; save its .denoiser without the codec')
     net = getattr(denoiser, 'net', None)
     net = getattr(net, '_orig_mod', net) # what torch.compile wraps
     if type(denoiser).__name__ in _denoisers() and type(net).__name__ in _networks(): return net
