@@ -11,7 +11,7 @@ import math
 from torch import Tensor
 
 from .edm_snapshots import _contents_of, _description
-from .formats import Contents, _Candidate, _Format, _override, _Plan
+from .formats import _Candidate, _Contents, _Format, _Plan, _override
 from .stand_ins import UnsafePickleError, _PickledObject
 from .state_dicts import _abbreviated, _find_state_dicts, _named, _objects
 
@@ -45,7 +45,7 @@ def _record(network:_PickledObject, beside:dict) -> dict:
     if isinstance(encoder, _PickledObject): found['encoder'] = _description(encoder)
     return found
 
-def _sniff_edm2(contents:Contents) -> list[_Candidate]:
+def _sniff_edm2(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a file; raise `UnsafePickleError` where one is damaged."
     found = _find_state_dicts(contents, _EDM2_ANCHORS, ('emb_fourier.freqs', 'emb_fourier.phases'))
     if not found: return []

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .formats import Contents, _Candidate
-from .stand_ins import MAX_DEPTH, MAX_TENSORS, UnsafePickleError, _EndlessError, _kind_of, _PickledObject
+from .formats import _Candidate, _Contents
+from .stand_ins import (MAX_DEPTH, MAX_TENSORS, UnsafePickleError, _EndlessError,
+                                           _PickledObject, _kind_of)
 
 # %% ../../nbs/checkpoints/04_state_dicts.ipynb #cdff9431
 def _modules_in(module:_PickledObject) -> Iterator[tuple[str, _PickledObject]]:
@@ -136,7 +137,7 @@ def _listed(tensors:list[Tensor], known:_Candidate, buffers:Sequence[str]) -> di
     return known.tensors | dict(zip(names, tensors))
 
 def _find_state_dicts(
-    contents:Contents,
+    contents:_Contents,
     anchors:Sequence[str], # names that the state dict of the network has in any case
     buffers:Sequence[str]=(), # names that are no parameters: a bare list of averages leaves them out
 ) -> list[_Candidate]: # with 'beside' in the facts: what stands in the same group, and 'prefix'

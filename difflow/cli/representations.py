@@ -138,7 +138,7 @@ def _study_sets(data:str, transform:str|None, layer:str|None, unet:'Denoiser|Non
     "Return what is encoded, as the model takes it; ValueError for options that do not go with it"
     if transform and unet: raise ValueError('--transform is for encoders: a U-Net has images in -1..1')
     if layer and not unet: raise ValueError('--layer is for --mode unet-NAME: an encoder gives its own code')
-    fit = {} if unet is None else dict(size=unet.image_shape[1], channels=unet.image_shape[0])
+    fit = {} if unet is None else dict(size=unet.pixel_shape[1], channels=unet.pixel_shape[0])
     sets = _load_splits(data, limit, data_root, **fit | ({'size': size} if size else {}))
     if transform is None: return sets
     from difflow.data.studies import PublishedImages

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import budget, named_errors, read_bytes
+from ..files import _budget, _named_errors, _read_bytes
 
 # %% ../../nbs/data/00_checks.ipynb #9c8faa64
 def shown(
@@ -153,9 +153,9 @@ def read_json(
 ) -> Any:
     "Return what a JSON text states; ValueError for what is none, is too large, or is nested too deep"
     name = ('the text' if isinstance(source, bytes) else source) if name is None else name
-    with named_errors(name, 'not JSON'):
-        data = source if isinstance(source, bytes) else read_bytes(source)
-        cost, allowed = len(data), 4 * budget('DIFFLOW_MAX_BYTES')
+    with _named_errors(name, 'not JSON'):
+        data = source if isinstance(source, bytes) else _read_bytes(source)
+        cost, allowed = len(data), 4 * _budget('DIFFLOW_MAX_BYTES')
         for sign, size in ((b'[', 80), (b'{', 80), (b',', 64), (b':', 128)): cost += size * data.count(sign)
         if cost > allowed:
             raise ValueError(f'its values take about {cost / 1e6:,.0f} MB, allowed are {allowed / 1e6:,.0f}: '
