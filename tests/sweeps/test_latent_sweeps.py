@@ -50,7 +50,7 @@ def test_images_are_decoded_only_where_they_are_seen():
         return decode(latents)
 
     latent = df.LatentDenoiser(LATENT.denoiser, (encode, counted), batch_size=64)
-    assert latent.pixel_shape  # decodes once to know it
+    assert latent.pixel_shape == (1, 8, 8)
     calls.clear()
     df.sweep(latent, IMAGES, [5, 10], 10)
     assert calls == [6, 6, 6]  # predictions, noised and returned images, once
