@@ -75,7 +75,7 @@ def _check_space(space:str|None, encoder:dict|None, channels:int) -> dict: # of 
     if known == 'latents' and space is None:
         codec = (encoder or {'attributes': {}})['attributes'].get('vae_name', 'an auto-encoder')
         raise ValueError(f'the network works on latents of {codec}, not on images: '
-                         "give space='latents' for a denoiser of latents")
+                         "give space='latents' for a denoiser of latents, and LatentDenoiser a codec")
     if name in _SPACES and space not in (None, known):
         raise ValueError(f'space is {known!r} in the file, by its {name}, got {space!r}')
     words = dict(space=space or known)
