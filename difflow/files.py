@@ -76,8 +76,7 @@ def _printable(
     text:Any, # a name that others chose, or an error
 ) -> str: # at most 1000 characters
     "Return `text` on one line, with control characters escaped"
-    text = str(text)
-    if not text.isprintable():
+    if not (text := str(text)).isprintable():
         text = ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text[:2000])
     return text if len(text) <= 1000 else f'{text[:800]} ... {text[-100:]}'
 
@@ -130,8 +129,7 @@ def _open_regular(path:str|Path) -> tuple[int, int]: # descriptor, bytes
 
 def _check_size(name:str|Path, size:int, limit:int|None=None, part:str='') -> None:
     "Raise ValueError where what is read whole has more bytes than the budget, or another limit"
-    limit = _budget('DIFFLOW_MAX_BYTES') if limit is None else limit
-    if size <= limit: return
+    if size <= (limit := _budget('DIFFLOW_MAX_BYTES') if limit is None else limit): return
     words = [f'{n / 1e6:,.1f} MB' if n >= 100_000 else f'{n} bytes' for n in (size, limit)]
     raise _refusal(f'{name}{part} takes {words[0]}, allowed are {words[1]} (the environment variable '
                    'DIFFLOW_MAX_BYTES raises it)')
@@ -261,16 +259,16 @@ def load_npz(
     "Load an npz; ValueError where it is none, lacks one of `keys`, or asks for more than it holds"
     with _named_errors(path, 'unreadable npz'), _Npz(path) as data:
         arrays = {name: data[name] for name in data.names}
-    missing = [key for key in keys if key not in arrays]
-    if missing: raise ValueError(f'{path} has no {missing[0]!r}: it was not written by difflow')
+    for key in keys:
+        if key not in arrays: raise ValueError(f'{path} has no {key!r}: it was not written by difflow')
     return arrays
 
 # %% ../nbs/00_files.ipynb #1b228651
 class Gate:
     "The gate for files that others wrote: regular, within budgets, and named in every error."
-    budget, printable = staticmethod(_budget), staticmethod(_printable)
-    named_errors, regular_file = staticmethod(_named_errors), staticmethod(_regular_file)
-    read_bytes, open_zip, Npz = staticmethod(_read_bytes), staticmethod(_open_zip), _Npz
+    budget, printable, named_errors = map(staticmethod, (_budget, _printable, _named_errors))
+    regular_file, read_bytes, open_zip = map(staticmethod, (_regular_file, _read_bytes, _open_zip))
+    Npz = _Npz
 
 # %% ../nbs/00_files.ipynb #75594d57
 def file_hash(

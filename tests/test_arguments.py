@@ -612,11 +612,13 @@ def files():
     )
     yield 'show_images', df.show_images, dict(images=NOISY), kinds
     kinds = dict(
-        name=dict(unknown='no-such-model', none=None, number=3),
+        what=dict(unknown='no-such-model', none=None, number=3),
+        key=dict(unknown='no-such-key', number=3),
+        prediction=without(CHOICE, 'none'),
         hash=dict(other='00', number=3, empty='', text='x'),
     )
-    kinds |= dict(dtype=without(CHOICE, 'none'), channels_last=FLAG)
-    yield 'load_denoiser', df.load_denoiser, dict(name='mnist'), kinds
+    kinds |= dict(dtype=without(CHOICE, 'none'), channels_last=FLAG, codec=without(OBJECT, 'none'))
+    yield 'load_denoiser', df.load_denoiser, dict(what='mnist'), kinds
     kinds = dict(
         denoiser=OBJECT | dict(exact=gaussian()),
         path=dict(none=None, number=3),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .formats import _Candidate, _Contents
-from .stand_ins import MAX_DEPTH, MAX_TENSORS, UnsafePickleError, _EndlessError, _kind_of, _PickledObject
+from .stand_ins import _MAX_DEPTH, _MAX_TENSORS, UnsafePickleError, _EndlessError, _kind_of, _PickledObject
 
 # %% ../../nbs/checkpoints/04_state_dicts.ipynb #cdff9431
 def _modules_in(module:_PickledObject) -> Iterator[tuple[str, _PickledObject]]:
@@ -22,7 +22,7 @@ def _modules_in(module:_PickledObject) -> Iterator[tuple[str, _PickledObject]]:
     while waiting:
         prefix, module = waiting.pop()
         seen += 1
-        if seen > MAX_TENSORS or prefix.count('.') > MAX_DEPTH:
+        if seen > _MAX_TENSORS or prefix.count('.') > _MAX_DEPTH:
             raise _EndlessError('its modules are endless')
         yield prefix, module
         for name, child in reversed(_named(module, '_modules').items()):
@@ -85,7 +85,7 @@ def _nodes(tree:object) -> Iterator[tuple[str, object, dict]]:
         seen.add(id(node))
         if len(seen) > _MAX_NODES: raise _EndlessError('its contents are endless')
         yield place, node, around
-        if depth == MAX_DEPTH: continue
+        if depth == _MAX_DEPTH: continue
         beside = node if isinstance(node, dict) else {}
         inner = [(f'{place}.{name}' if place else str(name), value, beside, depth + 1)
                  for name, value in _children(node) if isinstance(value, (dict, list, tuple, _PickledObject))]
@@ -98,7 +98,7 @@ def _groups(tree:object) -> Iterator[_Group]:
         tensors = _group_of(node)
         if tensors is None: continue
         count += len(tensors)
-        if count > 20 * MAX_TENSORS: raise _EndlessError('its tensors are endless')
+        if count > 20 * _MAX_TENSORS: raise _EndlessError('its tensors are endless')
         yield _Group(place, tensors)
 
 def _objects(tree:object) -> Iterator[tuple[str, _PickledObject, dict]]:

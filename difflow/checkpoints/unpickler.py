@@ -17,30 +17,30 @@ import torch
 from torch import Tensor
 
 from difflow.checkpoints.stand_ins import (
-    _DTYPES,
-    _LEGACY,
-    _TYPES,
-    MAX_BYTES,
-    MAX_TENSORS,
-    UnsafePickleError,
-    _AllowedCall,
-    _check_key,
-    _encoded,
-    _ForeignName,
-    _HarmlessNames,
-    _kind_of,
-    _NumpyType,
-    _pairs,
-    _parameter,
-    _persistent_object,
-    _PickledDict,
-    _PickledObject,
-    _refuse,
-    _scalar,
-    _set,
-    _storage,
-    _view,
-    check_instructions,
+                                           _DTYPES,
+                                           _LEGACY,
+                                           _MAX_BYTES,
+                                           _MAX_TENSORS,
+                                           _TYPES,
+                                           UnsafePickleError,
+                                           _AllowedCall,
+                                           _check_key,
+                                           _encoded,
+                                           _ForeignName,
+                                           _HarmlessNames,
+                                           _kind_of,
+                                           _NumpyType,
+                                           _pairs,
+                                           _parameter,
+                                           _persistent_object,
+                                           _PickledDict,
+                                           _PickledObject,
+                                           _refuse,
+                                           _scalar,
+                                           _set,
+                                           _storage,
+                                           _view,
+                                           check_instructions,
 )
 
 # %% ../../nbs/checkpoints/01_unpickler.ipynb #6176bce6
@@ -61,7 +61,7 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can b
         storage:Callable[[object], torch.storage.TypedStorage]|None=None, # of a persistent id
     ):
         super().__init__(file)
-        self.bytes_left, self.tensors_left, self.storage = 8 * size, MAX_TENSORS, storage
+        self.bytes_left, self.tensors_left, self.storage = 8 * size, _MAX_TENSORS, storage
 
     def find_class(self, module:str, name:str) -> object:
         "Return the stand-in for a name in the file."
@@ -209,7 +209,7 @@ _DEAD = set('''copyreg._reconstructor torch.device torch._utils._rebuild_sparse_
 _DEAD |= {f'{module}.{name}' for name in _TYPES for module in ('builtins', '__builtin__')}
 
 def unpickle(
-    path:str|Path, # of a pickle, at most `MAX_BYTES` long
+    path:str|Path, # of a pickle, at most `_MAX_BYTES` long
 ) -> object: # tensors, plain containers and stand-ins for objects
     "Read a pickle and run nothing; raise `UnsafePickleError` naming the file and what it asks for."
     path = Path(path)
@@ -218,7 +218,7 @@ def unpickle(
 def _read_pickle(path:Path) -> object:
     "Return what stands in a pickle."
     size = path.stat().st_size
-    if size > MAX_BYTES: raise UnsafePickleError(f'it has more than {MAX_BYTES:,} bytes')
+    if size > _MAX_BYTES: raise UnsafePickleError(f'it has more than {_MAX_BYTES:,} bytes')
     with open(path, 'rb') as file:
         check_instructions(file)
         file.seek(0)

@@ -19,19 +19,17 @@ from difflow.cli.options import (
     _count,
     _dashed,
     _DeviceOption,
-    _foreign_options,
     _GuidanceOption,
     _numbers,
     _option,
-    _overrides,
     _RestartOption,
     _SamplerOption,
     _SplitOption,
     _switch,
-    _with_options,
+    _takes_model,
 )
 
-from .models import _data_facts, _load_model, _model_facts
+from .models import _data_facts, _model_facts, _open_model
 from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
@@ -74,7 +72,7 @@ def _load(options:dict) -> 'Denoiser':
     kinds = {'float32': None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
     dtype = 'float16' if options['use_fp16'] else options['dtype']
     if dtype not in kinds: raise ValueError(f'--dtype {dtype!r}: allowed are {", ".join(kinds)}')
-    denoiser = _load_model(options['model_path'], options['device'], **_overrides(options))
+    denoiser = _open_model(options['model_path'], options)
     return denoiser if kinds[dtype] is None else lighten(denoiser, kinds[dtype])
 
 def _data(denoiser:'Denoiser', options:dict) -> tuple['ImageSet', list[int]]:
@@ -113,7 +111,7 @@ def _run(options:dict) -> None:
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
 @app.command('forward-backward', cls=_PublishedSpelling, 
              short_help='Noise a data set to several levels and return.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _forward_backward_command(context:typer.Context,
     data_dir:_dashed(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...', 'data_dir'),
     model_path:_dashed(str, 'a checkpoint file; or mnist, mnist-class, digits', 'model_path', '--model'),

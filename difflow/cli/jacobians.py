@@ -18,13 +18,12 @@ from difflow.cli.options import (
     _check_ending,
     _count,
     _DeviceOption,
-    _foreign_options,
     _numbers,
     _option,
     _overrides,
     _RestartOption,
     _SamplerOption,
-    _with_options,
+    _takes_model,
 )
 
 from .models import _load_model, _model_facts
@@ -148,7 +147,7 @@ class _Walk(NamedTuple):
                           progress=sys.stderr.isatty(), unit='point')
 
 @app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _jacobian_command(
     network:_option(str, 'mnist, mnist-class or digits (embedded), or a checkpoint file', '--network',
                    '--network_pkl', '--model')='mnist',

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import _FOREIGN, _foreign_options, _overrides, _with_options
+from .options import _FOREIGN, _overrides, _takes_model
 from .root import app
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/02_models.ipynb #2d5a1194
-_TELLING = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space' # without which every answer is another
+# without which every answer is another
+_TELLING = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space'
 
 def _spelt(words:str) -> str:
     "Return words about arguments in the spelling of the command line: --image-size, not image_size="
@@ -80,6 +81,14 @@ def _load_model(model:str, device:str, **given) -> 'Denoiser':
     _check_dataset(model, denoiser, dataset)
     return denoiser.to(device)
 
+def _check_no_model(options:dict, words:str) -> None:
+    "Raise ValueError where the options of a foreign model are given to a command that opens none"
+    for name in _overrides(options): raise ValueError(f'--{name.replace("_", "-")} goes with {words}')
+
+def _open_model(name:str, options:dict) -> 'Denoiser':
+    "Load a model as the options of a command say"
+    return _load_model(name, options['device'], **_overrides(options))
+
 def _model_facts(name:str, denoiser:'Denoiser') -> str:
     "Return in words which model is used, which of its weights, and what is assumed of it"
     channels, height, width = denoiser.pixel_shape or ('any',) * 3
@@ -111,7 +120,7 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
         elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{26 - len(indent)}} {fact}'
 
 @app.command('info', short_help='Print what a checkpoint file holds.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _info_command(context:typer.Context,
     file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')], **options
 ) -> None:

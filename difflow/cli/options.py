@@ -140,3 +140,7 @@ def _with_options(**described:tuple) -> Callable: # name: (what `_option` return
         command.__annotations__ |= {name: kind for name, (kind, _) in described.items()}
         return command
     return add
+
+def _takes_model(command:Callable) -> Callable:
+    "Decorate a command that takes a model, and `**options`, with what a foreign file cannot tell"
+    return _with_options(**_foreign_options())(command)

@@ -17,19 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from difflow.cli.options import (
-    _count,
-    _DataOption,
-    _DeviceOption,
-    _foreign_options,
-    _numbers,
-    _option,
-    _overrides,
-    _RestartOption,
-    _with_options,
-)
-
-from .models import _data_facts, _device_of, _load_model, _model_facts
+from .models import _check_no_model, _data_facts, _device_of, _model_facts, _open_model
+from .options import _count, _DataOption, _DeviceOption, _numbers, _option, _RestartOption, _takes_model
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -258,11 +247,8 @@ def _represent(options:dict) -> None:
     mode, data, study, model, unet = options['mode'], options['data'], None, None, None
     folder = _study_folder(**pick('root lr mode data widen_factor aug seed'))
     times = _granularity_times(options['granularity'])
-    given = _overrides(options)
-    if given and not mode.startswith('unet-'):
-        raise ValueError(f'--{next(iter(given)).replace("_", "-")} goes with --mode unet-NAME, got {mode}')
-    if mode.startswith('unet-'):
-        unet = _load_model(mode.removeprefix('unet-'), options['device'], **given)
+    if mode.startswith('unet-'): unet = _open_model(mode.removeprefix('unet-'), options)
+    else: _check_no_model(options, f'--mode unet-NAME, got {mode}')
     sets = _study_sets(unet=unet, limit=options['max_images'], **pick('data transform layer size data_root'))
     if unet is None:
         net = pick('widen_factor depth seed model_channels channel_mult patch_size')
@@ -281,7 +267,7 @@ def _represent(options:dict) -> None:
     if written: _print_done(what, list(written), start)
 
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _represent_command(context:typer.Context,
     data:_DataOption='digits',
     mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser')='reg-drl',

@@ -21,7 +21,6 @@ from difflow.cli.options import (
     _count,
     _DeviceOption,
     _flag,
-    _foreign_options,
     _given_options,
     _GuidanceOption,
     _ModelOption,
@@ -29,7 +28,7 @@ from difflow.cli.options import (
     _overrides,
     _RestartOption,
     _SamplerOption,
-    _with_options,
+    _takes_model,
 )
 
 from .models import _check_label, _load_model, _model_facts
@@ -120,7 +119,7 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
 
 # %% ../../nbs/cli/04_sampling.ipynb #da4c22e2
 @app.command('sample', short_help='Make images from noise; again: go on with a stopped run.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _sample_command(context:typer.Context,
     model:_ModelOption='mnist',
     n:_option(int|None, 'images to make; default: 64', '--n', '--num-sampled-images',

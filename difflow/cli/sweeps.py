@@ -19,7 +19,6 @@ from difflow.cli.options import (
     _DataOption,
     _DeviceOption,
     _flag,
-    _foreign_options,
     _GuidanceOption,
     _ModelOption,
     _numbers,
@@ -27,7 +26,7 @@ from difflow.cli.options import (
     _overrides,
     _SamplerOption,
     _SplitOption,
-    _with_options,
+    _takes_model,
 )
 
 from .models import _check_label, _load_model, _model_facts
@@ -90,7 +89,7 @@ def _write_gif(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #17d27131
 @app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
-@_with_options(**_foreign_options())
+@_takes_model
 def _sweep_command(
     model:_ModelOption='mnist', data:_DataOption='mnist5k', split:_SplitOption='test',
     image:_option(str, 'which image: its index in that part of the data, from 0; or an image file')='0',

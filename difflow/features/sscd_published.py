@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.stand_ins import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
+from ..checkpoints.stand_ins import PICKLE_LIMITS, UnsafePickleError, check_instructions
 from ..data.checks import check_number
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
@@ -113,7 +113,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     "Reader of data.pkl in a TorchScript archive; ValueError for all but tensors, containers and objects"
     def __init__(self, archive:zipfile.ZipFile, root:str, size:int): # bytes of the archive
         self.archive, self.root, self.storages = archive, root, {}
-        self.bytes_left, self.views_left, self.tensors_left = size, size, MAX_TENSORS
+        self.bytes_left, self.views_left, self.tensors_left = size, size, PICKLE_LIMITS['tensors']
         data = self.entry('data.pkl')
         check_instructions(data, _AllowedNames(), {'BINPERSID'})
         super().__init__(io.BytesIO(data))
@@ -160,9 +160,10 @@ def _attributes(
     root:_ScriptObject, prefix:str='', left:list[int]|None=None, # objects that may still come
 ) -> dict[str, Tensor]:
     "Return the tensors below `root`, named by the path of attributes; Refused for a tree without end"
-    left, found = left or [MAX_TENSORS], {}
+    left, found = left or [PICKLE_LIMITS['tensors']], {}
     left[0] -= 1
-    if left[0] < 0 or prefix.count('.') > MAX_DEPTH: raise UnsafePickleError('its modules are endless')
+    if left[0] < 0 or prefix.count('.') > PICKLE_LIMITS['depth']:
+        raise UnsafePickleError('its modules are endless')
     for name, value in (root.state or {}).items():
         if isinstance(value, Tensor): found[prefix + name] = value
         elif isinstance(value, _ScriptObject): found |= _attributes(value, f'{prefix}{name}.', left)
@@ -174,7 +175,8 @@ def _read_torchscript(
     "Read the weights of a TorchScript archive and run nothing in it; ValueError naming what is wrong"
     try:
         size = Path(path).stat().st_size
-        if size > MAX_BYTES: raise UnsafePickleError(f'it has more than {MAX_BYTES:,} bytes')
+        if size > PICKLE_LIMITS['bytes']:
+            raise UnsafePickleError(f'it has more than {PICKLE_LIMITS["bytes"]:,} bytes')
         with zipfile.ZipFile(path) as archive:
             root = next(n for n in archive.namelist() if n.endswith('/constants.pkl')).rsplit('/', 1)[0]
             module = _ScriptUnpickler(archive, root, size).load()

@@ -10,7 +10,7 @@ import math
 
 from torch import nn
 
-from ..checkpoints.catalogue import FACTORIES, published_config
+from ..checkpoints.catalogue import published_config
 from ..denoisers.base import Preconditioned
 from ..denoisers.discrete_time import DDPMDenoiser
 from ..denoisers.preconditioned import EDMDenoiser, VEDenoiser, VPDenoiser
@@ -28,7 +28,7 @@ _RECIPES = {
     'minimal': _PLAIN | dict(epochs=500., batch_size=128, lr=1e-4, weight_decay=0.01, ema_w=0.9995,
                              dropout=0.1, denoiser='eps', schedule='cosine', diffusion_steps=1000,
                              seed=112233, sample_epochs=1, sampling_steps=250)}
-ARCHS = {**dict.fromkeys(ARCHITECTURES, 'edm'), **dict.fromkeys(FACTORIES, 'minimal')}
+ARCHS = dict.fromkeys(ARCHITECTURES, 'edm') | dict.fromkeys(('UNet', 'UNetBig', 'UNetSmall'), 'minimal')
 
 def recipe(
     arch:str, # 'ddpmpp', 'ncsnpp', 'adm', 'UNet', 'UNetBig' or 'UNetSmall'

@@ -5,7 +5,7 @@ import torch
 
 from difflow import UNet
 from difflow.checkpoints import published_config
-from difflow.checkpoints.catalogue import _PUBLISHED_FILES, _PUBLISHED_MODELS
+from difflow.checkpoints.catalogue import _FACTORIES, _PUBLISHED_FILES, _PUBLISHED_MODELS
 from difflow.checkpoints.guided_unets import _plan_guided
 
 
@@ -63,3 +63,9 @@ def test_all_published_urls_are_of_their_owners():
         others = 'adm-', 'iddpm-', 'dit-'
         assert f'/{size}' in model.url or name.startswith(others)
         assert model.url.endswith(f'/{name}.pkl') or name.startswith((*others, 'edm2-'))
+
+
+def test_the_recipes_name_the_same_factories():
+    from difflow.training.recipes import ARCHS
+
+    assert [name for name, kind in ARCHS.items() if kind == 'minimal'] == list(_FACTORIES)

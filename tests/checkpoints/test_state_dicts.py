@@ -6,7 +6,7 @@ from small_models import TELL, answer
 
 from difflow import DDPMDenoiser, Scheduler, UNet, load_denoiser
 from difflow.checkpoints import published_config
-from difflow.checkpoints.catalogue import _BY_SIZE, FACTORIES
+from difflow.checkpoints.catalogue import _BY_SIZE, _FACTORIES
 from difflow.checkpoints.guided_unets import _plan_guided
 from golden import FIXTURES, fill, tiny_unet
 
@@ -233,7 +233,7 @@ def test_reduced_guided_diffusion_models_load_and_answer(size, classes, tmp_path
     assert torch.equal(answer(loaded, labels), answer(expected, labels))
 
 
-@pytest.mark.parametrize('factory', FACTORIES)
+@pytest.mark.parametrize('factory', _FACTORIES)
 def test_released_minimal_diffusion_files_load_strictly(factory, tmp_path):
     config, whole = published_config(factory, 28, 1, 10), factory == 'UNetSmall'
     if not whole:
