@@ -158,14 +158,14 @@ def read_bytes(
 # %% ../nbs/00_files.ipynb #72c78894
 class _Bounded:
     "A file whose reads are counted while a zip looks for its directory"
-    def __init__(self, file:BinaryIO): self.file, self.counts = file, True
+    def __init__(self, file:BinaryIO, name:str|Path): self.file, self.name, self.counts = file, name, True
 
     def __getattr__(self, name:str) -> Any: return getattr(self.file, name)
 
     def read(self, size:int=-1) -> bytes:
         "Read up to `size` bytes; ValueError for a directory beyond the budget"
         if not self.counts: return self.file.read(size)
-        _check_size('its directory', size)
+        _check_size(f'{self.name}: its directory', size)
         data, most = self.file.read(size), budget('DIFFLOW_MAX_MEMBERS')
         if data.count(b'PK\x01\x02') > most:
             raise ValueError(f'it has more than {most} members (DIFFLOW_MAX_MEMBERS raises it)')
@@ -177,7 +177,7 @@ class _Zip(zipfile.ZipFile):
 
     def __init__(self, file:str|Path|BinaryIO, name:str|Path): # what messages call it
         self.name = name
-        self._input = _Bounded(file if isinstance(file, io.BytesIO) else _open_regular(file))
+        self._input = _Bounded(file if isinstance(file, io.BytesIO) else _open_regular(file), name)
         super().__init__(self._input)
         self._input.counts = False
 
@@ -252,7 +252,7 @@ class Npz:
             raise ValueError(f'{printable(name)} holds {"Python objects" if dtype.hasobject else dtype}, '
                              'wanted are numbers or texts')
         self._taken += math.prod(shape) * dtype.itemsize
-        _check_size('its arrays together', self._taken, self._limit)
+        _check_size(f'{self._zip.name} with all its arrays', self._taken, self._limit)
         with self._zip.open(self._members[name]) as file: return np.lib.format.read_array(file)
 
     def __enter__(self) -> 'Npz': return self
@@ -277,7 +277,7 @@ def file_hash(
 ) -> str: # hexadecimal
     "Return the hash of a file, read in blocks; FileNotFoundError, and ValueError for an unknown `kind`."
     digest = hashlib.new(kind)
-    with open(path, 'rb') as file:
+    with _open_regular(path) as file:
         while block := file.read(1 << 22): digest.update(block)
     return digest.hexdigest()
 

@@ -65,7 +65,8 @@ def _write_scores(rows:Iterable[dict], path:Path, made_of:dict) -> None:
 
 def _read_scores(path:Path) -> dict[str, dict]:
     "Return the reports in a file by the names of the read-outs"
-    return json.loads(path.read_text())['mixers']
+    from difflow.data.checks import read_json
+    return read_json(path)['mixers']
 
 def _score_row(name:str, report:dict) -> dict:
     "Return the row of a table for what is known of a read-out"

@@ -48,8 +48,8 @@ def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[st
     if array.dtype.kind == 'f': whole = (abs(array) < 2**53).all() and (array % 1 == 0).all()
     if array.dtype.kind == 'u': whole = array.size == 0 or array.max() < 2**63
     if not whole or array.ndim not in (1, 2) or len(array) != n or 0 in array.shape[1:]:
-        raise ValueError(f'{printable(where)}: labels are {n} integers or rows of them, which '
-                         f'fit int64, not {_extent(array)}')
+        raise ValueError(f'{printable(where)}: labels are {n} integers or rows of them, '
+                         f'which fit int64, not {_extent(array)}')
     array = array.astype(np.int64)
     if n and array.min() < 0: raise ValueError(f'{where}: labels are integers >= 0, got {array.min()}')
     named = array.ndim == 1 and n > 0 and array.max() < 100_000
@@ -68,7 +68,8 @@ def _json_labels(read:_FileReader, names:Sequence[str], top:str) -> list|None:
     except (TypeError, ValueError) as e: raise ValueError(f'{where}: labels are pairs [file, label]') from e
     names = [n[len(top):] for n in names]
     missing = [n for n in names if n not in labels]
-    if missing: raise ValueError(f'{where}: {len(missing)} images without label, first {printable(missing[0])}')
+    if missing:
+        raise ValueError(f'{where}: {len(missing)} images without label, first {printable(missing[0])}')
     return [labels[n] for n in names]
 
 def _folder_labels(folders:list[str], run:bool, where:Path) -> tuple[np.ndarray, list[str]|None]:

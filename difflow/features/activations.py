@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, read_json
 from ..data.sets import ImageSet
 from ..files import atomic, load_npz, save_npz
 from ..runs.folder import Report
@@ -138,7 +138,7 @@ class ActivationStatistics:
     def load(path:str|Path) -> 'ActivationStatistics':
         "Load what `save` wrote; ValueError for any other file"
         data = load_npz(path, 'layers', 'count', 'right5', 'channel_dim')
-        run = json.loads(str(data['run'])) if 'run' in data else None
+        run = read_json(str(data['run']).encode(), path) if 'run' in data else None
         return replace(ActivationStatistics._of(data), run=run)
 
 # %% ../../nbs/features/03_activations.ipynb #ee060646

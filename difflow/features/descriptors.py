@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_many, check_number, shown
+from ..data.checks import check_kind, check_many, check_number, read_json, shown
 from ..data.sets import ImageSet
 from ..files import load_npz, save_npz
 from ..runs.identity import run_identity
@@ -81,7 +81,7 @@ def load_features(
     return Features(features, None if names is None else names.tolist(),
                     None if seeds is None else torch.from_numpy(seeds.astype(np.int64)),
                     str(arrays['model']) if 'model' in arrays else None,
-                    json.loads(str(arrays['preprocess'])) if 'preprocess' in arrays else None)
+                    read_json(str(arrays['preprocess']).encode(), path) if 'preprocess' in arrays else None)
 
 # %% ../../nbs/features/06_descriptors.ipynb #0139824b
 def _seeds_of(names:Sequence[str]) -> Tensor|None: # (N,) int64

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import atomic
+from ..data.checks import read_json
+from ..files import atomic, regular_file
 from .identity import _WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
 from .locks import _remove_locks_left, held
@@ -34,7 +35,7 @@ def read_lines(file:str|Path) -> list[dict]:
     "Return the lines of a manifest or a list; none where there is no file, without those that are cut short"
     rows = []
     for line in _read_from(file).splitlines():
-        try: rows.append(json.loads(line))
+        try: rows.append(read_json(line))
         except ValueError: pass
     return rows
 
@@ -103,7 +104,7 @@ class _RunFolder(_WorkFolder):
             if there and not file.exists(): # no other rank wrote it in the meantime
                 raise ValueError(f'{self.path} holds {there} but no {_SETTINGS}: it is no folder of a run')
             self.write(_SETTINGS, json.dumps(self.settings, indent=1).encode() + b'\n')
-        try: before = dict(json.loads(file.read_bytes()))
+        try: before = dict(read_json(file))
         except (ValueError, TypeError) as e: raise ValueError(f'{file}: no settings of a run ({e})') from None
         check_identity(before, self.settings, self.path, self.way_out)
 
@@ -133,7 +134,7 @@ class _RunFolder(_WorkFolder):
     def is_made(self, file:str) -> bool:
         "Return whether `file` is there, byte for byte as it was noted"
         if file not in self.records or not (self.path / file).exists(): return False
-        return _sha256((self.path / file).read_bytes()) == self.records[file].get('sha256')
+        return _sha256(regular_file(self.path / file).read_bytes()) == self.records[file].get('sha256')
 
     def finish(self) -> bool:
         "Write the manifest if every item is accounted for; return whether it is"

@@ -13,14 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..data.checks import read_json
+from ..files import printable
+
 # %% ../../nbs/runs/03_locks.ipynb #949eb038
 _LOCK, _HOLDER, _PATIENCE = '.run-lock', '.run-holder', 0.5 # seconds: another rank cleans up within them
 
 def _who_holds(path:Path) -> str:
     "Return in words which process holds a folder, as far as its file can be read"
-    try: holder = json.loads(path.read_text())
-    except (OSError, ValueError): return 'another process'
-    return f'process {holder["pid"]} on {holder["host"]}'
+    try:
+        holder = read_json(path)
+        return printable(f'process {holder["pid"]} on {holder["host"]}')
+    except (ValueError, TypeError, LookupError): return 'another process'
 
 def _make_folder(folder:Path, lock:Path) -> None:
     "Make a folder and look whether it can be written to; ValueError that names it where not"

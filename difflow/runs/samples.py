@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..data.canvas import open_image
 from ..denoisers.base import Denoiser
-from ..files import atomic
+from ..files import atomic, read_bytes
 from ..samplers.guidance import GuidedDenoiser
 from ..samplers.registry import as_sampler
 from ..samplers.sampling import sample, sampling_plan
@@ -129,7 +129,8 @@ def read_images(
     images:Sequence[SampleRequest],
 ) -> np.ndarray: # uint8 (N, H, W, C)
     "Load the files of `images`, in their order"
-    pictures = [np.asarray(Image.open(Path(folder) / w.file)) for w in images]
+    files = [Path(folder) / w.file for w in images]
+    pictures = [np.asarray(open_image(read_bytes(file), file)) for file in files]
     return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
 
 # %% ../../nbs/runs/08_samples.ipynb #bf9158f0

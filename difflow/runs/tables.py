@@ -7,7 +7,6 @@ __all__ = ['run_of', 'fill_table']
 
 # %% ../../nbs/runs/07_tables.ipynb #f6776d9d
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.checks import read_json
 from ..files import load_npz, remove_partials
 from .folder import Report, fill
 from .identity import _WAY_OUT, check_identity
@@ -40,8 +40,8 @@ def run_of(
     "Load what a table was made of; ValueError where the file does not state it"
     path = Path(path)
     try:
-        if path.suffix == '.npz': return dict(json.loads(str(load_npz(path, 'run')['run'])))
-        return dict(json.loads(path.read_text())['run'])
+        if path.suffix == '.npz': return dict(read_json(str(load_npz(path, 'run')['run']).encode(), path))
+        return dict(read_json(path)['run'])
     except (ValueError, KeyError, TypeError) as error:
         why = str(error).replace(f'{path}', 'the file')
         raise ValueError(f'{path} does not state which run it is of ({why}): give another --out, '
@@ -111,8 +111,8 @@ def fill_table(
 
 def _remove_joined(parts:Path, rows:Mapping[str, Any]) -> None:
     "Remove rows that the table has: of a process that was killed after it had written it"
-    try: left = json.loads((parts / 'run.json').read_bytes()).get('rows', [])
-    except (OSError, ValueError): left = [] # was removed already
+    try: left = read_json(parts / 'run.json').get('rows', [])
+    except (ValueError, AttributeError): left = [] # was removed already
     if rows.keys() >= set(left): shutil.rmtree(parts, ignore_errors=True)
 
 def _remove_table(path:Path, world:int) -> None:

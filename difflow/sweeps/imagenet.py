@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.checks import shown
 from ..data.sets import ImageSet, load_images
-from ..files import package_file
+from ..files import package_file, read_bytes
 
 # %% ../../nbs/sweeps/02_imagenet.ipynb #13673bc8
 _WNID = re.compile(r'n\d{8}')
@@ -26,9 +27,9 @@ def read_synsets(
     "Return the WNIDs of all classes in the development kit's order; ValueError for a file without them."
     source = Path(path) if path else package_file('embedded', 'imagenet_wnids.txt')
     if source.suffix == '.mat': wnids = _read_meta(source)
-    else: wnids = [line.split()[0] for line in source.read_text().splitlines() if line.strip()]
+    else: wnids = [line.split()[0] for line in read_bytes(source).decode().splitlines() if line.strip()]
     wrong = [w for w in wnids if not _WNID.fullmatch(w)]
-    if wrong: raise ValueError(f'{source}: {wrong[0]!r} is no WNID like n02119789')
+    if wrong: raise ValueError(f'{source}: {shown(wrong[0])} is no WNID like n02119789')
     if not wnids or len(set(wnids)) < len(wnids):
         raise ValueError(f'{source}: {len(wnids)} WNIDs, {len(set(wnids))} different ones')
     return wnids
@@ -72,7 +73,8 @@ def imagenet_labels(
     "Return the class of each file, None where no name has one; ValueError for those of no class."
     wnids, stock = [_wnid(name) for name in names], [_STOCK.fullmatch(name) for name in names]
     if not any(wnids) and any(stock) and ground_truth:
-        ids = [int(line) if line.isdigit() else 0 for line in Path(ground_truth).read_text().split()]
+        lines = read_bytes(ground_truth).decode().split()
+        ids = [int(line) if line.isdecimal() and len(line) < 10 else 0 for line in lines]
         known = {str(i + 1).zfill(8): synsets[k - 1] for i, k in enumerate(ids) if 0 < k <= len(synsets)}
         wnids = [match and known.get(match[1]) for match in stock]
     if not any(wnids): return None

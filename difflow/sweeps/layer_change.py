@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number
+from ..data.checks import check_number, read_json
 from ..data.sets import ImageSet
 from ..features.activations import ActivationStatistics
 from ..features.classifiers import classifier_hash
@@ -161,7 +161,7 @@ class LayerChange:
         for kind in ('logits_start', 'logits'):
             heads = [key for key in data if key.startswith(f'{kind}/')]
             data[kind] = {key.split('/', 1)[1]: data.pop(key) for key in heads}
-        if 'run' in data: data['run'] = json.loads(str(data['run']))
+        if 'run' in data: data['run'] = read_json(str(data['run']).encode(), path)
         return LayerChange(**data | {key: data[key].tolist() for key in ('layers', 'levels', 'names')})
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #f023fe9b

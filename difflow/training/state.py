@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.safetensors_files import write_tensors
-from ..data.checks import shown
+from ..data.checks import read_json, shown
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..files import atomic
@@ -246,7 +246,7 @@ def _numbered(parent:Path, name:str, run:dict) -> Path:
     there = [p for p in parent.iterdir() if re.match(r'\d{5,}-', p.name)] if parent.is_dir() else []
     for folder in sorted(there, key=lambda p: -int(p.name.split('-')[0])):
         try:
-            if json.loads((folder / _OPTIONS).read_text()) == run: return folder
+            if read_json(folder / _OPTIONS) == run: return folder
         except (OSError, ValueError): pass # of another program, or not whole
     return parent / f'{max([int(p.name.split("-")[0]) for p in there], default=-1) + 1:05d}-{name}'
 
