@@ -230,11 +230,12 @@ class Npz:
         self._members = {n.removesuffix('.npy'): n for n in self._zip.namelist()}
         self.names = list(self._members) # of the arrays, in the order of the file
         size = self._zip.fp.seek(0, os.SEEK_END)
-        self._limit, self._taken = max(budget('DIFFLOW_MAX_BYTES'), 16 * size), 0
+        self._limit, self._taken = max(budget('DIFFLOW_MAX_BYTES'), 16 * size), 0 # bytes
 
     def header(self, name:str) -> tuple[tuple[int, ...], np.dtype]:
         "Return shape and type of an array without reading it; ValueError where the file holds less"
         info = self._zip.readable(self._members[name])
+        _check_size(f'{self._zip.name}/{name}', info.file_size, self._limit)
         with self._zip.open(info) as file:
             version = np.lib.format.read_magic(file)
             read = getattr(np.lib.format, f'read_array_header_{1 if version == (1, 0) else 2}_0')
