@@ -149,7 +149,7 @@ def read_json(
     name:str|Path|None=None, # what messages call it; default: the path
 ) -> Any:
     "Return what a JSON text states; ValueError for what is none, is too large, or is nested too deep"
-    from difflow.files import budget, named_errors, read_bytes # which load torch: the checks of commands do not
+    from difflow.files import budget, named_errors, read_bytes
     name = ('the text' if isinstance(source, bytes) else source) if name is None else name
     with named_errors(name, 'not JSON'):
         data = source if isinstance(source, bytes) else read_bytes(source)
