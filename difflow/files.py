@@ -103,69 +103,65 @@ def named_errors(
 _NO_WAIT = getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0) | getattr(os, 'O_CLOEXEC', 0)
 _KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
 
-def _check_regular(path:str|Path, found:os.stat_result) -> None:
-    "Raise ValueError for what is no regular file"
-    if stat.S_ISREG(found.st_mode): return
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), 'a device')
-    raise _refusal(f'{path} is no regular file, but {kind}')
+def _check_regular(path:str|Path, file:str|Path|int) -> int: # bytes
+    "Return the size of a regular file, by its path or opened; ValueError for others, FileNotFoundError"
+    try: found = os.stat(file)
+    except FileNotFoundError: raise
+    except (OSError, ValueError) as error: # a circle of links, a name with a zero byte
+        reason = getattr(error, 'strerror', None) or error
+        raise _refusal(f'{path}: unreadable file ({reason})') from None
+    if stat.S_ISREG(found.st_mode): return found.st_size
+    raise _refusal(f'{path} is no regular file, but {_KINDS.get(stat.S_IFMT(found.st_mode), "a device")}')
 
 def regular_file(
     path:str|Path,
 ) -> Path: # the same
     "Return the path of a regular file; ValueError for pipes, devices, folders, circles; FileNotFoundError"
-    try: found = os.stat(path)
-    except FileNotFoundError: raise
-    except (OSError, ValueError) as error: # a circle of links, a name with a zero byte
-        reason = getattr(error, 'strerror', None) or error
-        raise _refusal(f'{path}: unreadable file ({reason})') from None
-    _check_regular(path, found)
+    _check_regular(path, path)
     return Path(path)
 
-def _open_regular(
-    path:str|Path,
-) -> BinaryIO: # at its start
+def _open_regular(path:str|Path) -> tuple[int, int]: # descriptor, bytes
     "Open a regular file to read, without waiting for anybody; errors of `regular_file`, and OSError"
-    descriptor = os.open(regular_file(path), os.O_RDONLY | _NO_WAIT)
-    try: _check_regular(path, os.fstat(descriptor))
-    except ValueError:
+    _check_regular(path, path)
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
+    try: return descriptor, _check_regular(path, descriptor)
+    except BaseException:
         os.close(descriptor)
         raise
-    return open(descriptor, 'rb')
 
-def _size_words(size:int) -> str:
-    "Return a number of bytes in words"
-    return f'{size / 1e6:,.1f} MB' if size >= 100_000 else f'{size} bytes'
-
-def _check_size(name:str|Path, size:int, limit:int|None=None) -> None:
+def _check_size(name:str|Path, size:int, limit:int|None=None, part:str='') -> None:
     "Raise ValueError where what is read whole has more bytes than the budget, or another limit"
     limit = budget('DIFFLOW_MAX_BYTES') if limit is None else limit
     if size <= limit: return
-    raise _refusal(f'{name} takes {_size_words(size)}, allowed are {_size_words(limit)} '
-                   '(the environment variable DIFFLOW_MAX_BYTES raises it)')
+    words = [f'{n / 1e6:,.1f} MB' if n >= 100_000 else f'{n} bytes' for n in (size, limit)]
+    raise _refusal(f'{name}{part} takes {words[0]}, allowed are {words[1]} (the environment variable '
+                   'DIFFLOW_MAX_BYTES raises it)')
 
 def read_bytes(
     path:str|Path,
 ) -> bytes:
-    "Return the content of a regular file; ValueError beyond DIFFLOW_MAX_BYTES; errors of `_open_regular`"
-    with _open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    "Return the content of a regular file; ValueError beyond DIFFLOW_MAX_BYTES; errors of `regular_file`"
+    descriptor, size = _open_regular(path)
+    try:
         _check_size(path, size)
-        data = file.read(size + 1)
-        if len(data) > size: data += file.read(budget('DIFFLOW_MAX_BYTES') + 1 - size) # it grows meanwhile
-    _check_size(path, len(data))
-    return data
+        data = os.read(descriptor, size + 1)
+        if len(data) == size > 0: return data
+        with open(descriptor, 'rb', closefd=False) as file: # it changes, or does not know its size
+            data += file.read(budget('DIFFLOW_MAX_BYTES') + 1)
+        _check_size(path, len(data))
+        return data
+    finally: os.close(descriptor)
 
 # %% ../nbs/00_files.ipynb #72c78894
 class _Bounded:
-    "A file whose reads are counted while a zip looks for its directory"
-    def __init__(self, file:BinaryIO, name:str|Path): self.file, self.name, self.counts = file, name, True
+    "A file in which a zip looks for its directory"
+    def __init__(self, file:BinaryIO, name:str|Path): self.file, self.name = file, name
 
     def __getattr__(self, name:str) -> Any: return getattr(self.file, name)
 
     def read(self, size:int=-1) -> bytes:
         "Read up to `size` bytes; ValueError for a directory beyond the budget"
-        if not self.counts: return self.file.read(size)
-        _check_size(f'{self.name}: its directory', size)
+        _check_size(self.name, size, part=': its directory')
         data, most = self.file.read(size), budget('DIFFLOW_MAX_MEMBERS')
         if data.count(b'PK\x01\x02') > most:
             raise ValueError(f'it has more than {most} members (DIFFLOW_MAX_MEMBERS raises it)')
@@ -173,18 +169,18 @@ class _Bounded:
 
 class _Zip(zipfile.ZipFile):
     "A zip file whose members are measured before they are inflated"
-    _input = None # while it is not open
+    file = None # while it is not open
 
     def __init__(self, file:str|Path|BinaryIO, name:str|Path): # what messages call it
         self.name = name
-        self._input = _Bounded(file if isinstance(file, io.BytesIO) else _open_regular(file), name)
-        super().__init__(self._input)
-        self._input.counts = False
+        self.file = file if isinstance(file, io.BytesIO) else open(_open_regular(file)[0], 'rb')
+        super().__init__(_Bounded(self.file, name))
+        self.fp = self.file
 
     def close(self) -> None:
         "Close the zip and its file"
         super().close()
-        if self._input: self._input.close()
+        if self.file: self.file.close()
 
     def readable(self, name:str) -> zipfile.ZipInfo:
         "Return what is known of a member; ValueError for a missing, encrypted or strangely packed one"
@@ -198,7 +194,7 @@ class _Zip(zipfile.ZipFile):
     def read(self, name:str, pwd:None=None) -> bytes:
         "Return the content of a member; ValueError beyond the budget; zipfile's errors for a damaged one"
         info = self.readable(name)
-        _check_size(f'{self.name}/{name}', info.file_size)
+        _check_size(self.name, info.file_size, part=f'/{name}')
         return super().read(info)
 
 def open_zip(
@@ -253,7 +249,7 @@ class Npz:
             raise ValueError(f'{printable(name)} holds {"Python objects" if dtype.hasobject else dtype}, '
                              'wanted are numbers or texts')
         self._taken += math.prod(shape) * dtype.itemsize
-        _check_size(f'{self._zip.name} with all its arrays', self._taken, self._limit)
+        _check_size(self._zip.name, self._taken, self._limit, ' with all its arrays')
         with self._zip.open(self._members[name]) as file: return np.lib.format.read_array(file)
 
     def __enter__(self) -> 'Npz': return self
@@ -278,7 +274,7 @@ def file_hash(
 ) -> str: # hexadecimal
     "Return the hash of a file, read in blocks; FileNotFoundError, and ValueError for an unknown `kind`."
     digest = hashlib.new(kind)
-    with _open_regular(path) as file:
+    with open(_open_regular(path)[0], 'rb') as file:
         while block := file.read(1 << 22): digest.update(block)
     return digest.hexdigest()
 

@@ -95,8 +95,9 @@ class _FileReader:
 
     def __call__(self, i:int) -> Image.Image:
         "Decode file `i`; ValueError naming it where it is missing, truncated or no image"
-        with named_errors(self.place(i), 'unreadable image'): # every decoder has its own way to fail
-            picture = _decode(self.bytes(self.names[i]))
+        try: picture = _decode(self.bytes(self.names[i]))
+        except Exception as error: # every decoder has its own way to fail
+            with named_errors(self.place(i), 'unreadable image'): raise error
         return _upright(picture) if self.orient else picture
 
 # %% ../../nbs/data/02_readers.ipynb #e2bf439a
