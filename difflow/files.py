@@ -175,7 +175,8 @@ class _Zip(zipfile.ZipFile):
         self.name = name
         self.file = file if isinstance(file, io.BytesIO) else open(_open_regular(file)[0], 'rb')
         super().__init__(_Bounded(self.file, name))
-        self.fp = self.file
+        self.fp, size = self.file, self.file.seek(0, os.SEEK_END)
+        if sum(info.compress_size for info in self.infolist()) > size: raise ValueError('its members overlap')
 
     def close(self) -> None:
         "Close the zip and its file"
