@@ -7,10 +7,13 @@ from .data.sets import ImageSet as ImageSet
 from .data.sets import load_images as load_images
 from .denoisers.base import Denoiser as Denoiser
 from .denoisers.discrete_time import DDPMDenoiser as DDPMDenoiser
+from .denoisers.flow import FlowDenoiser as FlowDenoiser
+from .denoisers.latent import LatentDenoiser as LatentDenoiser
 from .denoisers.preconditioned import EDMDenoiser as EDMDenoiser
 from .denoisers.preconditioned import IDDPMDenoiser as IDDPMDenoiser
 from .denoisers.preconditioned import VEDenoiser as VEDenoiser
 from .denoisers.preconditioned import VPDenoiser as VPDenoiser
+from .denoisers.wrapping import wrap as wrap
 from .exact.gaussian import GaussianDenoiser as GaussianDenoiser
 from .exact.hierarchy import RandomHierarchy as RandomHierarchy
 from .exact.molrg import MoLRG as MoLRG

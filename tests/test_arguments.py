@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import difflow as df
+from difflow.networks import EDM2UNet, LucidUNet
 
 NAN, INF = math.nan, math.inf
 ALLOWED = ValueError, TypeError, IndexError, FileNotFoundError  # what a wrong argument may raise
@@ -202,6 +203,27 @@ def networks():
     small = dict(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1,
                  down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))  # fmt: skip
     yield 'DiffusersUNet', df.DiffusersUNet, small, kinds
+    kinds = dict.fromkeys(
+        'channels resnet_block_groups learned_sinusoidal_dim attn_dim_head attn_heads'.split(), COUNT
+    )
+    kinds |= dict.fromkeys('init_dim out_dim image_size'.split(), without(COUNT, 'none'))
+    flags = 'self_condition learned_variance learned_sinusoidal_cond random_fourier_features'
+    kinds |= dict.fromkeys(flags.split(), FLAG) | dict(dim=COUNT | dict(odd=15), dim_mults=SHAPE)
+    kinds |= dict(dropout=SHARE | dict(one=1.0), sinusoidal_pos_emb_theta=POSITIVE | dict(one=1))
+    kinds |= dict(full_attn=dict(text='x', number=2, three=(True, True, False)))
+    kinds |= dict(version=CHOICE | dict(old='0.21.9', two='2.0'))
+    small = dict(dim=8, dim_mults=(1, 2), channels=1)
+    yield 'LucidUNet', LucidUNet, small, kinds
+    kinds = dict.fromkeys(
+        'img_resolution img_channels model_channels num_blocks channels_per_head'.split(), COUNT
+    )
+    kinds |= dict.fromkeys('channel_mult_noise channel_mult_emb'.split(), without(COUNT, 'none'))
+    kinds |= dict(label_dim=without(COUNT, 'zero'), channel_mult=without(SHAPE, 'number'))
+    kinds |= dict(attn_resolutions=dict(zero=[0], half=[2.5], text='8'), clip_act=without(POSITIVE, 'none'))
+    kinds |= dict.fromkeys('label_balance concat_balance res_balance attn_balance'.split(), SHARE)
+    kinds |= dict(dropout=SHARE | dict(one=1.0), resample_filter=dict(text='x', none=None, empty=[], odd=[1]))
+    small = dict(img_resolution=8, img_channels=1, model_channels=8, channel_mult=(1, 2), num_blocks=1)
+    yield 'EDM2UNet', EDM2UNet, small, kinds
 
 
 def denoisers():
@@ -221,6 +243,17 @@ def denoisers():
     kinds = dict(net=OBJECT, scheduler=without(OBJECT, 'none'), prediction=CHOICE, variance=CHOICE, clip=FLAG)
     kinds |= dict(rescale_timesteps=FLAG)
     yield 'DDPMDenoiser', df.DDPMDenoiser, net, kinds
+    kinds = dict(net=OBJECT, time_scale=POSITIVE, reverse=FLAG, shift=POSITIVE)
+    yield 'FlowDenoiser', df.FlowDenoiser, net, kinds
+    given = dict(denoiser=gaussian(), codec=(torch.neg, torch.neg))
+    codecs = OBJECT | dict(one=torch.neg, three=(torch.neg,) * 3)
+    optional = {name: without(kind, 'none') for name, kind in dict(scale=POSITIVE, shift=NUMBER).items()}
+    kinds = dict(denoiser=OBJECT, codec=codecs, batch_size=COUNT) | optional
+    yield 'LatentDenoiser', df.LatentDenoiser, given, kinds
+    latent = df.LatentDenoiser(**given)
+    images = without(IMAGES, 'none_at_all', 'nan', 'one_nan', 'inf') | SHAPED
+    yield 'LatentDenoiser.encode', latent.encode, dict(images=NOISY), dict(images=images)
+    yield 'LatentDenoiser.decode', latent.decode, dict(x=NOISY), dict(x=images)
     numbers = dict(nan=torch.full((1, 8, 8), NAN), none=None, text='x', number=3, empty=torch.zeros(0))
     kinds = dict(
         mean=numbers, covariance=dict(negative=-1.0, nan=NAN, text='x', none=None, shape=torch.ones(3))

@@ -75,7 +75,12 @@ def test_installed_requirements_are_those_of_settings():
     from packaging.requirements import Requirement
 
     cfg = settings()
-    names = {'plain': 'requirements', 'dev': 'dev_requirements', 'peers': 'peers_requirements'}
+    names = {
+        'plain': 'requirements',
+        'dev': 'dev_requirements',
+        'hub': 'hub_requirements',
+        'peers': 'peers_requirements',
+    }
     wanted = {
         (r.name, str(r.specifier), extra)
         for extra, key in names.items()

@@ -127,6 +127,7 @@ def calls(tmp_path_factory):
     leaves = tree.encode(tree.sample(2)[0])
     molrg, codes, unit = df.MoLRG(2, 12, 2), df.normal((20, 3, 4)), nn.functional.normalize(df.normal((6, 4)))
     subspace, eps = molrg.bases, df.DDPMDenoiser(net)
+    latent = df.LatentDenoiser(gaussian, (torch.neg, torch.neg))
     walk = dict(sigmas=[2.0, 1.0, 0.0])
     song, coded = (
         df.SongUNet(8, 1, 1, 2, model_channels=32, channel_mult=(1,), num_blocks=1),
@@ -165,6 +166,14 @@ def calls(tmp_path_factory):
         'p_mean_variance': lambda: denoisers.p_mean_variance(eps, X, PAIR, PAIR),
         'EDMDenoiser': lambda: edm(X, 1.0, PAIR),
         'IDDPMDenoiser': lambda: df.IDDPMDenoiser(net)(X, 1.0, PAIR),
+        'LatentDenoiser': lambda: (
+            latent(X, 1.0),
+            latent.encode(X),
+            latent.decode(X),
+            latent.loss(X),
+            df.sample(latent, 2, steps=2, progress=False),
+        ),
+        'FlowDenoiser': lambda: df.FlowDenoiser(net)(X, 1.0, PAIR),
         'VEDenoiser': lambda: df.VEDenoiser(net)(X, 1.0, PAIR),
         'VPDenoiser': lambda: df.VPDenoiser(net)(X, 1.0, PAIR),
         'GaussianDenoiser': lambda: (gaussian, gaussian.draw(X)),
@@ -211,6 +220,10 @@ def calls(tmp_path_factory):
         'SongUNet': lambda: song(X, torch.ones(2), PAIR),
         'DhariwalUNet': lambda: stripes(X, torch.ones(2), PAIR),
         'DiffusersUNet': lambda: df.DiffusersUNet(**own)(X, PAIR),
+        'EDM2UNet': lambda: networks.EDM2UNet(8, 1, 2, model_channels=8, channel_mult=(1,), num_blocks=1)(
+            X, PAIR, PAIR
+        ),
+        'LucidUNet': lambda: networks.LucidUNet(8, dim_mults=(1, 2), channels=1)(X, PAIR),
         'CodedUNet': lambda: networks.CodedUNet(5, **small)(X, PAIR, coded),
         'CodedDiffusersUNet': lambda: networks.CodedDiffusersUNet(5, **own)(X, PAIR, coded),
         'pad_to_even': lambda: networks.pad_to_even(X[:1].expand(3, 1, 8, 8)),

@@ -14,15 +14,22 @@ from torch import Tensor
 
 from .containers import read_contents
 from .diffusers_folders import _DIFFUSERS_FOLDERS
+from .diffusion_transformers import _DIFFUSION_TRANSFORMERS
+from .edm2_snapshots import _EDM2_SNAPSHOTS
 from .edm_snapshots import _EDM_SNAPSHOTS
 from .formats import Contents, _Candidate, _Format
 from .guided_unets import _GUIDED_UNETS
+from .lucid_unets import _LUCID_UNETS
 from .safetensors_files import _DIFFLOW
+from .score_sde import _SCORE_SDE
 from .stand_ins import _kind_of
 from .state_dicts import _abbreviated, _choose, _find_state_dicts, _groups, _is_averaged, _objects
+from .torchcfm import _TORCHCFM
 
 # %% ../../nbs/checkpoints/20_archives.ipynb #829096ba
-FORMATS = _DIFFLOW, _DIFFUSERS_FOLDERS, _EDM_SNAPSHOTS, _GUIDED_UNETS # in the order of asking
+FORMATS = ( # in the order of asking
+    _DIFFLOW, _DIFFUSERS_FOLDERS, _EDM_SNAPSHOTS, _DIFFUSION_TRANSFORMERS, _TORCHCFM,
+    _LUCID_UNETS, _EDM2_SNAPSHOTS, _SCORE_SDE, _GUIDED_UNETS)
 
 class _Recognised(NamedTuple):
     "What a file holds, and who knows it."

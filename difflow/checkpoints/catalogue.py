@@ -62,6 +62,27 @@ def _guided() -> list[_PublishedModel]:
     return [_PublishedModel(f'guided-diffusion {size}', architecture, settings | dict(image_size=size))
             for size, architecture, settings in sizes]
 
+# %% ../../nbs/checkpoints/02_catalogue.ipynb #a6844312
+def _improved() -> list[_PublishedModel]:
+    "Return the models of improved-diffusion, by their data."
+    common = dict(in_channels=3, out_channels=6, time_embed_mult=4, resblock_updown=False, num_res_blocks=3,
+                  use_scale_shift_norm=True, num_classes=None, model_channels=128)
+    small = common | dict(channel_mult=[1, 2, 3, 4], attention_levels=[2, 3])
+    steps = dict(schedule='cosine', diffusion_steps=4000, rescale_timesteps=True, num_heads=4,
+                 num_head_channels=-1, use_new_attention_order=False)
+    bedroom = common | dict(num_res_blocks=2, use_scale_shift_norm=False, channel_mult=[1, 1, 2, 2, 4, 4],
+                            attention_levels=[4])
+    linear = steps | dict(schedule='linear', diffusion_steps=1000, num_heads=1, image_size=256)
+    return [
+        _PublishedModel('improved-diffusion CIFAR-10', common | dict(
+            channel_mult=[1, 2, 2, 2], attention_levels=[1, 2]), steps | dict(image_size=32, dropout=0.3)),
+        _PublishedModel('improved-diffusion ImageNet-64', small, steps | dict(image_size=64)),
+        _PublishedModel('improved-diffusion ImageNet-64 class-conditional',
+                        small | dict(model_channels=192, num_classes=1000),
+                        steps | dict(image_size=64, rescale_timesteps=False)),
+        _PublishedModel('improved-diffusion LSUN bedroom', bedroom, linear | dict(rescale_timesteps=False))]
+
+# %% ../../nbs/checkpoints/02_catalogue.ipynb #39608e6d
 def _minimal() -> list[_PublishedModel]:
     "Return the models of minimal-diffusion, by factory and image size."
     small = dict(channel_mult=[1, 2, 2, 2], attention_levels=[0, 1, 2])
@@ -79,7 +100,7 @@ def _minimal() -> list[_PublishedModel]:
                    for size, shapes, known in sizes]
     return models
 
-_PUBLISHED_MODELS = _guided() + _minimal()
+_PUBLISHED_MODELS = _guided() + _improved() + _minimal()
 
 def _published_model(architecture:dict) -> _PublishedModel|None:
     "Return the published model whose network has the arguments `architecture`, None when there is none."
@@ -93,8 +114,14 @@ class _PublishedFile(NamedTuple):
     sha256:str|None=None # in hexadecimal, None: none is published
     licence:str='see its repository'
 
-_OPENAI = 'https://openaipublic.blob.core.windows.net/diffusion/jul-2021/'
+_OPENAI = 'https://openaipublic.blob.core.windows.net/diffusion/'
 _NVIDIA = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/'
+_IMPROVED_FILES = {
+    'iddpm-cifar10': 'cifar10_uncond_50M_500K', 'iddpm-cifar10-vlb': 'cifar10_uncond_vlb_50M_500K',
+    'iddpm-imagenet64': 'imagenet64_uncond_100M_1500K', 'iddpm-imagenet64-cond': 'imagenet64_cond_270M_250K',
+    'iddpm-imagenet64-vlb': 'imagenet64_uncond_vlb_100M_1500K',
+    'iddpm-lsun-bedroom256': 'lsun_uncond_100M_1200K_bs128',
+    'iddpm-lsun-bedroom256-bs64': 'lsun_uncond_100M_2400K_bs64'}
 _ADM_FILES = {
     'adm-imagenet256': '256x256_diffusion_uncond', 'adm-imagenet256-cond': '256x256_diffusion',
     'adm-imagenet64-cond': '64x64_diffusion', 'adm-imagenet128-cond': '128x128_diffusion',
@@ -106,8 +133,23 @@ _EDM_FILES += ['edm-imagenet-64x64-cond-adm', 'baseline-imagenet-64x64-cond-adm'
          'baseline-cifar10-32x32-uncond-vp', 'baseline-cifar10-32x32-uncond-ve']
 _SHA256 = {'adm-imagenet256': 'a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1'}
 
-_PUBLISHED_FILES = {name: _PublishedFile(f'{_OPENAI}{file}.pt', _SHA256.get(name), 'MIT')
+_PUBLISHED_FILES = {name: _PublishedFile(f'{_OPENAI}jul-2021/{file}.pt', _SHA256.get(name), 'MIT')
                     for name, file in _ADM_FILES.items()}
+_PUBLISHED_FILES |= {name: _PublishedFile(f'{_OPENAI}march-2021/{file}.pt', None, 'MIT')
+                     for name, file in _IMPROVED_FILES.items()}
 _PUBLISHED_FILES |= {
     name: _PublishedFile(f'{_NVIDIA}{"baseline/" * name.startswith("baseline")}{name}.pkl', None,
                          'CC BY-NC-SA 4.0') for name in _EDM_FILES}
+
+# %% ../../nbs/checkpoints/02_catalogue.ipynb #e2d0a1c5
+_EDM2 = 'https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-'
+_EDM2_FILES = { # size: images seen in thousands, length of the average by FID, and by DINOv2
+    'img512-xs': ('2147483', '0.135', '0.200'), 'img512-s': ('2147483', '0.130', '0.190'),
+    'img512-m': ('2147483', '0.100', '0.155'), 'img512-l': ('1879048', '0.085', '0.155'),
+    'img512-xl': ('1342177', '0.085', '0.155'), 'img512-xxl': ('0939524', '0.070', '0.150'),
+    'img64-s': ('1073741', '0.075'), 'img64-m': ('2147483', '0.060'), 'img64-l': ('1073741', '0.040'),
+    'img64-xl': ('0671088', '0.040')}
+
+_PUBLISHED_FILES |= {
+    f'edm2-{size}-{score}': _PublishedFile(f'{_EDM2}{size}-{seen}-{length}.pkl', None, 'CC BY-NC-SA 4.0')
+    for size, (seen, *lengths) in _EDM2_FILES.items() for score, length in zip(('fid', 'dino'), lengths)}

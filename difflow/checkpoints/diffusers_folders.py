@@ -5,124 +5,193 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #8f4d9671
+# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #e2d54c80
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
-from ..schedulers.scheduler import Scheduler
+from ..data.checks import check_kind
 from .containers import read_contents
-from .formats import Contents, _Candidate, _Format, _override, _Plan
-
-# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #586d3412
-def _diffusers_betas(
-    config:dict, # of a scheduler; what is missing has the default of DDPMScheduler
-) -> np.ndarray: # (n,) float64
-    "Return the betas that a scheduler's configuration describes; raise ValueError for an unknown rule."
-    low, high = config.get('beta_start', 0.0001), config.get('beta_end', 0.02)
-    n, rule = config.get('num_train_timesteps', 1000), config.get('beta_schedule', 'linear')
-    if config.get('trained_betas') is not None: return np.asarray(config['trained_betas'], np.float64)
-    if rule == 'linear': return np.linspace(low, high, n)
-    if rule == 'scaled_linear': return np.linspace(low**0.5, high**0.5, n)**2
-    if rule == 'squaredcos_cap_v2': return Scheduler.cosine(n).betas.numpy()
-    if rule == 'sigmoid': return (high - low) / (1 + np.exp(-np.linspace(-6, 6, n))) + low
-    known = 'linear, scaled_linear, squaredcos_cap_v2 or sigmoid'
-    raise ValueError(f'beta_schedule must be {known}, got {rule!r}')
-
-def _diffusers_scheduler(config:dict) -> Scheduler:
-    "Return the noise levels of a scheduler's configuration; raise ValueError where they cannot be had."
-    if config.get('rescale_betas_zero_snr'):
-        raise ValueError('rescale_betas_zero_snr must be False: its last level has no signal, sigma is inf')
-    betas = _diffusers_betas(config)
-    for usual in (Scheduler.linear, Scheduler.cosine) if len(betas) > 20 else ():
-        if np.allclose(betas, usual(len(betas)).betas, rtol=1e-9): return usual(len(betas))
-    kept = np.cumprod(1 - betas)
-    return Scheduler.from_sigmas(np.sqrt((1 - kept) / kept))
-
-_SCHEDULERS = ['DDPMScheduler', 'DDIMScheduler', 'DDPMParallelScheduler', 'DDIMParallelScheduler']
-
-def _diffusers_options(
-    config:dict, # of a scheduler; without `_class_name`, DDPMScheduler
-    learned:bool=False, # the network also predicts the variance
-) -> dict: # arguments of `DDPMDenoiser`
-    "Translate a scheduler's configuration; raise ValueError for what cannot be translated."
-    kind = config.get('_class_name', _SCHEDULERS[0])
-    if kind not in _SCHEDULERS:
-        raise ValueError(f'the scheduler must be one of {", ".join(_SCHEDULERS)}, got {kind!r}: '
-                         'its numbers are no betas of a DDPM')
-    if config.get('thresholding'): raise ValueError('thresholding must be False: samplers here only clip')
-    predictions = {'epsilon': 'eps', 'sample': 'x0', 'v_prediction': 'v'}
-    variances = {'fixed_small_log': 'fixed_small', 'fixed_large_log': 'fixed_large'}
-    prediction = config.get('prediction_type', 'epsilon')
-    variance = config.get('variance_type', 'fixed_small')
-    if prediction not in predictions:
-        raise ValueError(f'prediction_type must be one of {list(predictions)}, got {prediction!r}')
-    if config.get('clip_sample', True) and config.get('clip_sample_range', 1.) != 1:
-        raise ValueError(f"clip_sample_range must be 1, got {config['clip_sample_range']}")
-    return dict(scheduler=_diffusers_scheduler(config).to_dict(), prediction=predictions[prediction],
-                variance='learned_range' if learned else variances.get(variance, variance),
-                clip=bool(config.get('clip_sample', True)))
+from .diffusers_schedulers import _plan_of_scheduler
+from .formats import Contents, _Candidate, _Format, _networks, _override, _Plan
+from .state_dicts import _is_averaged
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #e0c99d03
 def _modern_names(tensors:dict[str, Tensor]) -> dict[str, Tensor]:
     "Return the tensors of an old file under the names of today."
     new = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
     renamed = lambda name: '.'.join(new.get(part, part) for part in name.split('.'))
+    if 'time_proj.W' in tensors: # twice in old files
+        tensors = tensors | {'time_proj.weight': tensors['time_proj.W']}
+        tensors = {name: tensor for name, tensor in tensors.items() if name != 'time_proj.W'}
     return {renamed(name) if 'attentions' in name else name: tensor for name, tensor in tensors.items()}
 
-# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #d5064e28
-class _Folder(NamedTuple):
-    "The configurations and the file of weights in a folder of diffusers."
-    config:dict # arguments of the network
-    scheduler:dict|None # configuration of its scheduler, None when there is none
-    weights:Path
-
-_WEIGHTS = [f'diffusion_pytorch_model{variant}' for variant in (
-    '.safetensors', '.bin', '.fp16.safetensors', '.fp16.bin', '.non_ema.safetensors')]
-
+# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #497b30c9
 def _json(path:Path) -> dict:
     "Read a JSON object; raise ValueError when it is none."
-    try: found = json.loads(path.read_text())
-    except (OSError, ValueError): raise ValueError(f'{path} cannot be read: it is no JSON') from None
+    try: found = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 26 else None
+    except (OSError, ValueError, RecursionError):
+        raise ValueError(f'{path} cannot be read: it is no JSON') from None
     if not isinstance(found, dict): raise ValueError(f'{path} holds no JSON object')
     return found
 
-def _read_folder(path:str|Path) -> _Folder:
-    "Find configuration, scheduler and weights in a folder; raise ValueError when one is missing or another."
-    path = Path(path)
-    home = next((folder for folder in (path, path / 'unet') if (folder / 'config.json').exists()), None)
-    if home is None: raise ValueError(f'{path} is no folder of diffusers: it has no config.json')
-    config = _json(home / 'config.json')
-    kind = config.get('_class_name', 'UNet2DModel')
-    if kind != 'UNet2DModel': raise ValueError(f'{home} holds a {kind}, expected a UNet2DModel')
-    weights = next((home / name for name in _WEIGHTS if (home / name).exists()), None)
-    if weights is None: raise ValueError(f'{home} has no weights: expected {_WEIGHTS[0]} or {_WEIGHTS[1]}')
-    places = [home / 'scheduler', home.parent / 'scheduler' if home != path else home, home]
-    found = next((place / 'scheduler_config.json' for place in places
-                  if (place / 'scheduler_config.json').exists()), None)
-    scheduler = None if found is None else _json(found)
-    return _Folder({name: value for name, value in config.items() if name[:1] != '_'}, scheduler, weights)
+_STEMS = 'diffusion_pytorch_model', 'model', 'pytorch_model'
 
-# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #c89e7414
+def _variant_of(name:str) -> tuple[str, str]|None: # (variant, ending), the variant '' is full precision
+    "Return what kind of weights, or of an index of them, a file is by its name; None for others."
+    stem = next((stem for stem in _STEMS if name.startswith(f'{stem}.')), None)
+    if stem is None: return None
+    words = name.removeprefix(stem).split('.')[1:]
+    is_index = words[-1] == 'json' and 'index' in words
+    if words[-1] not in ('safetensors', 'bin') and not is_index: return None
+    ending = 'safetensors' if 'safetensors' in words else 'bin'
+    return '.'.join(word for word in words if word not in ('safetensors', 'bin', 'index', 'json')), ending
+
+def _preference(kind:tuple[str, str]) -> tuple:
+    "Return the key that sorts kinds of weights: full precision first, safetensors before pickles."
+    variant, ending = kind
+    return variant != '', variant != 'fp16', variant, ending != 'safetensors'
+
+def _variants(home:Path) -> dict[tuple[str, str], Path]: # (variant, ending): file of weights, or index
+    "Return the weights in a folder."
+    kinds = {file: _variant_of(file.name) for file in sorted(home.iterdir())}
+    return {kind: file for file, kind in kinds.items() if kind is not None}
+
+def _weight_files(home:Path, variant:str|None) -> list[Path]:
+    "Return the files of weights in a folder, several where they are cut; raise ValueError for none."
+    found = _variants(home)
+    if variant is not None: found = {key: file for key, file in found.items() if key[0] == variant}
+    order = sorted(found, key=_preference)
+    if not order:
+        what = 'expected diffusion_pytorch_model.safetensors or diffusion_pytorch_model.bin'
+        if variant: what = f'of the variant {variant!r}, there are {sorted(v for v, _ in _variants(home))}'
+        raise ValueError(f'{home} has no weights: {what}')
+    file = found[order[0]]
+    if file.suffix != '.json': return [file]
+    shards = _json(file).get('weight_map')
+    names = sorted(set(shards.values())) if isinstance(shards, dict) else []
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise ValueError(f'{file} lists no files of weights')
+    return [home / name for name in names]
+
+def _read_weights(files:list[Path]) -> dict[str, Tensor]:
+    "Read the weights in files that belong together, under the names of today."
+    tensors = {}
+    for file in files:
+        if not file.exists(): raise ValueError(f'{file} is missing: the index lists it')
+        part = read_contents(file).tree
+        tensors |= {name: tensor for name, tensor in part.items() if isinstance(tensor, Tensor)}
+    return _modern_names(tensors)
+
+# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #03c4c6dd
+_NETWORK_FOLDERS = 'unet', 'unet_ema', 'transformer', 'transformer_ema', 'ema'
+_CODECS = 'AutoencoderKL', 'VQModel', 'AsymmetricAutoencoderKL', 'AutoencoderTiny', 'AutoencoderDC'
+
+def _class_in(home:Path) -> str|None:
+    "Return the class that the configuration in a folder names, None without one."
+    file = home / 'config.json'
+    return _json(file).get('_class_name', 'UNet2DModel') if file.is_file() else None
+
+def _parts(path:Path) -> dict[str, Path]:
+    "Return the folders of a pipeline by name; a network alone has the name ''."
+    if (path / 'config.json').is_file(): return {'': path}
+    index = _json(path / 'model_index.json') if (path / 'model_index.json').is_file() else {}
+    names = [name for name, value in index.items() if isinstance(value, list) and Path(name).name == name]
+    inside = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+    known = [name for name in inside if name in (*_NETWORK_FOLDERS, 'vae', 'vqvae', 'vae_1_0')]
+    return {name: path / name for name in dict.fromkeys([*names, *known]) if (path / name).is_dir()}
+
+def _scheduler_of(path:Path) -> dict|None:
+    "Return the configuration of the scheduler in a pipeline, or beside a network; None without one."
+    places = path / 'scheduler', path, path.parent / 'scheduler'
+    return next((_json(place / 'scheduler_config.json') for place in places
+                 if (place / 'scheduler_config.json').is_file()), None)
+
+def _codec_of(path:Path, parts:dict[str, Path]) -> Path|None:
+    "Return the folder of the auto-encoder of a pipeline, None where the network works on images."
+    homes = [*parts.values(), *(path.parent / name for name in ('vae', 'vqvae') if '' in parts)]
+    return next((home for home in homes if home.is_dir() and _class_in(home) in _CODECS), None)
+
+def _networks_in(path:Path) -> Iterator[_Candidate]:
+    "Yield the networks in a folder; raise ValueError where there is none."
+    parts = _parts(path)
+    kinds = {name: _class_in(home) for name, home in parts.items()}
+    codec, scheduler = _codec_of(path, parts), _scheduler_of(path)
+    homes = [name for name, kind in kinds.items() if kind is not None and kind not in _CODECS
+             and (name in ('', *_NETWORK_FOLDERS) or kind.startswith(('UNet', 'DiT', 'Transformer')))]
+    if not homes:
+        raise ValueError('is no folder of diffusers: it has no config.json of a network' + (
+            f', but {", ".join(kind for kind in kinds.values() if kind)}' if any(kinds.values()) else ''))
+    for name in homes:
+        config = _json(parts[name] / 'config.json')
+        facts = dict(config=config, scheduler=scheduler, home=parts[name], codec=codec)
+        yield _Candidate(name, {}, facts, _is_averaged(name) or 'decay' in config)
+
+# %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #30ceb637
 def _sniff_folder(contents:Contents) -> list[_Candidate]:
-    "Return the network in a folder of diffusers; raise ValueError when a part of it is missing or another."
-    if contents.container != 'folder': return []
-    found = _read_folder(contents.path)
-    return [_Candidate('', {}, dict(config=found.config, scheduler=found.scheduler, file=found.weights))]
+    "Return the networks in a folder of diffusers, or in a file with its configuration beside it."
+    path = contents.path
+    if contents.container == 'folder': return list(_networks_in(path))
+    beside = path.parent / 'config.json'
+    inside = contents.tree if isinstance(contents.tree, dict) else {}
+    named = {'conv_in.weight', 'pos_embed.proj.weight'} & inside.keys() and beside.is_file()
+    if not named or '_class_name' not in _json(beside): return []
+    return [c._replace(facts=c.facts | dict(files=[path])) for c in _networks_in(path.parent) if c.name == '']
 
 def _plan_folder(candidate:_Candidate, given:dict) -> _Plan:
     "Return how to build the denoiser, with the caller's arguments; raise ValueError for others."
-    config, scheduler = candidate.facts['config'], candidate.facts['scheduler']
-    learned = config.get('out_channels', 3) == 2 * config.get('in_channels', 3)
-    options = _diffusers_options(scheduler or {}, learned)
+    facts, variant = candidate.facts, given.pop('variant', None)
+    if facts['codec'] is not None:
+        raise ValueError(f'the network works on latents: {facts["codec"].name}/ lies beside it')
+    facts.setdefault('files', _weight_files(facts['home'], variant))
+    facts['file'] = facts['files'][0]
+    scheduler = facts['scheduler'] or {}
+    learned = _learns_variance(facts['config'])
+    denoiser, options, more, convention = _plan_of_scheduler(scheduler, learned)
+    facts['condition'] = given.pop('condition', None)
+    kind, config, unused = _network_of(facts['config'], convention, facts['condition'])
+    facts['kind'] = kind
+    card = {'scheduler': scheduler.get('_class_name', 'DDPMScheduler')} if scheduler else {}
+    if unused | more: card['without effect'] = unused | more
     assumed = {} if scheduler else dict(options)
-    return _override(_Plan('DDPMDenoiser', options, 'DiffusersUNet', dict(config), {}, assumed, []), given)
+    return _override(_Plan(denoiser, options, kind, config, card, assumed, []), given)
+
+def _learns_variance(config:dict) -> bool:
+    "Return whether a network answers with twice the channels of an image."
+    inputs = config.get('in_channels', 3)
+    return (config.get('out_channels') or inputs) == 2 * inputs
+
+_OLD_CLASSES = {'ada_norm_zero': 'DiTTransformer2DModel', 'ada_norm_single': 'PixArtTransformer2DModel'}
+
+def _network_of(
+    config:dict, # of the network, as in config.json
+    convention:str='plain', # how it is talked to, see `DiffusersModule`
+    condition:Tensor|None=None, # the embedding it attends to
+) -> tuple[str, dict, dict]: # class of ours, its arguments, what it does not have
+    "Return the network that a configuration describes; raise ValueError for a class that is not read."
+    kind = config.get('_class_name', 'UNet2DModel')
+    if kind == 'Transformer2DModel': kind = _OLD_CLASSES.get(config.get('norm_type'), kind)
+    unet, module = _networks()['DiffusersUNet'], _networks()['DiffusersModule']
+    ours = kind == 'UNet2DModel' and convention == 'plain' and unet.builds(config)
+    if ours and condition is not None: raise ValueError('condition must be None: a UNet2DModel takes none')
+    known = inspect.signature(unet).parameters if ours else module.arguments_of(kind)
+    own = {name: value for name, value in config.items() if name in known}
+    rest = config.keys() - own.keys()
+    rest = {n: config[n] for n in sorted(rest) if n[:1] != '_' and config[n] is not None}
+    if ours: return 'DiffusersUNet', own, rest
+    shape = None if condition is None else list(check_kind('condition', condition, Tensor).shape[-2:])
+    arguments = dict(class_name=kind, arguments=own, convention=convention, condition=shape)
+    return 'DiffusersModule', arguments, rest
 
 def _folder_weights(candidate:_Candidate) -> dict[str, Tensor]:
-    "Read the weights, under the names of today."
-    return _modern_names(read_contents(candidate.facts['file']).tree)
+    "Read the weights, under the names of today; those of a wrapped network and its condition."
+    facts, tensors = candidate.facts, _read_weights(candidate.facts['files'])
+    if facts['kind'] == 'DiffusersUNet': return tensors
+    tensors = {f'inner.{name}': tensor for name, tensor in tensors.items()}
+    condition = facts['condition']
+    return tensors if condition is None else tensors | dict(condition=condition.reshape(condition.shape[-2:]))
 
 _DIFFUSERS_FOLDERS = _Format('diffusers folder', _sniff_folder, _plan_folder, _folder_weights, whole=True)

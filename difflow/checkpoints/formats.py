@@ -23,8 +23,9 @@ from ..schedulers.scheduler import Scheduler
 def _denoisers() -> dict[str, type]:
     "Return the classes of denoisers that a file may name."
     from difflow.denoisers.discrete_time import DDPMDenoiser
+    from difflow.denoisers.flow import FlowDenoiser
     from difflow.denoisers.preconditioned import EDMDenoiser, IDDPMDenoiser, VEDenoiser, VPDenoiser
-    kinds = DDPMDenoiser, EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser
+    kinds = DDPMDenoiser, EDMDenoiser, VPDenoiser, VEDenoiser, IDDPMDenoiser, FlowDenoiser
     return {kind.__name__: kind for kind in kinds}
 
 @cache

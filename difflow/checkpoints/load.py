@@ -25,6 +25,7 @@ from .catalogue import _PUBLISHED_FILES
 from .containers import read_contents
 from .downloads import cached
 from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _one_line, _Plan
+from .hub import _hub_name, _hub_path
 from .safetensors_files import write_tensors
 from .state_dicts import _abbreviated
 from .weights import _bounded, _check_dtype, _weights, lighten, load_strictly
@@ -130,8 +131,9 @@ def embedded_models() -> list[str]:
                   if file.name.endswith('.safetensors'))
 
 def find_checkpoint(
-    name:str|Path, # an embedded model, a published one, a path, or an http(s) URL
+    name:str|Path, # an embedded model, a published one, a path, an http(s) URL, or a name on the hub
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
+    variant:str|None=None, # of the weights on the hub, as 'fp16'
 ) -> Path:
     "Return the path of a checkpoint; raise ValueError when there is none, or it has another `hash`."
     text = str(check_kind('name', name, (str, Path)))
@@ -143,6 +145,7 @@ def find_checkpoint(
     elif text in _PUBLISHED_FILES:
         path = cached(_PUBLISHED_FILES[text].url, hash or _PUBLISHED_FILES[text].sha256)
     elif re.match(r'https?://', text): path = cached(text, hash)
+    elif _hub_name(text): path = _hub_path(text, variant)
     else:
         raise ValueError(f'{text!r} is neither a file nor a model; known are {", ".join(embedded_models())}; '
                          f'to download: {_abbreviated(list(_PUBLISHED_FILES))}')
@@ -153,15 +156,17 @@ def find_checkpoint(
 
 def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
     "Find a file, read it, choose the weights in it and plan the denoiser."
-    path = find_checkpoint(what, hash)
+    path = find_checkpoint(what, hash, given.get('variant'))
     contents = read_contents(path)
     try:
         kind, candidate, others = _recognised(contents, key)
-        plan, tensors = kind.plan(candidate, given), kind.read(candidate)
+        plan = kind.plan(candidate, dict(given))
+        tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
         raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
-    if candidate.name and not kind.whole: plan.card['weights'] = _which(candidate, others)
+    if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
+    if _hub_name(str(what)) and not Path(str(what)).exists(): plan.card['hub'] = str(what)
     if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
         model = _PUBLISHED_FILES[str(what)]
         plan.card.update(name=str(what), url=model.url, licence=model.licence)
@@ -202,8 +207,9 @@ def load_denoiser(
     return denoiser
 
 # %% ../../nbs/checkpoints/23_load.ipynb #5f7b7616
-_SIZES = 'image_size', 'img_resolution', 'sample_size'
+_SIZES = 'image_size', 'img_resolution', 'sample_size', 'input_size'
 _CLASSES = 'num_classes', 'label_dim', 'num_class_embeds'
+_CHANNELS = 'in_channels', 'channels', 'img_channels'
 
 def _first(config:dict, names:tuple[str, ...]) -> object:
     "Return the first value in `config` that goes by one of `names`."
@@ -219,7 +225,7 @@ def describe(
     source = _opened(what, key, hash, options)
     file, tensors, plan = source.candidate.facts.get('file', source.path), source.tensors, source.plan
     config = plan.config
-    channels = config.get('in_channels', 3)
+    channels = _first(config, _CHANNELS) or 3
     size, classes = _first(config, _SIZES), _first(config, _CLASSES)
     return dict(
         file=str(source.path), bytes=file.stat().st_size, sha256=file_hash(file),

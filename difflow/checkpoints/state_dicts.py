@@ -172,8 +172,10 @@ def _same(tensors:dict[str, Tensor], others:dict[str, Tensor]) -> bool:
 
 def _choose(candidates:list[_Candidate], key:str|None) -> _Candidate:
     "Return the weights that `key` names, or the averaged ones; raise ValueError where that leaves a choice."
-    fits = lambda c: key == c.name or c.name.startswith(f'{key}.') or c.name.endswith(f'.{key}')
-    chosen = candidates if key is None else [c for c in candidates if fits(c)]
+    fits = (lambda name: name == key, lambda name: name.startswith(f'{key}.'), # the whole before a part
+            lambda name: name.endswith(f'.{key}'), lambda name: f'.{key}.' in name)
+    named = [[c for c in candidates if fit(c.name)] for fit in fits]
+    chosen = candidates if key is None else next(filter(None, named), [])
     names = ', '.join(repr(c.name) for c in candidates)
     if not chosen: raise ValueError(f'key must be one of {names}, got {key!r}')
     pool = [c for c in chosen if c.averaged] or chosen

@@ -16,10 +16,10 @@ import typer
 from typer.core import TyperCommand
 
 from difflow.cli.options import (
-    _ARCHITECTURE,
     _count,
     _dashed,
     _DeviceOption,
+    _foreign_options,
     _GuidanceOption,
     _numbers,
     _option,
@@ -28,6 +28,7 @@ from difflow.cli.options import (
     _SamplerOption,
     _SplitOption,
     _switch,
+    _with_options,
 )
 
 from .models import _data_facts, _load_model, _model_facts
@@ -112,6 +113,7 @@ def _run(options:dict) -> None:
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
 @app.command('forward-backward', cls=_PublishedSpelling, 
              short_help='Noise a data set to several levels and return.')
+@_with_options(**_foreign_options())
 def _forward_backward_command(context:typer.Context,
     data_dir:_dashed(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...', 'data_dir'),
     model_path:_dashed(str, 'a checkpoint file; or mnist, mnist-class, digits', 'model_path', '--model'),
@@ -137,11 +139,7 @@ def _forward_backward_command(context:typer.Context,
     restart:_RestartOption=False,
     dtype:_option(str, 'of the network: float32, float16 or bfloat16')='float32',
     use_fp16:_switch('the same as --dtype float16', 'use_fp16')=False,
-    image_size:_ARCHITECTURE['image_size']=None, num_heads:_ARCHITECTURE['num_heads']=None,
-    num_head_channels:_ARCHITECTURE['num_head_channels']=None,
-    use_new_attention_order:_ARCHITECTURE['use_new_attention_order']=None,
-    schedule:_ARCHITECTURE['schedule']=None, diffusion_steps:_ARCHITECTURE['diffusion_steps']=None,
-    device:_DeviceOption='auto',
+    device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Noise the images of a data set to several levels and bring them back; again: go on with a stopped run."
     _run(context.params)

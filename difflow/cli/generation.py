@@ -17,8 +17,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from difflow.cli.options import (
+    _count,
+    _dashed,
+    _DeviceOption,
+    _flag,
+    _foreign_options,
+    _option,
+    _overrides,
+    _with_options,
+)
+
 from .models import _device_of, _load_model, _model_facts
-from .options import _count, _dashed, _DeviceOption, _flag, _option
 from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
@@ -79,6 +89,7 @@ class _Walk:
             if file in wanted: yield Output(file, partial(encode_image, image), dict(seed=seed))
 
 # %% ../../nbs/cli/10_generation.ipynb #d6e32772
+_OWN = 'dataset', 'schedule' # of this command, with another meaning
 _LEVELS, _CHURN = ('sigma_min', 'sigma_max', 'rho'), ('S_churn', 'S_min', 'S_max', 'S_noise')
 
 def _open_network(options:dict) -> 'Denoiser':
@@ -86,7 +97,7 @@ def _open_network(options:dict) -> 'Denoiser':
     if not options['optimal_denoiser']:
         if options['network'] is None: raise ValueError('--network is missing')
         if options['dataset'] is not None: raise ValueError('--dataset goes with --optimal_denoiser')
-        return _load_model(options['network'], options['device'])
+        return _load_model(options['network'], options['device'], **_overrides(options, *_OWN))
     if options['dataset'] is None: raise ValueError('--optimal_denoiser needs --dataset')
     from difflow.data.sets import load_images
     from difflow.exact.optimal import OptimalDenoiser
@@ -142,6 +153,7 @@ def _generate(options:dict) -> None:
 
 # %% ../../nbs/cli/10_generation.ipynb #7abe0cfd
 @app.command('generate', short_help='Make images from seeds, for any model, into a folder.')
+@_with_options(**_foreign_options(*_OWN))
 def _generate_command(context:typer.Context,
     outdir:_option(Path, 'folder of the images'),
     network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file')=None,
@@ -164,7 +176,7 @@ def _generate_command(context:typer.Context,
     dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
     noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
     restart:_flag('--restart', 'begin anew: first remove what this command has written to --outdir')=False,
-    device:_DeviceOption='auto',
+    device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Make an image for each seed; again: go on with a stopped run. Under torchrun the ranks share the seeds."
     _generate(context.params)

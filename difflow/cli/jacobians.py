@@ -14,8 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from difflow.cli.options import (
+    _check_ending,
+    _count,
+    _DeviceOption,
+    _foreign_options,
+    _numbers,
+    _option,
+    _overrides,
+    _RestartOption,
+    _SamplerOption,
+    _with_options,
+)
+
 from .models import _load_model, _model_facts
-from .options import _check_ending, _count, _DeviceOption, _numbers, _option, _RestartOption, _SamplerOption
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -136,6 +148,7 @@ class _Walk(NamedTuple):
                           progress=sys.stderr.isatty(), unit='point')
 
 @app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
+@_with_options(**_foreign_options())
 def _jacobian_command(
     network:_option(str, 'mnist, mnist-class or digits (embedded), or a checkpoint file', '--network',
                    '--network_pkl', '--model')='mnist',
@@ -154,13 +167,14 @@ def _jacobian_command(
     out:_option(Path, 'the table, an npz; the picture lies beside it')=Path('jacobian.npz'),
     batch_size:_count('points at once; with --k one after another', least=1)=16,
     chunk:_count('rows of the network at once')=256,
-    restart:_RestartOption=False, device:_DeviceOption='auto',
+    restart:_RestartOption=False, device:_DeviceOption='auto', **options,
 ) -> None:
     "Measure the numerical rank of the denoiser's Jacobian along the sampling trajectories of many seeds."
     start = time.perf_counter()
     _check_ending(out, '.npz')
     levels = at and sorted(set(_numbers(at, '--at', float)), reverse=True)
-    denoiser, seeds = _load_model(network, device), range(seed, seed + samples)
+    denoiser = _load_model(network, device, **_overrides(options))
+    seeds = range(seed, seed + samples)
     scheduler = _levels_of(denoiser, steps, sigma_min, sigma_max, rho)
     walk = dict(steps=steps, scheduler=scheduler, at=levels, sampler=sampler)
     measured = _Walk(denoiser, label, walk, dict(k=k, energy=energy, chunk=chunk))

@@ -7,12 +7,14 @@ __all__ = []
 
 # %% ../../nbs/cli/02_models.ipynb #90f1b8cd
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import _ARCHITECTURE, _overrides
+from .options import _FOREIGN, _foreign_options, _overrides, _with_options
 from .root import app
 
 if TYPE_CHECKING:
@@ -20,6 +22,40 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/02_models.ipynb #2d5a1194
+_TELLING = 'prediction', 'rescale_timesteps' # without which every answer is another
+
+def _spelt(words:str) -> str:
+    "Return words about arguments in the spelling of the command line: --image-size, not image_size="
+    option = lambda name: f'--{name.replace("_", "-")}' if name in _FOREIGN else f'--load {name}='
+    return re.sub(r'\b([a-z]\w*)=(?=[,\s]|$)', lambda found: option(found[1]), words)
+
+@contextmanager
+def _spelt_as_options() -> Iterator[None]:
+    "Raise the errors of the block in the spelling of the command line"
+    try: yield
+    except ValueError as error:
+        head, give, tail = str(error).partition('give ')
+        raise ValueError(head + give + _spelt(tail)) from None
+
+def _facts_of_dataset(name:str|None) -> dict:
+    "Return the image size of a published data set; ValueError for another name"
+    if name is None: return {}
+    from difflow.data.studies import PUBLISHED_SETS
+    if name not in PUBLISHED_SETS:
+        raise ValueError(f'--dataset {name!r}: allowed are {", ".join(PUBLISHED_SETS)}')
+    return dict(image_size=PUBLISHED_SETS[name].image_size)
+
+def _check_dataset(model:str, denoiser:'Denoiser', name:str|None) -> None:
+    "Raise ValueError where a model has other channels or classes than the data set that is named"
+    if name is None: return
+    from difflow.data.studies import PUBLISHED_SETS
+    known, shape = PUBLISHED_SETS[name], denoiser.image_shape
+    if shape and shape[0] != known.channels:
+        raise ValueError(f'--dataset {name}: it has {known.channels} channels, {model} {shape[0]}')
+    if denoiser.num_classes not in (None, known.num_classes):
+        classes = denoiser.num_classes
+        raise ValueError(f'--dataset {name}: it has {known.num_classes} classes, {model} {classes}')
+
 def _device_of(name:str) -> str:
     "Return the device that `name` means, `auto` the GPU of this process; ValueError for others"
     import torch
@@ -33,15 +69,26 @@ def _device_of(name:str) -> str:
 
 def _load_model(model:str, device:str, **given) -> 'Denoiser':
     "Load `model` to `device`, `given` what its file cannot tell; ValueError for a device that is not there"
+    import warnings
+
     from difflow.checkpoints.load import load_denoiser
-    device = _device_of(device)
-    return load_denoiser(model, **given).to(device)
+    device, dataset = _device_of(device), given.pop('dataset', None)
+    facts = _facts_of_dataset(dataset)
+    with warnings.catch_warnings(), _spelt_as_options():
+        warnings.simplefilter('ignore') # what is assumed stands in the first line
+        denoiser = load_denoiser(model, **facts | given)
+    _check_dataset(model, denoiser, dataset)
+    return denoiser.to(device)
 
 def _model_facts(name:str, denoiser:'Denoiser') -> str:
-    "Return in words which model is used"
+    "Return in words which model is used, which of its weights, and what is assumed of it"
     channels, height, width = denoiser.image_shape or ('any',) * 3
     classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
-    return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}'
+    card, assumed = getattr(denoiser, 'card', {}), getattr(denoiser, 'assumed', {})
+    more = f', weights {card["weights"]}' if 'weights' in card else ''
+    words = ', '.join(f'{name} {assumed[name]}' for name in _TELLING if name in assumed)
+    more += f', assumed {words}' if words and 'model' not in card else ''
+    return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}{more}'
 
 def _data_facts(images:'ImageSet') -> str:
     "Return in words which images are used"
@@ -63,13 +110,14 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
         elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{26 - len(indent)}} {fact}'
 
 @app.command('info', short_help='Print what a checkpoint file holds.')
+@_with_options(**_foreign_options())
 def _info_command(context:typer.Context,
-    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')],
-    image_size:_ARCHITECTURE['image_size']=None, num_heads:_ARCHITECTURE['num_heads']=None,
-    num_head_channels:_ARCHITECTURE['num_head_channels']=None,
-    use_new_attention_order:_ARCHITECTURE['use_new_attention_order']=None,
-    schedule:_ARCHITECTURE['schedule']=None, diffusion_steps:_ARCHITECTURE['diffusion_steps']=None,
+    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')], **options
 ) -> None:
     "Print what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints.load import describe
-    print(*_lines(describe(file, **_overrides(context.params))), sep='\n')
+    given = _overrides(context.params)
+    given = _facts_of_dataset(given.pop('dataset', None)) | given
+    with _spelt_as_options(): facts = describe(file, **given)
+    facts['missing'] = _spelt(', '.join(facts['missing']))
+    print(*_lines(facts), sep='\n')

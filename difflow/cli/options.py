@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/01_options.ipynb #0f364c2e
+import ast
 import inspect
 import os
 from collections.abc import Callable
@@ -60,20 +61,47 @@ def _foreign_option(kind:type, text:str, *names:str) -> object:
     return _option(kind | None, f'{text}, where the file cannot tell; default: as in known models',
                   *(switch.format(name) for name in spelt))
 
-_ARCHITECTURE = dict( # arguments of `load_denoiser`
+_FOREIGN = dict( # arguments of `load_denoiser`
+    key=_option(str | None, 'which weights in the file, where there are several, as model or unet; '
+                'default: the averaged ones'),
+    prediction=_option(str | None, 'what the network predicts: eps, x0, v, score, flow, edm, vp, ve or '
+                       'iddpm; default: as the file says'),
+    dataset=_option(str | None, 'the published data set that the model was trained on, as mnist or cifar10: '
+                    'its size and classes; default: as the file says'),
     image_size=_foreign_option(int, 'side of the images in pixels', 'image_size'),
     num_heads=_foreign_option(int, 'attention heads', 'num_heads'),
     num_head_channels=_foreign_option(int, 'channels a head, instead of their number', 'num_head_channels'),
     use_new_attention_order=_foreign_option(bool, 'the later layout of attention weights',
                                             'use_new_attention_order'),
     schedule=_foreign_option(str, 'linear or cosine', 'schedule', 'noise_schedule'),
-    diffusion_steps=_foreign_option(int, 'levels of the schedule', 'diffusion_steps'))
+    diffusion_steps=_foreign_option(int, 'levels of the schedule', 'diffusion_steps'),
+    rescale_timesteps=_foreign_option(bool, 'the network is told 1000 t / T for level t of T',
+                                      'rescale_timesteps'),
+    load=_option(list[str] | None, 'NAME=VALUE, any further argument of load_denoiser, as sigma_data=0.5; '
+                 'may be given again; default: none'))
 
-def _overrides(options:dict) -> dict:
-    "Return those of the `options` of a command that say what a file cannot tell; ValueError for a schedule"
-    if options['schedule'] not in (None, 'linear', 'cosine'):
-        raise ValueError(f'--schedule {options["schedule"]!r}: allowed are linear, cosine')
-    return {name: options[name] for name in _ARCHITECTURE if options[name] is not None}
+def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
+    "Return the options of every command that takes a model, without those named `but`"
+    return {name: (kind, None) for name, kind in _FOREIGN.items() if name not in but}
+
+def _value_of(text:str) -> object:
+    "Return a number, a list, True, False or None as Python writes them, anything else as text"
+    try: return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+
+def _named_values(pairs:list[str]) -> dict:
+    "Return what `--load` gives; ValueError for what is no NAME=VALUE"
+    for pair in pairs:
+        if not pair.partition('=')[0].isidentifier() or '=' not in pair:
+            raise ValueError(f'--load {pair!r}: expected NAME=VALUE, as sigma_data=0.5')
+    return {name: _value_of(value) for name, _, value in (pair.partition('=') for pair in pairs)}
+
+def _overrides(options:dict, *but:str) -> dict:
+    "Return those of the `options` that say what a file cannot tell, without those named `but`"
+    given = {name: options[name] for name in _FOREIGN if options.get(name) is not None and name not in but}
+    if given.get('schedule') not in (None, 'linear', 'cosine'):
+        raise ValueError(f'--schedule {given["schedule"]!r}: allowed are linear, cosine')
+    return given | _named_values(given.pop('load', []))
 
 def _check_output(path:Path|None) -> None:
     "Raise ValueError where a file cannot be written to `path`, as far as one sees without writing it"

@@ -17,8 +17,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
+from difflow.cli.options import (
+    _count,
+    _DataOption,
+    _DeviceOption,
+    _foreign_options,
+    _numbers,
+    _option,
+    _overrides,
+    _RestartOption,
+    _with_options,
+)
+
 from .models import _data_facts, _device_of, _load_model, _model_facts
-from .options import _count, _DataOption, _DeviceOption, _numbers, _option, _RestartOption
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -251,7 +262,11 @@ def _represent(options:dict) -> None:
     mode, data, study, model, unet = options['mode'], options['data'], None, None, None
     folder = _study_folder(**pick('root lr mode data widen_factor aug seed'))
     times = _granularity_times(options['granularity'])
-    if mode.startswith('unet-'): unet = _load_model(mode.removeprefix('unet-'), options['device'])
+    given = _overrides(options)
+    if given and not mode.startswith('unet-'):
+        raise ValueError(f'--{next(iter(given)).replace("_", "-")} goes with --mode unet-NAME, got {mode}')
+    if mode.startswith('unet-'):
+        unet = _load_model(mode.removeprefix('unet-'), options['device'], **given)
     sets = _study_sets(unet=unet, limit=options['max_images'], **pick('data transform layer size data_root'))
     if unet is None:
         net = pick('widen_factor depth seed model_channels channel_mult patch_size')
@@ -270,6 +285,7 @@ def _represent(options:dict) -> None:
     if written: _print_done(what, list(written), start)
 
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
+@_with_options(**_foreign_options())
 def _represent_command(context:typer.Context,
     data:_DataOption='digits',
     mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser')='reg-drl',
@@ -291,7 +307,7 @@ def _represent_command(context:typer.Context,
     channel_mult:_option(str, 'its width at each resolution, finest first')='1,2',
     patch_size:_count('side of the squares that become its channels')=1,
     root:_option(Path, 'where the runs lie')=Path('trained_models'), restart:_RestartOption=False,
-    device:_DeviceOption='auto',
+    device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Train an encoder that is told the noise level, and write its codes of the training and the test images."
     _represent(context.params)

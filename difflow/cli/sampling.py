@@ -21,12 +21,15 @@ from difflow.cli.options import (
     _count,
     _DeviceOption,
     _flag,
+    _foreign_options,
     _given_options,
     _GuidanceOption,
     _ModelOption,
     _option,
+    _overrides,
     _RestartOption,
     _SamplerOption,
+    _with_options,
 )
 
 from .models import _check_label, _load_model, _model_facts
@@ -117,6 +120,7 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
 
 # %% ../../nbs/cli/04_sampling.ipynb #da4c22e2
 @app.command('sample', short_help='Make images from noise; again: go on with a stopped run.')
+@_with_options(**_foreign_options())
 def _sample_command(context:typer.Context,
     model:_ModelOption='mnist',
     n:_option(int|None, 'images to make; default: 64', '--n', '--num-sampled-images',
@@ -133,7 +137,7 @@ def _sample_command(context:typer.Context,
     out:_option(Path, 'folder of the PNG files; or, ending in .png, one picture of all')=Path('samples'),
     grid:_flag('--grid', 'also one picture of all in the folder, grid.png')=False,
     npz:_option(Path|None, 'also all in one file: arr_0 images, arr_1 labels; default: none')=None,
-    batch_size:_BatchSizeOption=64, restart:_RestartOption=False, device:_DeviceOption='auto',
+    batch_size:_BatchSizeOption=64, restart:_RestartOption=False, device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Make images from noise, seed after seed; the same command again makes what is missing."
     start, options = time.perf_counter(), context.params
@@ -141,7 +145,7 @@ def _sample_command(context:typer.Context,
     alone = out.suffix.lower() == '.png'
     if alone: _check_output(out)
     if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
-    denoiser = _load_model(model, device)
+    denoiser = _load_model(model, device, **_overrides(options))
     images, walk = _wanted(denoiser, options), _walk(denoiser, options, _given_options(context))
     facts = f'{_model_facts(model, denoiser)}; {_walk_facts(denoiser, walk)}; {len(images)} images'
     if alone: _one_picture(denoiser, images, options, walk, _print_first(facts))

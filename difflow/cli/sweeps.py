@@ -19,16 +19,19 @@ from difflow.cli.options import (
     _DataOption,
     _DeviceOption,
     _flag,
+    _foreign_options,
     _GuidanceOption,
     _ModelOption,
     _numbers,
     _option,
+    _overrides,
     _SamplerOption,
     _SplitOption,
+    _with_options,
 )
 
-from .models import _check_label, _load_model
-from .root import _print_done, app
+from .models import _check_label, _load_model, _model_facts
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,6 +90,7 @@ def _write_gif(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #17d27131
 @app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
+@_with_options(**_foreign_options())
 def _sweep_command(
     model:_ModelOption='mnist', data:_DataOption='mnist5k', split:_SplitOption='test',
     image:_option(str, 'which image: its index in that part of the data, from 0; or an image file')='0',
@@ -102,7 +106,7 @@ def _sweep_command(
     independent:_flag('--independent', 'new noise for each level, instead of the same')=False,
     out:_option(Path, 'the strip, a PNG')=Path('sweep.png'),
     gif:_option(Path|None, 'also an animation, a GIF; default: none')=None,
-    batch_size:_BatchSizeOption=64, device:_DeviceOption='auto',
+    batch_size:_BatchSizeOption=64, device:_DeviceOption='auto', **options,
 ) -> None:
     "Noise one real image to every level, bring it back, and draw all levels as one labelled strip."
     start = time.perf_counter()
@@ -111,8 +115,9 @@ def _sweep_command(
     _check_ending(gif, '.gif')
     from difflow.data.canvas import write_png
     from difflow.sweeps.levels import even_levels, sweep
-    denoiser = _load_model(model, device)
+    denoiser = _load_model(model, device, **_overrides(options))
     picture = _image(image, data, split, denoiser.image_shape)
+    _print_used(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
     result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
                    progress=sys.stderr.isatty(), seeds=seed, labels=_label(label, picture, denoiser),
                    guidance=guidance, convention=convention, independent=independent, batch_size=batch_size)

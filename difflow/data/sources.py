@@ -35,9 +35,9 @@ from .trees import _PARTS, _are_ranges, _descend, _folders_below, _images_of, _i
 
 # %% ../../nbs/data/05_sources.ipynb #f6fe066a
 def _extent(array:np.ndarray) -> str:
-    "Return type and shape of what are no labels, and the largest number"
-    numbers = array.dtype.kind in 'fu' and array.size
-    return f'{array.dtype} {array.shape}' + (f', up to {array.max()}' if numbers else '')
+    "Return type and shape of what are no labels, and a number that is too large"
+    large = array.dtype.kind in 'fu' and array.size and abs(array).max() >= 2**53
+    return f'{array.dtype} {array.shape}' + (f', up to {array.max()}: they must fit int64' if large else '')
 
 def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[str]|None]:
     "Return labels as int64 (n,) or (n,k), none negative, and class names '0', '1', ... for the former"
@@ -49,7 +49,7 @@ def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[st
     if array.dtype.kind == 'u': whole = array.size == 0 or array.max() < 2**63
     if not whole or array.ndim not in (1, 2) or len(array) != n or 0 in array.shape[1:]:
         raise ValueError(f'{printable(where)}: labels are {n} integers or rows of them, '
-                         f'which fit int64, not {_extent(array)}')
+                         f'not {_extent(array)}')
     array = array.astype(np.int64)
     if n and array.min() < 0: raise ValueError(f'{where}: labels are integers >= 0, got {array.min()}')
     named = array.ndim == 1 and n > 0 and array.max() < 100_000

@@ -4,7 +4,10 @@ from .base import as_sigma as as_sigma
 from .base import expand_like as expand_like
 from .discrete_time import DDPMDenoiser as DDPMDenoiser
 from .discrete_time import p_mean_variance as p_mean_variance
+from .flow import FlowDenoiser as FlowDenoiser
+from .latent import LatentDenoiser as LatentDenoiser
 from .preconditioned import EDMDenoiser as EDMDenoiser
 from .preconditioned import IDDPMDenoiser as IDDPMDenoiser
 from .preconditioned import VEDenoiser as VEDenoiser
 from .preconditioned import VPDenoiser as VPDenoiser
+from .wrapping import wrap as wrap

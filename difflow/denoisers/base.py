@@ -9,6 +9,7 @@ __all__ = ['as_sigma', 'expand_like', 'Denoiser', 'Preconditioned']
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -156,8 +157,24 @@ class _Trainable:
         x0hat = self(x0 + expand_like(sigma, x0) * noise, sigma, labels, **conditions)
         return self.weight(sigma).to(x0.dtype) * (x0hat - x0).square().flatten(1).mean(1)
 
+# %% ../../nbs/denoisers/00_base.ipynb #07b065b9
+class _InPixels:
+    "From images to what a denoiser takes, and back: here they are the same."
+    @property
+    def pixel_shape(self) -> tuple[int, ...]|None:
+        "Return the shape (C, H, W) of the images that come out, None where any will do."
+        return self.image_shape
+
+    def encode(self, images:Tensor) -> Tensor: # (B, *image_shape)
+        "Return what the denoiser takes for `images`, (B, *pixel_shape) in [-1, 1]."
+        return images
+
+    def decode(self, x:Tensor) -> Tensor: # (B, *pixel_shape)
+        "Return the images for `x`, (B, *image_shape)."
+        return x
+
 # %% ../../nbs/denoisers/00_base.ipynb #6063c722
-class Denoiser(_Checked, _Trainable, nn.Module, ABC):
+class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
     "The posterior mean of a clean image, given the noisy one and its noise level."
     image_shape:tuple[int, ...]|None = None # (C, H, W), None when any will do
     num_classes:int|None = None # labels are 0..num_classes-1, None: no labels
@@ -228,7 +245,7 @@ class Preconditioned(Denoiser):
     def __init__(self, net:nn.Module):
         super().__init__()
         check_kind('net', net, nn.Module)
-        self.net = net
+        self.net, self.caller = net, None # caller(net, x, c_noise, labels) of a `net` called another way
         _, self.num_classes, self.null_class, self.image_shape = network_facts(net)
 
     @abstractmethod
@@ -257,7 +274,8 @@ class Preconditioned(Denoiser):
         c_skip, c_out, c_in, c_noise = (c.to(sigma) for c in self.coefficients(sigma))
         inputs = expand_like(c_in, x) * x, c_noise.to(x.device, torch.float32).expand(len(x))
         if labels is not None: inputs += (labels,)
-        output, extra = self.split(self.net(*inputs, **conditions), x)
+        call = self.net if self.caller is None else partial(self.caller, self.net)
+        output, extra = self.split(call(*inputs, **conditions), x)
         return expand_like(c_skip, x) * x + expand_like(c_out, x) * output.to(x.dtype), extra
 
     def split(self, output:Tensor, x:Tensor) -> tuple[Tensor, Tensor|None]:

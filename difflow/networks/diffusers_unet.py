@@ -113,6 +113,15 @@ class _DiffusersModules(nn.Module):
         self.conv_norm_out = GroupNorm(c['norm_num_groups'], widths[0], c['norm_eps'])
         self.conv_out = Conv2d(widths[0], c['out_channels'], 3, padding=1)
 
+    @staticmethod
+    def builds(
+        config:dict, # of `UNet2DModel`; what is missing has its default
+    ) -> bool:
+        "Return whether the kinds of blocks and embeddings that `config` names are built here."
+        kinds = [*(config.get('down_block_types') or ()), *(config.get('up_block_types') or ())]
+        known = all(name not in config or config[name] in allowed for name, allowed in _FIXED.items())
+        return known and all(kind in _STAGES for kind in kinds)
+
     @property
     def image_shape(self) -> tuple[int, int, int]|None: # (C, H, W)
         "Return the shape of an image, None when the configuration has none."

@@ -7,11 +7,16 @@ __all__ = ['NETWORKS']
 
 # %% ../../nbs/networks/20_registry.ipynb #3b0e2ae8
 from .coded import CodedDiffusersUNet, CodedUNet
+from .diffusers_module import DiffusersModule
 from .diffusers_unet import DiffusersUNet
+from .dit import DiT
+from .edm2_unet import EDM2UNet
+from .lucid_unet import LucidUNet
 from .song_unet import DhariwalUNet, SongUNet
 from .unet import UNet
 
 # %% ../../nbs/networks/20_registry.ipynb #9f8692ef
 NETWORKS = { # name in a checkpoint: class
     'UNet': UNet, 'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'DiffusersUNet': DiffusersUNet,
-    'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}
+    'DiT': DiT, 'LucidUNet': LucidUNet, 'DiffusersModule': DiffusersModule,
+    'EDM2UNet': EDM2UNet, 'CodedUNet': CodedUNet, 'CodedDiffusersUNet': CodedDiffusersUNet}

@@ -105,7 +105,7 @@ def sample(
     progress:bool=True, # show a bar
     callback:Callable[[int, State], None]|None=None, # callback(first image of the batch, state), every step
     **options:float, # of the sampler: eta, S_churn, ...
-) -> Tensor: # (B, C, H, W) float32, on the CPU
+) -> Tensor: # (B, *pixel_shape) float32, on the CPU; latents are decoded
     "Return images made from noise; raise ValueError for arguments out of range before any work."
     from tqdm.auto import tqdm
     sampler, own_noise = as_sampler(sampler), check_choice('noise', noise, NOISES) == 'counter'
@@ -126,4 +126,4 @@ def sample(
                 bar.update(len(rows))
                 if callback is not None: callback(i, state)
             done.append(state.x.float().cpu())
-    return torch.cat(done)
+    return denoiser.decode(torch.cat(done))

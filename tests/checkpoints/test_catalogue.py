@@ -52,9 +52,12 @@ def test_all_published_urls_are_of_their_owners():
     for name, model in _PUBLISHED_FILES.items():
         assert model.url.startswith(
             (
-                'https://openaipublic.blob.core.windows.net/diffusion/jul-2021/',
+                'https://openaipublic.blob.core.windows.net/diffusion/',
                 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/',
+                'https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/',
             )
         )
         assert model.sha256 is None or len(model.sha256) == 64
-        assert model.url.endswith(f'/{name}.pkl') or name.startswith('adm-')
+        size = name.removesuffix('-fid').removesuffix('-dino')  # of EDM2, whose file says it, too
+        assert f'/{size}' in model.url or name.startswith(('adm-', 'iddpm-'))
+        assert model.url.endswith(f'/{name}.pkl') or name.startswith(('adm-', 'iddpm-', 'edm2-'))

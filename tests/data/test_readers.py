@@ -48,7 +48,7 @@ def test_truncated_files_are_named(tmp_path, format, keep):
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / 'x.png').write_text('<html>404</html>')
-    with pytest.raises(ValueError, match='x.png: unreadable image .none of PNG, JPEG, WEBP, BMP'):
+    with pytest.raises(ValueError, match='x.png: unreadable image .none of PNG, JPEG, WEBP, BMP, GIF'):
         load_images(tmp_path / 'x.png')
 
 

@@ -20,6 +20,7 @@ STAGES = dict(
     up_block_types=['UpBlock2D'],
     layers_per_block=1,
 )
+EDM2 = dict(img_resolution=16, img_channels=3, model_channels=32, channel_mult=[1], num_blocks=1)
 CASES = [
     ('UNet', GUIDED, None, False),
     ('UNet', GUIDED | dict(num_classes=7), 7, False),
@@ -27,6 +28,9 @@ CASES = [
     ('SongUNet', EDM, None, False),
     ('SongUNet', EDM | dict(label_dim=7), 7, True),
     ('DhariwalUNet', EDM | dict(label_dim=7), 7, True),
+    ('EDM2UNet', EDM2, None, False),
+    ('EDM2UNet', EDM2 | dict(label_dim=7), 7, True),
+    ('LucidUNet', dict(dim=8, dim_mults=[1, 2], channels=3, image_size=16), None, False),
     ('DiffusersUNet', STAGES, None, False),
     ('DiffusersUNet', STAGES | dict(num_class_embeds=7), 7, False),
     ('CodedUNet', GUIDED | dict(code_size=4), None, False),
