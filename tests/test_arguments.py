@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import difflow as df
-from difflow.networks import EDM2UNet, LucidUNet
+from difflow.networks import DiT, EDM2UNet, LucidUNet
 
 NAN, INF = math.nan, math.inf
 ALLOWED = ValueError, TypeError, IndexError, FileNotFoundError  # what a wrong argument may raise
@@ -203,6 +203,11 @@ def networks():
     small = dict(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32,), layers_per_block=1,
                  down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',))  # fmt: skip
     yield 'DiffusersUNet', df.DiffusersUNet, small, kinds
+    small = dict(
+        input_size=8, patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=2, num_classes=2
+    )
+    kinds = dict.fromkeys(small, COUNT) | dict(mlp_ratio=POSITIVE, learn_sigma=FLAG)
+    yield 'DiT', DiT, small, kinds | dict(class_dropout_prob=SHARE | dict(one=1.0))
     kinds = dict.fromkeys(
         'channels resnet_block_groups learned_sinusoidal_dim attn_dim_head attn_heads'.split(), COUNT
     )
@@ -251,6 +256,11 @@ def denoisers():
     kinds = dict(denoiser=OBJECT, codec=codecs, batch_size=COUNT) | optional
     yield 'LatentDenoiser', df.LatentDenoiser, given, kinds
     latent = df.LatentDenoiser(**given)
+    given = dict(network=network(), prediction='eps', scheduler=df.Scheduler.linear(30))
+    kinds = dict(network=OBJECT, prediction=CHOICE, scheduler=OBJECT, null_class=FLAG)
+    kinds |= dict(image_shape=SHAPE, num_classes=without(COUNT, 'none'), codec=without(codecs, 'none'))
+    kinds |= dict(conditions=PART, label_argument=CHOICE | dict(none='nonsense'), variance=CHOICE)
+    yield 'wrap', df.wrap, given, kinds
     images = without(IMAGES, 'none_at_all', 'nan', 'one_nan', 'inf') | SHAPED
     yield 'LatentDenoiser.encode', latent.encode, dict(images=NOISY), dict(images=images)
     yield 'LatentDenoiser.decode', latent.decode, dict(x=NOISY), dict(x=images)
@@ -614,7 +624,7 @@ def files():
     )
     given = dict(denoiser=df.EDMDenoiser(network()), path='wrong.safetensors')
     yield 'save', df.save, given, kinds | dict(card=dict(text='x', number=3))
-    yield 'export', df.export, given, kinds
+    yield 'export', df.export, given, kinds | dict(format=CHOICE)
 
 
 def explorers():

@@ -10,10 +10,10 @@ from difflow import noise, normal
 from difflow.noise import (
     ImageStreams,
     Stream,
-    cuda_normal,
-    generator_normal,
+    _cuda_normal,
+    _generator_normal,
+    _philox,
     integers_on_device,
-    philox,
     uniform,
 )
 from golden import FIXTURES
@@ -52,23 +52,23 @@ def box_muller_by_hand(words):
     ],
 )
 def test_random123_vectors(counter, key, published):
-    words = philox(torch.tensor(counter), torch.tensor(key)).tolist()
+    words = _philox(torch.tensor(counter), torch.tensor(key)).tolist()
     assert ' '.join(f'{word:08x}' for word in words) == published
 
 
 @examples
 @given(st.lists(st.tuples(word, word, word, word), min_size=1, max_size=5), st.tuples(word, word))
 def test_philox_is_the_published_function(counters, key):
-    found = philox(torch.tensor(counters), torch.tensor(key))
+    found = _philox(torch.tensor(counters), torch.tensor(key))
     assert found.tolist() == [philox_by_hand(counter, key) for counter in counters]
 
 
 def test_philox_broadcasts_and_leaves_its_arguments():
     counter, key = torch.arange(12).reshape(3, 4), torch.arange(10).reshape(5, 1, 2)
-    found = philox(counter, key)
+    found = _philox(counter, key)
     assert found.shape == (5, 3, 4) and found[4, 2].tolist() == philox_by_hand([8, 9, 10, 11], [8, 9])
     assert counter.tolist() == torch.arange(12).reshape(3, 4).tolist()
-    assert torch.equal(philox(counter.T.contiguous().T, key), found)
+    assert torch.equal(_philox(counter.T.contiguous().T, key), found)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_philox_broadcasts_and_leaves_its_arguments():
 )
 def test_philox_refuses(counter, key, message):
     with pytest.raises(ValueError, match=message):
-        philox(counter, key)
+        _philox(counter, key)
 
 
 @examples
@@ -148,7 +148,7 @@ def test_kinds_of_seeds(seeds):
 def test_empty_batches():
     for seeds in (0, []):
         assert normal((0, 3, 4), seeds).shape == (0, 3, 4)
-    assert normal((2, 0)).shape == (2, 0) and generator_normal((0, 3), []).shape == (0, 3)
+    assert normal((2, 0)).shape == (2, 0) and _generator_normal((0, 3), []).shape == (0, 3)
 
 
 def test_extreme_words(monkeypatch):
@@ -165,7 +165,7 @@ def test_no_state():
     want = torch.rand(3)
     torch.manual_seed(3)
     normal((4, 3, 8, 8))
-    generator_normal((2, 3), [1, 2])
+    _generator_normal((2, 3), [1, 2])
     assert torch.equal(torch.rand(3), want)
 
 
@@ -205,9 +205,9 @@ def test_bad_address(draw, bad, message):
 
 def test_edm_published_noise():
     published = np.load(FIXTURES / 'edm_stacked_noise.npz')['stacked_noise']
-    assert np.array_equal(generator_normal((3, 3, 4, 4), [0, 1, 100000]), published)
-    assert np.array_equal(generator_normal((1, 3, 4, 4), [2**32 + 100000]), published[2:])
-    first = generator_normal((2, 3, 32, 32), [0, 100000]).flatten(1)[:, :3]
+    assert np.array_equal(_generator_normal((3, 3, 4, 4), [0, 1, 100000]), published)
+    assert np.array_equal(_generator_normal((1, 3, 4, 4), [2**32 + 100000]), published[2:])
+    first = _generator_normal((2, 3, 32, 32), [0, 100000]).flatten(1)[:, :3]
     published = [[-1.12584, -1.15236, -0.250579], [-0.706041, -0.089824, 0.140101]]
     np.testing.assert_allclose(first, published, atol=1e-5)
 
@@ -215,7 +215,7 @@ def test_edm_published_noise():
 @pytest.mark.parametrize('seeds', [0, [0], [0, -1], [0, 2**64]])
 def test_edm_bad_seeds(seeds):
     with pytest.raises(ValueError, match='seeds must be'):
-        generator_normal((2, 3), seeds)
+        _generator_normal((2, 3), seeds)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -260,14 +260,14 @@ PRINTED = {  # where: seed, threads of the GPU (None where it does not matter), 
 @pytest.mark.parametrize('where', PRINTED)
 def test_cuda_numbers_are_those_that_gpus_printed(where):
     seed, threads, shape, printed = PRINTED[where]
-    found = cuda_normal((1, *shape), [seed], threads=threads).flatten()
+    found = _cuda_normal((1, *shape), [seed], threads=threads).flatten()
     for index, numbers in printed.items():
         assert found[index : index + len(numbers)].tolist() == pytest.approx(numbers, abs=6e-5)
 
 
 def test_cuda_numbers_of_a_gpu_with_48_processors():
     "normal_(5, sqrt(5)) of 100,000 numbers on an RTX A4000, 48 x 1536 threads (pytorch issue 97097)."
-    found = 5 + 5**0.5 * cuda_normal((1, 1000, 100), [14], threads=48 * 1536)[0]
+    found = 5 + 5**0.5 * _cuda_normal((1, 1000, 100), [14], threads=48 * 1536)[0]
     assert found[0, :3].tolist() == pytest.approx([2.8731, 5.2727, 2.9889], abs=1e-4)
     assert found[-1, :3].tolist() == pytest.approx([2.7337, 2.2106, 7.7815], abs=1e-4)
     assert found[-1, -3:].tolist() == pytest.approx([8.2207, 6.5395, 4.2604], abs=1e-4)
@@ -278,7 +278,7 @@ def test_cuda_numbers_of_a_gpu_with_48_processors():
 def test_cuda_layout_by_hand(seed, calls, size, double):
     "Thread i: counter (call, 0, i, 0), key (seed, 0); of its block only the first number is used."
     dtype = torch.float64 if double else torch.float32
-    found = cuda_normal((1, size), [seed], 4 * calls, dtype)[0]
+    found = _cuda_normal((1, size), [seed], 4 * calls, dtype)[0]
     for i in (0, size - 1):
         w = philox_by_hand([calls, 0, i, 0], [seed, 0])
         u, v = (w[0] + 0.5) / 2**32, (w[1] + 0.5) / 2**32
@@ -309,9 +309,9 @@ def test_published_latents_of_two_seeds():
     [
         (lambda: ImageStreams([0], 'gpu'), "kind must be one of edm, cuda, got 'gpu'"),
         (lambda: ImageStreams([-1]), 'seeds'),
-        (lambda: cuda_normal((1, 4), [0], offset=2), 'offset must be a multiple of 4, got 2'),
-        (lambda: cuda_normal((1, 4), [0], dtype=torch.float16), 'float16'),
-        (lambda: cuda_normal((1, 50_000), [0]), 'differs from GPU to GPU'),
+        (lambda: _cuda_normal((1, 4), [0], offset=2), 'offset must be a multiple of 4, got 2'),
+        (lambda: _cuda_normal((1, 4), [0], dtype=torch.float16), 'float16'),
+        (lambda: _cuda_normal((1, 50_000), [0]), 'differs from GPU to GPU'),
         (lambda: ImageStreams([0]).integers(0), 'high'),
     ],
 )

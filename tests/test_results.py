@@ -79,6 +79,18 @@ X = torch.full((2, 1, 8, 8), 0.25)
 PAIR = torch.tensor([0, 1])
 
 
+class UNet2DModel(torch.nn.Linear):
+    "Stands for the class of diffusers of that name"
+
+    config = dict(sample_size=8, in_channels=1, out_channels=1)
+
+    def __init__(self):
+        super().__init__(8, 8)
+
+    def forward(self, sample, timestep):
+        return (super().forward(sample),)
+
+
 def tensors(result):
     "All tensors in a result, whatever holds them"
     if isinstance(result, torch.Tensor):
@@ -166,6 +178,7 @@ def calls(tmp_path_factory):
         'p_mean_variance': lambda: denoisers.p_mean_variance(eps, X, PAIR, PAIR),
         'EDMDenoiser': lambda: edm(X, 1.0, PAIR),
         'IDDPMDenoiser': lambda: df.IDDPMDenoiser(net)(X, 1.0, PAIR),
+        'wrap': lambda: df.wrap(lambda x, t: (0.5 * x, t), 'edm')(X, 1.0),
         'LatentDenoiser': lambda: (
             latent(X, 1.0),
             latent.encode(X),
@@ -223,6 +236,8 @@ def calls(tmp_path_factory):
         'EDM2UNet': lambda: networks.EDM2UNet(8, 1, 2, model_channels=8, channel_mult=(1,), num_blocks=1)(
             X, PAIR, PAIR
         ),
+        'DiffusersModule': lambda: networks.DiffusersModule.of(UNet2DModel())(X, PAIR),
+        'DiT': lambda: networks.DiT(8, 2, 1, 16, 1, 2, num_classes=2)(X, PAIR, PAIR),
         'LucidUNet': lambda: networks.LucidUNet(8, dim_mults=(1, 2), channels=1)(X, PAIR),
         'CodedUNet': lambda: networks.CodedUNet(5, **small)(X, PAIR, coded),
         'CodedDiffusersUNet': lambda: networks.CodedDiffusersUNet(5, **own)(X, PAIR, coded),

@@ -17,7 +17,7 @@ from .diffusers_folders import _DIFFUSERS_FOLDERS
 from .diffusion_transformers import _DIFFUSION_TRANSFORMERS
 from .edm2_snapshots import _EDM2_SNAPSHOTS
 from .edm_snapshots import _EDM_SNAPSHOTS
-from .formats import Contents, _Candidate, _Format
+from .formats import _Candidate, _Contents, _Format
 from .guided_unets import _GUIDED_UNETS
 from .lucid_unets import _LUCID_UNETS
 from .safetensors_files import _DIFFLOW
@@ -37,7 +37,7 @@ class _Recognised(NamedTuple):
     candidate:_Candidate
     others:list[str] # names of the weights beside it
 
-def _recognised(contents:Contents, key:str|None=None) -> _Recognised:
+def _recognised(contents:_Contents, key:str|None=None) -> _Recognised:
     "Return the network in a file, the one that `key` names; raise ValueError for none, and for several."
     found = []
     for kind in FORMATS:
@@ -51,7 +51,7 @@ def _recognised(contents:Contents, key:str|None=None) -> _Recognised:
     place = next(i for i, candidate in enumerate(names) if candidate is chosen)
     return found[place]._replace(others=[candidate.name for i, candidate in enumerate(names) if i != place])
 
-def _inventory(contents:Contents) -> str:
+def _inventory(contents:_Contents) -> str:
     "Return in words what a file holds that no format knows."
     origins = sorted({thing.origin for _, thing, _ in _objects(contents.tree)})
     groups = [group.tensors for group in _groups(contents.tree) if isinstance(group.tensors, dict)]
@@ -72,7 +72,7 @@ def read_tensors(
     try: return _state_dict(contents, names, key)
     except ValueError as error: raise ValueError(f'{path}: {error}') from None
 
-def _state_dict(contents:Contents, names:Collection[str], key:str|None) -> dict[str, Tensor]:
+def _state_dict(contents:_Contents, names:Collection[str], key:str|None) -> dict[str, Tensor]:
     "Return the tensors of that names in a file, or else the one group of tensors in it."
     found = _find_state_dicts(contents, sorted(names, key=len, reverse=True)) if names else []
     if not found:

@@ -113,8 +113,10 @@ class _PublishedFile(NamedTuple):
     url:str
     sha256:str|None=None # in hexadecimal, None: none is published
     licence:str='see its repository'
+    settings:dict={} # what neither its shapes nor the models above say
 
 _OPENAI = 'https://openaipublic.blob.core.windows.net/diffusion/'
+_META = 'https://dl.fbaipublicfiles.com/DiT/models/'
 _NVIDIA = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/'
 _IMPROVED_FILES = {
     'iddpm-cifar10': 'cifar10_uncond_50M_500K', 'iddpm-cifar10-vlb': 'cifar10_uncond_vlb_50M_500K',
@@ -140,6 +142,9 @@ _PUBLISHED_FILES |= {name: _PublishedFile(f'{_OPENAI}march-2021/{file}.pt', None
 _PUBLISHED_FILES |= {
     name: _PublishedFile(f'{_NVIDIA}{"baseline/" * name.startswith("baseline")}{name}.pkl', None,
                          'CC BY-NC-SA 4.0') for name in _EDM_FILES}
+_PUBLISHED_FILES |= {
+    f'dit-xl2-{size}': _PublishedFile(f'{_META}DiT-XL-2-{size}x{size}.pt', None, 'CC BY-NC 4.0',
+                                      dict(prediction='eps')) for size in (256, 512)}
 
 # %% ../../nbs/checkpoints/02_catalogue.ipynb #e2d0a1c5
 _EDM2 = 'https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/edm2-'

@@ -6,11 +6,11 @@
 __all__ = ['read_contents']
 
 # %% ../../nbs/checkpoints/08_containers.ipynb #78e44ac5
-import stat
 import zipfile
 from pathlib import Path
 
-from .formats import Contents, _is_safetensors, _what_is
+from ..files import Gate
+from .formats import _Contents, _is_safetensors, _what_is
 from .safetensors_files import _read_safetensors
 from .stand_ins import _LEGACY
 from .torch_files import _read_torch
@@ -19,15 +19,15 @@ from .unpickler import unpickle
 # %% ../../nbs/checkpoints/08_containers.ipynb #58abfb82
 def read_contents(
     path:str|Path, # of a file of weights, or of a folder, which is left to the formats
-) -> Contents:
+) -> _Contents:
     "Read any file of weights and run nothing; raise ValueError naming the file and what it is instead."
     path = Path(path)
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode): return Contents(path, 'folder', {}, {})
-    if not stat.S_ISREG(mode): raise ValueError(f'{path} is no regular file')
+    if path.is_dir(): return _Contents(path, 'folder', {}, {})
+    Gate.regular_file(path)
     with open(path, 'rb') as file: start = file.read(64)
     if _is_safetensors(start): return _read_safetensors(path)
     if start.startswith(_LEGACY) or zipfile.is_zipfile(path):
-        return Contents(path, 'torch', _read_torch(path), {})
-    if start.startswith(b'\x80') or path.suffix == '.pkl': return Contents(path, 'pickle', unpickle(path), {})
+        return _Contents(path, 'torch', _read_torch(path), {})
+    if start.startswith(b'\x80') or path.suffix == '.pkl':
+        return _Contents(path, 'pickle', unpickle(path), {})
     raise ValueError(f'{path} cannot be read: it is {_what_is(path)}')

@@ -9,6 +9,7 @@ __all__ = []
 import inspect
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..data.checks import check_kind
 from .containers import read_contents
 from .diffusers_schedulers import _plan_of_scheduler
-from .formats import Contents, _Candidate, _Format, _networks, _override, _Plan
+from .formats import _Candidate, _Contents, _Format, _networks, _override, _Plan
 from .state_dicts import _is_averaged
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #e0c99d03
@@ -131,7 +132,7 @@ def _networks_in(path:Path) -> Iterator[_Candidate]:
         yield _Candidate(name, {}, facts, _is_averaged(name) or 'decay' in config)
 
 # %% ../../nbs/checkpoints/09_diffusers_folders.ipynb #30ceb637
-def _sniff_folder(contents:Contents) -> list[_Candidate]:
+def _sniff_folder(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a folder of diffusers, or in a file with its configuration beside it."
     path = contents.path
     if contents.container == 'folder': return list(_networks_in(path))
@@ -144,20 +145,28 @@ def _sniff_folder(contents:Contents) -> list[_Candidate]:
 def _plan_folder(candidate:_Candidate, given:dict) -> _Plan:
     "Return how to build the denoiser, with the caller's arguments; raise ValueError for others."
     facts, variant = candidate.facts, given.pop('variant', None)
-    if facts['codec'] is not None:
-        raise ValueError(f'the network works on latents: {facts["codec"].name}/ lies beside it')
+    _check_codec(facts['codec'])
     facts.setdefault('files', _weight_files(facts['home'], variant))
     facts['file'] = facts['files'][0]
     scheduler = facts['scheduler'] or {}
     learned = _learns_variance(facts['config'])
     denoiser, options, more, convention = _plan_of_scheduler(scheduler, learned)
     facts['condition'] = given.pop('condition', None)
+    beside = facts['home'] / 'condition.safetensors' # as `export` writes it
+    if facts['condition'] is None and beside.is_file():
+        facts['condition'] = read_contents(beside).tree.get('condition')
     kind, config, unused = _network_of(facts['config'], convention, facts['condition'])
     facts['kind'] = kind
     card = {'scheduler': scheduler.get('_class_name', 'DDPMScheduler')} if scheduler else {}
     if unused | more: card['without effect'] = unused | more
     assumed = {} if scheduler else dict(options)
     return _override(_Plan(denoiser, options, kind, config, card, assumed, []), given)
+
+def _check_codec(home:Path|None):
+    "Raise ValueError where a network works on latents, and its auto-encoder, in `home`, cannot be built."
+    if home is None or find_spec('diffusers') is not None: return
+    raise ValueError(f'the network works on latents: {home.name}/ lies beside it, and the package '
+                     "diffusers builds that: pip install 'difflow[hub]'")
 
 def _learns_variance(config:dict) -> bool:
     "Return whether a network answers with twice the channels of an image."

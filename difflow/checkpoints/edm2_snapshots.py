@@ -11,7 +11,7 @@ import math
 from torch import Tensor
 
 from .edm_snapshots import _contents_of, _description
-from .formats import Contents, _Candidate, _Format, _override, _Plan
+from .formats import _Candidate, _Contents, _Format, _override, _Plan
 from .stand_ins import UnsafePickleError, _PickledObject
 from .state_dicts import _abbreviated, _find_state_dicts, _named, _objects
 
@@ -45,7 +45,7 @@ def _record(network:_PickledObject, beside:dict) -> dict:
     if isinstance(encoder, _PickledObject): found['encoder'] = _description(encoder)
     return found
 
-def _sniff_edm2(contents:Contents) -> list[_Candidate]:
+def _sniff_edm2(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a file; raise `UnsafePickleError` where one is damaged."
     found = _find_state_dicts(contents, _EDM2_ANCHORS, ('emb_fourier.freqs', 'emb_fourier.phases'))
     if not found: return []
@@ -75,7 +75,7 @@ def _check_space(space:str|None, encoder:dict|None, channels:int) -> dict: # of 
     if known == 'latents' and space is None:
         codec = (encoder or {'attributes': {}})['attributes'].get('vae_name', 'an auto-encoder')
         raise ValueError(f'the network works on latents of {codec}, not on images: '
-                         "give space='latents' for a denoiser of latents")
+                         "give codec= to see images, or space='latents' for a denoiser of latents")
     if name in _SPACES and space not in (None, known):
         raise ValueError(f'space is {known!r} in the file, by its {name}, got {space!r}')
     words = dict(space=space or known)
@@ -124,4 +124,4 @@ def _edm2_weights(candidate:_Candidate) -> dict[str, Tensor]:
     "Return the tensors of the network, without the head that estimates the loss, where both share a prefix."
     return {name: tensor for name, tensor in candidate.tensors.items() if not name.startswith('logvar_')}
 
-_EDM2_SNAPSHOTS = _Format('EDM2 pickle', _sniff_edm2, _plan_edm2, _edm2_weights)
+_EDM2_SNAPSHOTS = _Format('EDM2 pickle', _sniff_edm2, _plan_edm2, _edm2_weights, takes_space=True)

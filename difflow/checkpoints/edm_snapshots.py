@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/checkpoints/10_edm_snapshots.ipynb #d26df437
 from torch import Tensor
 
-from .formats import Contents, _Candidate, _denoisers, _Format, _networks, _override, _Plan
+from .formats import _Candidate, _Contents, _denoisers, _Format, _networks, _override, _Plan
 from .stand_ins import UnsafePickleError, _kind_of, _PickledObject
 from .state_dicts import _is_averaged, _named, _objects, _tensors_in
 
@@ -48,7 +48,7 @@ def _contents_of(network:_PickledObject, beside:dict) -> dict:
     network_in = _description(inner) if isinstance(inner, _PickledObject) else None
     return described | {'ema': _description(network), 'dataset': data, 'network': network_in}
 
-def _sniff_edm(contents:Contents) -> list[_Candidate]:
+def _sniff_edm(contents:_Contents) -> list[_Candidate]:
     "Return the preconditioned networks in a file; raise `UnsafePickleError` where one is damaged."
     found = []
     for place, network, beside in _objects(contents.tree):

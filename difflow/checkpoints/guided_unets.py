@@ -11,6 +11,7 @@ from functools import partial
 
 from torch import Tensor
 
+from ..data.checks import check_choice
 from .catalogue import _published_model
 from .formats import _SCHEDULE, _Candidate, _denoisers, _Format, _options_of, _parametrise, _Plan
 from .state_dicts import _abbreviated, _find_state_dicts
@@ -119,10 +120,15 @@ def _with_attention(config:dict) -> dict:
 
 def _plan_candidate(candidate:_Candidate, given:dict) -> _Plan:
     "Return how to build the denoiser: by the shapes, the catalogue and the caller's arguments."
-    if any(name.startswith('first_stage_model.') for name in candidate.facts['beside']):
-        raise ValueError('the network works on latents: an auto-encoder, first_stage_model, lies beside it')
-    return _plan_guided(candidate.tensors, given)
+    given, space = {name: value for name, value in given.items() if name != 'space'}, given.get('space')
+    latent = any(name.startswith('first_stage_model.') for name in candidate.facts['beside'])
+    if latent and check_choice('space', space, (None, 'latents')) is None:
+        raise ValueError('the network works on latents: an auto-encoder, first_stage_model, lies beside it: '
+                         "give codec= to see images, or space='latents' for a denoiser of latents")
+    plan = _plan_guided(candidate.tensors, given)
+    if space is not None: plan.card['space'] = check_choice('space', space, ('images', 'latents'))
+    return plan
 
 _ANCHORS = 'time_embed.0.weight', 'input_blocks.0.0.weight', 'out.2.weight'
 _GUIDED_UNETS = _Format('guided-diffusion U-Net', partial(_find_state_dicts, anchors=_ANCHORS),
-                        _plan_candidate)
+                        _plan_candidate, takes_space=True)

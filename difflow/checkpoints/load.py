@@ -10,20 +10,25 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..data.checks import check_choice, check_kind, shown
 from ..denoisers.base import Denoiser
+from ..denoisers.latent import LatentDenoiser
+from ..denoisers.wrapping import wrap
 from ..files import file_hash, package_file, tensors_sha256
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..schedulers.scheduler import Scheduler
 from .archives import _recognised
 from .catalogue import _PUBLISHED_FILES
 from .containers import read_contents
-from .downloads import cached
+from .diffusers_export import _export_diffusers
+from .diffusers_folders import _CODECS, _json, _read_weights, _weight_files
+from .diffusers_models import _from_diffusers, _is_diffusers
+from .downloads import _cached
 from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _one_line, _Plan
 from .hub import _hub_name, _hub_path
 from .safetensors_files import write_tensors
@@ -33,6 +38,8 @@ from .weights import _bounded, _check_dtype, _weights, lighten, load_strictly
 # %% ../../nbs/checkpoints/23_load.ipynb #0a36ec2b
 def _network(denoiser:Denoiser) -> nn.Module:
     "Return the network in `denoiser`; raise ValueError when one of them is of no known kind."
+    if hasattr(denoiser, 'codec'):
+        raise ValueError('denoiser: a LatentDenoiser is not saved; save .denoiser and give its codec anew')
     net = getattr(denoiser, 'net', None)
     net = getattr(net, '_orig_mod', net) # what torch.compile wraps
     if type(denoiser).__name__ in _denoisers() and type(net).__name__ in _networks(): return net
@@ -73,11 +80,14 @@ def save(
 
 def export(
     denoiser:Denoiser, # with a network of ours inside
-    path:str|Path, # '.safetensors' by custom; an existing file is replaced
+    path:str|Path, # '.safetensors' by custom, or a folder; existing files are replaced
     dtype:torch.dtype|None=None, # None: as they are
+    format:str='weights', # or 'diffusers': a folder with configuration and scheduler
 ) -> Path:
-    "Write bare weights under their published names; raise ValueError when `denoiser` is of no known kind."
+    "Write weights under their published names; raise ValueError for a `denoiser` that has no such form."
+    check_choice('format', format, ('weights', 'diffusers'))
     _check_writing(denoiser, path, None, dtype)
+    if format == 'diffusers': return _export_diffusers(denoiser, path, dtype)
     net = _network(denoiser)
     prefix = 'model.' if isinstance(net, (SongUNet, DhariwalUNet)) else ''
     tensors = {f'{prefix}{name}': tensor for name, tensor in _weights(net, dtype).items()}
@@ -106,7 +116,21 @@ def _check_sizes(config:dict):
         if len(values) > 100 or any(isinstance(v, (int, float)) and not -limit <= v <= limit for v in values):
             raise ValueError(f'{name} must be at most {limit}, got {str(value)[:80]}')
 
-def _build(source:_Source) -> Denoiser:
+def _read_codec(home:Path) -> nn.Module: # in eval mode
+    "Read the auto-encoder in a folder; raise ValueError for other classes, or without the package diffusers."
+    config = _json(home / 'config.json')
+    name = check_choice('class of the auto-encoder', config.get('_class_name'), _CODECS)
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError(f"the network works on latents, and {home.name}/ is built by diffusers: "
+                         "pip install 'difflow[hub]'") from None
+    tensors = _read_weights(_weight_files(home, None))
+    with torch.device('meta'), _bounded(tensors, name):
+        codec = getattr(diffusers, name).from_config({key: v for key, v in config.items() if key[:1] != '_'})
+    return load_strictly(codec, tensors).eval()
+
+def _build(source:_Source, codec:Any=None) -> Denoiser:
     "Build the denoiser of a plan with the weights that were chosen, in eval mode."
     path, plan, tensors = source.path, source.plan, source.tensors
     if plan.missing: raise ValueError(f'{path} cannot tell everything, and it is no known model: '
@@ -121,6 +145,9 @@ def _build(source:_Source) -> Denoiser:
         if 'u' in source.candidate.tensors: _check_levels(denoiser, source.candidate.tensors['u'])
     except (ValueError, TypeError) as error: raise ValueError(f'{path}: {error}') from None
     except Exception as error: raise ValueError(f'{path} describes no network: {error!r}') from error
+    if codec is None and isinstance(beside := source.candidate.facts.get('codec'), Path):
+        codec = _read_codec(beside)
+    if codec is not None: denoiser = LatentDenoiser(denoiser, codec)
     denoiser.card, denoiser.assumed = plan.card, plan.assumed
     return denoiser.eval()
 
@@ -143,8 +170,8 @@ def find_checkpoint(
     elif text in embedded_models():
         path = package_file('embedded', f'{text}.safetensors')
     elif text in _PUBLISHED_FILES:
-        path = cached(_PUBLISHED_FILES[text].url, hash or _PUBLISHED_FILES[text].sha256)
-    elif re.match(r'https?://', text): path = cached(text, hash)
+        path = _cached(_PUBLISHED_FILES[text].url, hash or _PUBLISHED_FILES[text].sha256)
+    elif re.match(r'https?://', text): path = _cached(text, hash)
     elif _hub_name(text): path = _hub_path(text, variant)
     else:
         raise ValueError(f'{text!r} is neither a file nor a model; known are {", ".join(embedded_models())}; '
@@ -154,23 +181,25 @@ def find_checkpoint(
         raise ValueError(f'{path} has the SHA-256 {file_hash(path)}, expected hash {hash}')
     return path
 
-def _opened(what:str|Path, key:str|None, hash:str|None, given:dict) -> _Source:
+def _opened(what:str|Path, key:str|None, hash:str|None, given:dict, latent:bool=False) -> _Source:
     "Find a file, read it, choose the weights in it and plan the denoiser."
-    path = find_checkpoint(what, hash, given.get('variant'))
+    path, named = find_checkpoint(what, hash, given.get('variant')), None
+    if not Path(str(what)).exists(): named = _PUBLISHED_FILES.get(str(what))
     contents = read_contents(path)
     try:
         kind, candidate, others = _recognised(contents, key)
-        plan = kind.plan(candidate, dict(given))
+        space = dict(space='latents') if latent and kind.takes_space else {}
+        plan = kind.plan(candidate, (named.settings if named else {}) | space | given)
         tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
         raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
+    if latent: plan.assumed.pop('space', None)
     if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
     if _hub_name(str(what)) and not Path(str(what)).exists(): plan.card['hub'] = str(what)
-    if str(what) in _PUBLISHED_FILES and not Path(str(what)).exists():
-        model = _PUBLISHED_FILES[str(what)]
-        plan.card.update(name=str(what), url=model.url, licence=model.licence)
-        if not (hash or model.sha256): plan.assumed['sha256'] = 'none is published; the layout was checked'
+    if named:
+        plan.card.update(name=str(what), url=named.url, licence=named.licence)
+        if not (hash or named.sha256): plan.assumed['sha256'] = 'none is published; the layout was checked'
     return _Source(path, kind, candidate, tensors, plan)
 
 def _which(candidate:_Candidate, others:list[str]) -> str:
@@ -181,18 +210,20 @@ def _which(candidate:_Candidate, others:list[str]) -> str:
 # %% ../../nbs/checkpoints/23_load.ipynb #e2abad2b
 def _warn_of(source:_Source) -> None:
     "Warn where something is assumed without which every answer is another, and no published model says it."
-    assumed = {n: v for n, v in source.plan.assumed.items() if n in ('prediction', 'rescale_timesteps')}
+    telling = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space'
+    assumed = {n: v for n, v in source.plan.assumed.items() if n in telling}
     if not assumed or source.plan.card.get('model'): return
     words = ', '.join(f'{name}={value!r}' for name, value in assumed.items())
     warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=3)
 
 def load_denoiser(
-    what:str|Path, # 'mnist', 'adm-imagenet256', a path, or a URL
+    what:Any, # 'mnist', a path, a URL, 'organisation/name' on the hub, a live model of diffusers, any network
     key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow', 'edm', 'vp', 've' or 'iddpm'
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
     dtype:torch.dtype|None=None, # torch.float16 or torch.bfloat16: half precision, see `lighten`
     channels_last:bool=False, # keep the channels of a pixel together in memory
+    codec:Any=None, # of a network of latents: encode and decode, see `LatentDenoiser`
     **options, # what the file does not hold: image_size, num_heads, num_head_channels, schedule ...
 ) -> Denoiser: # in eval mode, float32, on the CPU; `.card`: where from, `.assumed`: what is assumed
     "Load anybody's model as a denoiser; raise ValueError where it is damaged, or says too little."
@@ -201,8 +232,11 @@ def load_denoiser(
     check_kind('key', key, str, optional=True)
     if prediction is not None:
         options['prediction'] = check_choice('prediction', prediction, _PARAMETRISATIONS)
-    source = _opened(what, key, hash, options)
-    denoiser = lighten(_build(source), dtype, channels_last)
+    if _is_diffusers(what):
+        return lighten(_from_diffusers(what, codec=codec, **options), dtype, channels_last)
+    if callable(what): return lighten(wrap(what, codec=codec, **options), dtype, channels_last)
+    source = _opened(what, key, hash, options, codec is not None)
+    denoiser = lighten(_build(source, codec), dtype, channels_last)
     _warn_of(source)
     return denoiser
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..files import atomic, tensors_sha256
-from .formats import Contents, _Candidate, _denoisers, _Format, _networks, _override, _Plan, _what_is
+from .formats import _Candidate, _Contents, _denoisers, _Format, _networks, _override, _Plan, _what_is
 
 # %% ../../nbs/checkpoints/07_safetensors_files.ipynb #7cba60d2
 def _sort_metadata(path:Path) -> None:
@@ -72,16 +72,16 @@ def _own(header:dict, tensors:dict[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(start, str): return {}
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
-def _read_safetensors(path:Path) -> Contents:
+def _read_safetensors(path:Path) -> _Contents:
     "Read a safetensors file, ours or another; raise ValueError when it is damaged."
     try:
         with safetensors.safe_open(path, 'pt') as file: metadata = file.metadata() or {}
         tensors = load_file(path)
     except Exception: raise ValueError(f'{path} cannot be read: it is {_what_is(path)}') from None
     header = _checked_header(path, metadata['difflow'], tensors) if 'difflow' in metadata else None
-    return Contents(path, 'safetensors', tensors, metadata, header)
+    return _Contents(path, 'safetensors', tensors, metadata, header)
 
-def _sniff_ours(contents:Contents) -> list[_Candidate]:
+def _sniff_ours(contents:_Contents) -> list[_Candidate]:
     "Return the weights in a file that `save` or a training wrote."
     header = contents.header
     if header is None: return []

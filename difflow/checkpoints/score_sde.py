@@ -107,7 +107,7 @@ def _song_weights(tensors:dict[str, Tensor], config:dict) -> dict[str, Tensor]:
             if getattr(block, 'heads', 0): inside = inside | _attention_weights(next(rest)[1])
             plain = {re.sub(r'^Conv(2d)?_0\.', '', key): tensor for key, tensor in inside.items()}
             found |= {f'{name}.{key}': tensor for key, tensor in plain.items()}
-    except (StopIteration, KeyError) as error:
+    except (StopIteration, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f'the modules are not those of NCSN++: {error!r}') from None
     taps = torch.tensor(config['resample_filter'], dtype=torch.float32)
     taps = taps.outer(taps)[None, None] / taps.sum()**2
@@ -131,7 +131,8 @@ def _parametrisation(given:dict, fourier:bool) -> tuple[str|None, dict]: # predi
 
 def _usual_of(prediction:str|None, sigmas:Tensor|None) -> dict:
     "Return the options that networks of score_sde are published with."
-    if prediction == 've' and sigmas is not None: # of images in [0, 1]
+    levels = sigmas is not None and sigmas.numel() > 0 and bool((sigmas > 0).all())
+    if prediction == 've' and levels: # of images in [0, 1]
         return dict(sigma_min=2 * sigmas.min().item(), sigma_max=2 * sigmas.max().item())
     return dict(schedule='linear', diffusion_steps=1000) if prediction == 'eps' else {}
 

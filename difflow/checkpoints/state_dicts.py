@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .formats import Contents, _Candidate
+from .formats import _Candidate, _Contents
 from .stand_ins import MAX_DEPTH, MAX_TENSORS, UnsafePickleError, _EndlessError, _kind_of, _PickledObject
 
 # %% ../../nbs/checkpoints/04_state_dicts.ipynb #cdff9431
@@ -136,7 +136,7 @@ def _listed(tensors:list[Tensor], known:_Candidate, buffers:Sequence[str]) -> di
     return known.tensors | dict(zip(names, tensors))
 
 def _find_state_dicts(
-    contents:Contents,
+    contents:_Contents,
     anchors:Sequence[str], # names that the state dict of the network has in any case
     buffers:Sequence[str]=(), # names that are no parameters: a bare list of averages leaves them out
 ) -> list[_Candidate]: # with 'beside' in the facts: what stands in the same group, and 'prefix'

@@ -6,25 +6,22 @@
 __all__ = []
 
 # %% ../../nbs/checkpoints/16_torchcfm.ipynb #0776d543
-from .formats import Contents, _Candidate, _Format, _Plan
+from .formats import _Candidate, _Contents, _Format, _Plan
 from .guided_unets import _ANCHORS, _file_architecture, _plan_guided
 from .state_dicts import _find_state_dicts
 
-# %% ../../nbs/checkpoints/16_torchcfm.ipynb #a7731ad7
+# %% ../../nbs/checkpoints/16_torchcfm.ipynb #b59dc8c0
 _CIFAR10 = dict(in_channels=3, out_channels=3, model_channels=128, num_res_blocks=2,
                 channel_mult=[1, 2, 2, 2], attention_levels=[1], num_classes=None, use_scale_shift_norm=False,
                 resblock_updown=False)
 _OF_CIFAR10 = dict(image_size=32, num_heads=4, num_head_channels=64, dropout=0.1)
 _FLOW = dict(prediction='flow', reverse=True, time_scale=1.) # its trainer knows no other
 
-def _sniff_torchcfm(contents:Contents) -> list[_Candidate]:
+def _sniff_torchcfm(contents:_Contents) -> list[_Candidate]:
     "Return the networks in a file of torchcfm's trainer."
     tree = contents.tree
     if not isinstance(tree, dict) or not {'net_model', 'ema_model'} <= tree.keys(): return []
-    found = _find_state_dicts(contents, _ANCHORS)
-    names = [candidate.name for candidate in found]
-    return [candidate._replace(facts=candidate.facts | {'others': [n for n in names if n != candidate.name]})
-            for candidate in found]
+    return _find_state_dicts(contents, _ANCHORS)
 
 def _plan_torchcfm(candidate:_Candidate, given:dict) -> _Plan:
     "Return how to build the denoiser of a velocity; raise ValueError where another prediction is asked for."
@@ -38,12 +35,7 @@ def _plan_torchcfm(candidate:_Candidate, given:dict) -> _Plan:
     plan = _plan_guided(candidate.tensors, usual | _FLOW | given)
     plan.assumed.update({name: value for name, value in usual.items() if name not in given})
     plan.assumed['path'] = 'a straight line, as of otcfm, icfm and fm'
-    plan.card.update(model='torchcfm CIFAR-10' if cifar10 else 'torchcfm', weights=_said_weights(candidate))
+    plan.card['model'] = 'torchcfm CIFAR-10' if cifar10 else 'torchcfm'
     return plan
-
-def _said_weights(candidate:_Candidate) -> str:
-    "Return in words which weights are used, and which are not."
-    averaged, others = ' (averaged)' * candidate.averaged, ', '.join(candidate.facts['others'])
-    return f'{candidate.name}{averaged}' + (f'; not {others}' if others else '')
 
 _TORCHCFM = _Format('torchcfm', _sniff_torchcfm, _plan_torchcfm, whole=True)

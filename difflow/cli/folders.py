@@ -80,7 +80,7 @@ def _load(options:dict) -> 'Denoiser':
 def _data(denoiser:'Denoiser', options:dict) -> tuple['ImageSet', list[int]]:
     "Open the images at the size of the model, and choose from them"
     from difflow.sweeps.imagenet import balanced_indices, open_images, read_synsets
-    channels, side, _ = denoiser.image_shape or (None, None, None)
+    channels, side, _ = denoiser.pixel_shape or (None, None, None)
     images = open_images(options['data_dir'], side, channels, options['split'], options['devkit'],
                          options['synsets'])
     synsets = read_synsets(options['synsets'])

@@ -49,7 +49,7 @@ def _check_dataset(model:str, denoiser:'Denoiser', name:str|None) -> None:
     "Raise ValueError where a model has other channels or classes than the data set that is named"
     if name is None: return
     from difflow.data.studies import PUBLISHED_SETS
-    known, shape = PUBLISHED_SETS[name], denoiser.image_shape
+    known, shape = PUBLISHED_SETS[name], denoiser.pixel_shape
     if shape and shape[0] != known.channels:
         raise ValueError(f'--dataset {name}: it has {known.channels} channels, {model} {shape[0]}')
     if denoiser.num_classes not in (None, known.num_classes):
@@ -82,10 +82,11 @@ def _load_model(model:str, device:str, **given) -> 'Denoiser':
 
 def _model_facts(name:str, denoiser:'Denoiser') -> str:
     "Return in words which model is used, which of its weights, and what is assumed of it"
-    channels, height, width = denoiser.image_shape or ('any',) * 3
+    channels, height, width = denoiser.pixel_shape or ('any',) * 3
     classes = f'{denoiser.num_classes} classes' if denoiser.num_classes else 'no classes'
     card, assumed = getattr(denoiser, 'card', {}), getattr(denoiser, 'assumed', {})
-    more = f', weights {card["weights"]}' if 'weights' in card else ''
+    more = '' if denoiser.pixel_shape == denoiser.image_shape else f', latents {denoiser.image_shape}'
+    more += f', weights {card["weights"]}' if 'weights' in card else ''
     words = ', '.join(f'{name} {assumed[name]}' for name in _TELLING if name in assumed)
     more += f', assumed {words}' if words and 'model' not in card else ''
     return f'model {name}: {type(denoiser).__name__}, {height}x{width}x{channels}, {classes}{more}'

@@ -138,7 +138,7 @@ def _study_sets(data:str, transform:str|None, layer:str|None, unet:'Denoiser|Non
     "Return what is encoded, as the model takes it; ValueError for options that do not go with it"
     if transform and unet: raise ValueError('--transform is for encoders: a U-Net has images in -1..1')
     if layer and not unet: raise ValueError('--layer is for --mode unet-NAME: an encoder gives its own code')
-    fit = {} if unet is None else dict(size=unet.image_shape[1], channels=unet.image_shape[0])
+    fit = {} if unet is None else dict(size=unet.pixel_shape[1], channels=unet.pixel_shape[0])
     sets = _load_splits(data, limit, data_root, **fit | ({'size': size} if size else {}))
     if transform is None: return sets
     from difflow.data.studies import PublishedImages
@@ -152,9 +152,9 @@ def _run_of_encoder(path:Path) -> dict:
     from safetensors import SafetensorError, safe_open
 
     from difflow.data.checks import read_json
-    from difflow.files import regular_file
+    from difflow.files import Gate
     try:
-        with safe_open(regular_file(path), 'pt') as file:
+        with safe_open(Gate.regular_file(path), 'pt') as file:
             return dict(read_json(file.metadata()['run'].encode()))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} does not state which run it is of ({error}): {_WAY_OUT}') from None

@@ -116,7 +116,7 @@ def _sweep_command(
     from difflow.data.canvas import write_png
     from difflow.sweeps.levels import even_levels, sweep
     denoiser = _load_model(model, device, **_overrides(options))
-    picture = _image(image, data, split, denoiser.image_shape)
+    picture = _image(image, data, split, denoiser.pixel_shape)
     _print_used(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
     result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
                    progress=sys.stderr.isatty(), seeds=seed, labels=_label(label, picture, denoiser),

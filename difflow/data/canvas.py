@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..files import atomic, budget, named_errors
+from ..files import Gate, atomic
 from .checks import check_number, shown
 
 # %% ../../nbs/data/01_canvas.ipynb #f0135360
@@ -210,7 +210,7 @@ def _check_tags(data:bytes) -> None:
         if tag in (322, 323): # width and height of its tiles
             tile[tag - 322] = value >> ((16 if not big else 48) if kind == 3 and order == '>' else 0)
     if values > 16 * _MANY or size > len(data): raise ValueError(f'its tags have {size} values')
-    if tile[0] * tile[1] > budget('DIFFLOW_MAX_PIXELS'):
+    if tile[0] * tile[1] > Gate.budget('DIFFLOW_MAX_PIXELS'):
         raise ValueError(f'its tiles are {tile[0]} x {tile[1]} pixels')
 
 def _check_header(data:bytes) -> None:
@@ -228,14 +228,14 @@ def _check_header(data:bytes) -> None:
 # %% ../../nbs/data/01_canvas.ipynb #6a0db5bc
 def _count_pixels(width:int, height:int) -> int:
     "Return how many pixels a picture has; ValueError beyond the budget"
-    pixels, limit = width * height, budget('DIFFLOW_MAX_PIXELS')
+    pixels, limit = width * height, Gate.budget('DIFFLOW_MAX_PIXELS')
     if pixels <= limit: return pixels
     raise ValueError(f'{width} x {height} are {pixels:,} pixels, allowed are {limit:,}: '
                      'the environment variable DIFFLOW_MAX_PIXELS raises it')
 
 def _decode(data:bytes) -> Image.Image: # loaded
     "Decode a picture of one of our formats; ValueError beyond the budget of pixels; Pillow's errors"
-    limit = budget('DIFFLOW_MAX_PIXELS')
+    limit = Gate.budget('DIFFLOW_MAX_PIXELS')
     if Image.MAX_IMAGE_PIXELS and limit > Image.MAX_IMAGE_PIXELS: Image.MAX_IMAGE_PIXELS = limit
     _check_header(data)
     if data[:4] == b'\x89PNG': _count_pixels(*(int.from_bytes(data[i:i + 4], 'big') for i in (16, 20)))
@@ -256,4 +256,4 @@ def open_image(
     name:str|Path, # of the file, for messages
 ) -> Image.Image: # in memory
     "Decode a picture that others wrote; ValueError that names it, for what is none and beyond the budget"
-    with named_errors(name, 'unreadable image'): return _decode(data)
+    with Gate.named_errors(name, 'unreadable image'): return _decode(data)

@@ -149,11 +149,11 @@ def read_json(
     name:str|Path|None=None, # what messages call it; default: the path
 ) -> Any:
     "Return what a JSON text states; ValueError for what is none, is too large, or is nested too deep"
-    from difflow.files import budget, named_errors, read_bytes
+    from difflow.files import Gate
     name = ('the text' if isinstance(source, bytes) else source) if name is None else name
-    with named_errors(name, 'not JSON'):
-        data = source if isinstance(source, bytes) else read_bytes(source)
-        cost, allowed = len(data), 4 * budget('DIFFLOW_MAX_BYTES')
+    with Gate.named_errors(name, 'not JSON'):
+        data = source if isinstance(source, bytes) else Gate.read_bytes(source)
+        cost, allowed = len(data), 4 * Gate.budget('DIFFLOW_MAX_BYTES')
         for sign, size in ((b'[', 80), (b'{', 80), (b',', 64), (b':', 128)): cost += size * data.count(sign)
         if cost > allowed:
             raise ValueError(f'its values take about {cost / 1e6:,.0f} MB, allowed are {allowed / 1e6:,.0f}: '

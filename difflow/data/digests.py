@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import atomic, open_zip, read_bytes
+from ..files import Gate, atomic
 from .checks import read_json
 from .readers import _FileReader, _pixels
 from .sets import ImageSet
@@ -80,10 +80,10 @@ def _hashes(read:_FileReader, names:Sequence[str]) -> list[str]:
         try: return hashlib.sha256(content(name)).hexdigest()
         except Exception: return _UNREADABLE # every archive has its own way to fail
     if read.zipped:
-        with open_zip(read.root) as archive: # the zip that is there now
+        with Gate.open_zip(read.root) as archive: # the zip that is there now
             return [one(name, lambda n: archive.read(read.top + n)) for name in names]
     root = os.path.join(str(read.root), '')
-    many = lambda names: [one(n, lambda n: read_bytes(root + n)) for n in names]
+    many = lambda names: [one(n, lambda n: Gate.read_bytes(root + n)) for n in names]
     blocks = [names[i:i + 256] for i in range(0, len(names), 256)]
     with ThreadPoolExecutor(8) as pool: # slow disks answer many at once
         return [h for block in pool.map(many, blocks) for h in block]

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..files import named_errors, open_zip, printable, read_bytes
+from ..files import Gate
 from .canvas import _check_tags, _decode, _resize_crop, _to_mode
 
 # %% ../../nbs/data/02_readers.ipynb #058960f3
@@ -84,20 +84,20 @@ class _FileReader:
 
     def bytes(self, name:str) -> bytes:
         "Return the content of file `name`"
-        if not self.zipped: return read_bytes(os.path.join(self.root, name))
+        if not self.zipped: return Gate.read_bytes(os.path.join(self.root, name))
         if self._handle is None or self._handle[0] != os.getpid():
-            self._handle = os.getpid(), open_zip(self.root)
+            self._handle = os.getpid(), Gate.open_zip(self.root)
         return self._handle[1].read(self.top + name)
 
     def place(self, i:int) -> str:
         "Return what messages call file `i`"
-        return printable(self.root / self.names[i])
+        return Gate.printable(self.root / self.names[i])
 
     def __call__(self, i:int) -> Image.Image:
         "Decode file `i`; ValueError naming it where it is missing, truncated or no image"
         try: picture = _decode(self.bytes(self.names[i]))
         except Exception as error: # every decoder has its own way to fail
-            with named_errors(self.place(i), 'unreadable image'): raise error
+            with Gate.named_errors(self.place(i), 'unreadable image'): raise error
         return _upright(picture) if self.orient else picture
 
 # %% ../../nbs/data/02_readers.ipynb #e2bf439a
@@ -108,7 +108,7 @@ def _named_decoders() -> Iterator[None]:
     "Ask no decoder but ours within the block, by a library that opens pictures itself"
     def bounded(file:Any, mode:str='r', formats:Any=None) -> Image.Image:
         "Open a picture as `Image.open` does, in memory"
-        return _decode(read_bytes(file) if isinstance(file, (str, os.PathLike)) else file.read())
+        return _decode(Gate.read_bytes(file) if isinstance(file, (str, os.PathLike)) else file.read())
     with _OPENING:
         before, Image.open = Image.open, bounded
         try: yield
@@ -121,7 +121,8 @@ class _TorchvisionReader:
     def place(self, i:int) -> str: return f'{self.name}-{i:05d}'
 
     def __call__(self, i:int) -> Image.Image:
-        with named_errors(self.place(i), 'unreadable image'), _named_decoders(): picture = self.dataset[i][0]
+        with Gate.named_errors(self.place(i), 'unreadable image'), _named_decoders():
+            picture = self.dataset[i][0]
         if not isinstance(picture, Image.Image):
             raise ValueError(f'torchvision.datasets.{self.name} holds {type(picture).__name__}, not pictures')
         return picture

@@ -27,7 +27,7 @@ from difflow.data.readers import (
                                   _train_test,
 )
 
-from ..files import Npz, named_errors, printable
+from ..files import Gate
 from .builtin import EMBEDDED
 from .canvas import EXTENSIONS
 from .checks import read_json, shown
@@ -48,7 +48,7 @@ def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[st
     if array.dtype.kind == 'f': whole = (abs(array) < 2**53).all() and (array % 1 == 0).all()
     if array.dtype.kind == 'u': whole = array.size == 0 or array.max() < 2**63
     if not whole or array.ndim not in (1, 2) or len(array) != n or 0 in array.shape[1:]:
-        raise ValueError(f'{printable(where)}: labels are {n} integers or rows of them, '
+        raise ValueError(f'{Gate.printable(where)}: labels are {n} integers or rows of them, '
                          f'not {_extent(array)}')
     array = array.astype(np.int64)
     if n and array.min() < 0: raise ValueError(f'{where}: labels are integers >= 0, got {array.min()}')
@@ -59,8 +59,8 @@ def _labels(labels:Any, n:int, where:str|Path) -> tuple[np.ndarray|None, list[st
 def _json_labels(read:_FileReader, names:Sequence[str], top:str) -> list|None:
     "Return the labels of `names` by the dataset.json in their folder `top`"
     where = read.root / f'{top}dataset.json'
-    with named_errors(where, 'not JSON'): data = read_json(read.bytes(f'{top}dataset.json'), where)
-    where = printable(where)
+    with Gate.named_errors(where, 'not JSON'): data = read_json(read.bytes(f'{top}dataset.json'), where)
+    where = Gate.printable(where)
     if not isinstance(data, dict) or 'labels' not in data:
         raise ValueError(f"{where}: no key 'labels' in {shown(data)}")
     if data['labels'] is None: return None
@@ -69,7 +69,7 @@ def _json_labels(read:_FileReader, names:Sequence[str], top:str) -> list|None:
     names = [n[len(top):] for n in names]
     missing = [n for n in names if n not in labels]
     if missing:
-        raise ValueError(f'{where}: {len(missing)} images without label, first {printable(missing[0])}')
+        raise ValueError(f'{where}: {len(missing)} images without label, first {Gate.printable(missing[0])}')
     return [labels[n] for n in names]
 
 def _folder_labels(folders:list[str], run:bool, where:Path) -> tuple[np.ndarray, list[str]|None]:
@@ -140,7 +140,7 @@ def _files(path:Path, split:str='all', orient:bool=True) -> _ImageSource:
     return _ImageSource(read, labels, names, classes, parts)
 
 # %% ../../nbs/data/05_sources.ipynb #2b39a11b
-def _sampled_labels(data:Npz, key:str, n:int, where:str) -> np.ndarray|None:
+def _sampled_labels(data:Gate.Npz, key:str, n:int, where:str) -> np.ndarray|None:
     "Return the labels of `n` samples, with a warning where they are none, or more of them than images"
     if key not in data.names: return None
     shape, dtype = data.header(key)
@@ -156,13 +156,13 @@ def _sampled_labels(data:Npz, key:str, n:int, where:str) -> np.ndarray|None:
 
 def _npz(file:Path|BytesIO, where:Path) -> _ImageSource:
     "Return the uint8 images of an npz under 'arr_0', 'images' or 'samples' as a source"
-    with named_errors(where, 'unreadable npz'), Npz(file, where) as data:
+    with Gate.named_errors(where, 'unreadable npz'), Gate.Npz(file, where) as data:
         keys = ('arr_0', 'arr_1'), ('images', 'labels'), ('samples', 'labels')
         key, label_key = next((pair for pair in keys if pair[0] in data.names), (None, None))
         if key is None: raise ValueError(f"keys {data.names}, wanted 'arr_0', 'images' or 'samples'")
         images = data[key]
         count = len(images) if images.ndim else 0
-        labels = _sampled_labels(data, label_key, count, f'{printable(where)}: {label_key!r}')
+        labels = _sampled_labels(data, label_key, count, f'{Gate.printable(where)}: {label_key!r}')
     shape, images = images.shape, _channels_last(images)
     if images.dtype != np.uint8 or 0 in shape or images.ndim != 3 and images.shape[3:] != (3,):
         raise ValueError(f'{where}: {key!r} is {images.dtype} {shape}, wanted uint8 0..255 of shape '

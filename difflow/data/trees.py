@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import open_zip, printable
+from ..files import Gate
 from .canvas import EXTENSIONS
 
 # %% ../../nbs/data/04_trees.ipynb #df5578c9
@@ -39,12 +39,13 @@ def _walk(folder:str, visits:Counter, above:tuple=()) -> Iterator[str]:
 
 def _zipped(path:Path) -> tuple[list[str], str]: # names, and the folder that was taken off, with its slash
     "Return the names of the files in a zip, without a folder of the zip's own name that all are in"
-    with open_zip(path) as archive: names = [n for n in archive.namelist() if not n.endswith('/')]
+    with Gate.open_zip(path) as archive: names = [n for n in archive.namelist() if not n.endswith('/')]
     for name in names:
         inside = name[:1] != '/' and (name.find('..') < 0 or '..' not in name.split('/'))
         if len(name) > 4096 or not inside or name.count('/') > _DEPTH:
-            raise ValueError(f'{printable(path)}: unreadable zip (a member leads out of it, or has more than '
-                             f'{_DEPTH} folders or 4096 letters: {printable(name)[:200]})')
+            named = Gate.printable(path)
+            raise ValueError(f'{named}: unreadable zip (a member leads out of it, or has more than '
+                             f'{_DEPTH} folders or 4096 letters: {Gate.printable(name)[:200]})')
     names = [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split('/'))]
     top = f'{path.stem}/'
     if not names or not all(n.startswith(top) for n in names): return names, ''
@@ -57,8 +58,8 @@ def _listing(path:Path) -> tuple[list[str], str]: # and what comes before each n
         return sorted(set(names)), top
     try: found = list(_walk(str(path), Counter()))
     except OSError as e:
-        raise ValueError(f'{printable(e.filename)}: unreadable folder ({e.strerror})') from e
-    except RecursionError: raise ValueError(f'{printable(path)}: unreadable folder (too deep)') from None
+        raise ValueError(f'{Gate.printable(e.filename)}: unreadable folder ({e.strerror})') from e
+    except RecursionError: raise ValueError(f'{Gate.printable(path)}: unreadable folder (too deep)') from None
     start = len(os.path.join(str(path), ''))
     return sorted(f[start:].replace(os.sep, '/') for f in found), ''
 

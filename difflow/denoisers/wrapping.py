@@ -216,7 +216,8 @@ def wrap(
         if extra: raise ValueError(f'network is a denoiser already, {extra[0]} must not be given')
         return network if codec is None else LatentDenoiser(network, codec)
     shape, classes = _stated(network)
-    image_shape, num_classes = image_shape or shape, classes if num_classes is None else num_classes
+    image_shape = shape if image_shape is None else image_shape
+    num_classes = classes if num_classes is None else num_classes
     _check_facts(image_shape, num_classes, null_class, conditions)
     net = network if isinstance(network, nn.Module) else _Function(network)
     denoiser, signature = _parametrised(net, prediction, scheduler, options), _Signature(network)

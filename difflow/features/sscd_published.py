@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.stand_ins import MAX_BYTES, MAX_DEPTH, MAX_TENSORS, UnsafePickleError, check_instructions
 from ..data.checks import check_number
-from ..files import regular_file
+from ..files import Gate
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
 class _GeM(nn.Module):
@@ -174,7 +174,7 @@ def _read_torchscript(
 ) -> dict[str, Tensor]: # its state dict
     "Read the weights of a TorchScript archive and run nothing in it; ValueError naming what is wrong"
     try:
-        size = Path(regular_file(path)).stat().st_size
+        size = Path(Gate.regular_file(path)).stat().st_size
         if size > MAX_BYTES: raise UnsafePickleError(f'it has more than {MAX_BYTES:,} bytes')
         with zipfile.ZipFile(path) as archive:
             root = next(n for n in archive.namelist() if n.endswith('/constants.pkl')).rsplit('/', 1)[0]
@@ -187,7 +187,7 @@ def _read_torchscript(
 
 def _is_torchscript(path:str|Path) -> bool:
     "Return whether a file is a TorchScript archive"
-    if not zipfile.is_zipfile(regular_file(path)): return False
+    if not zipfile.is_zipfile(Gate.regular_file(path)): return False
     with zipfile.ZipFile(path) as archive: names = archive.namelist()
     return any(n.endswith('/constants.pkl') for n in names) and any(n.endswith('/data.pkl') for n in names)
 

@@ -67,6 +67,7 @@ def _plain(config:dict) -> dict: # json-able
     "Return the arguments in a configuration of diffusers: without notes, with lists in the place of tuples."
     return {n: list(v) if isinstance(v, tuple) else v for n, v in config.items() if n[:1] != '_'}
 
+# %% ../../nbs/networks/13_diffusers_module.ipynb #5c1e90b7
 class DiffusersModule(nn.Module):
     "A network that diffusers implements; raise ValueError for one whose call is not known."
     def __init__(self,

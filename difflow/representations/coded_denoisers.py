@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.checks import check_number, read_json
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
-from ..files import regular_file
+from ..files import Gate
 from ..networks.coded import code_size
 from ..networks.registry import NETWORKS
 from .encoders import TimeEncoder
@@ -187,7 +187,7 @@ def load_coded(path:str|Path) -> CodedDenoiser: # in eval mode, on the CPU; `.ca
 
     from difflow.checkpoints.weights import load_strictly
     try:
-        with safe_open(regular_file(path), 'pt') as file:
+        with safe_open(Gate.regular_file(path), 'pt') as file:
             header = read_json((file.metadata() or {})['difflow_coded'].encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         net = NETWORKS[header['network']](**header['config'])

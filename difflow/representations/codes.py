@@ -167,7 +167,7 @@ def unet_features(
     first = check_number('first', first, 0, whole=True)
     sigmas, batch_size = _check_sigmas(sigmas), check_number('batch_size', batch_size, 1, whole=True)
     images = _held(images)
-    check_images(_rows_of(images, [0]).clamp(-1, 1), denoiser.image_shape, 'images')
+    check_images(_rows_of(images, [0]).clamp(-1, 1), denoiser.pixel_shape, 'images')
     labels = denoiser.labels_of(labels, len(images))
     device, outputs, parts = device_of(denoiser), [], []
     if labels is not None: labels = labels.to(device)
@@ -175,7 +175,7 @@ def unet_features(
     try:
         for i in range(0, len(images), batch_size):
             rows = list(range(i, min(i + batch_size, len(images))))
-            x0 = _rows_of(images, rows).to(device)
+            x0 = denoiser.encode(_rows_of(images, rows).to(device))
             noise = normal(x0.shape, seeds, stream=Stream.FORWARD, images=[first + row for row in rows],
                            device=device)
             row_labels = None if labels is None else labels[rows]

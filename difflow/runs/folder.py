@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.checks import read_json
-from ..files import atomic, regular_file
+from ..files import Gate, atomic
 from .identity import _WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
 from .locks import _remove_locks_left, held
@@ -134,7 +134,7 @@ class _RunFolder(_WorkFolder):
     def is_made(self, file:str) -> bool:
         "Return whether `file` is there, byte for byte as it was noted"
         if file not in self.records or not (self.path / file).exists(): return False
-        return _sha256(regular_file(self.path / file).read_bytes()) == self.records[file].get('sha256')
+        return _sha256(Gate.regular_file(self.path / file).read_bytes()) == self.records[file].get('sha256')
 
     def finish(self) -> bool:
         "Write the manifest if every item is accounted for; return whether it is"

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..data.checks import read_json
-from ..files import printable
+from ..files import Gate
 
 # %% ../../nbs/runs/03_locks.ipynb #949eb038
 _LOCK, _HOLDER, _PATIENCE = '.run-lock', '.run-holder', 0.5 # seconds: another rank cleans up within them
@@ -23,7 +23,7 @@ def _who_holds(path:Path) -> str:
     "Return in words which process holds a folder, as far as its file can be read"
     try:
         holder = read_json(path)
-        return printable(f'process {holder["pid"]} on {holder["host"]}')
+        return Gate.printable(f'process {holder["pid"]} on {holder["host"]}')
     except (ValueError, TypeError, LookupError): return 'another process'
 
 def _make_folder(folder:Path, lock:Path) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import regular_file
+from ..files import Gate
 
 # %% ../../nbs/runs/04_progress.ipynb #71ae0ab3
 def _read_from(file:str|Path, start:int=0) -> bytes:
     "Return what a list holds from byte `start` on; nothing where there is no such file"
     try:
-        with open(regular_file(file), 'rb') as lines:
+        with open(Gate.regular_file(file), 'rb') as lines:
             lines.seek(start)
             return lines.read()
     except FileNotFoundError: return b''

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.canvas import open_image
 from ..denoisers.base import Denoiser
-from ..files import atomic, read_bytes
+from ..files import Gate, atomic
 from ..samplers.guidance import GuidedDenoiser
 from ..samplers.registry import as_sampler
 from ..samplers.sampling import sample, sampling_plan
@@ -130,7 +130,7 @@ def read_images(
 ) -> np.ndarray: # uint8 (N, H, W, C)
     "Load the files of `images`, in their order"
     files = [Path(folder) / w.file for w in images]
-    pictures = [np.asarray(open_image(read_bytes(file), file)) for file in files]
+    pictures = [np.asarray(open_image(Gate.read_bytes(file), file)) for file in files]
     return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
 
 # %% ../../nbs/runs/08_samples.ipynb #bf9158f0

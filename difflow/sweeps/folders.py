@@ -88,7 +88,8 @@ class _FolderRun:
     def walk(self, x0:Tensor, indices:list[int], levels:list[int]) -> Sweep:
         "Return images sent to all `levels` and back, with the noise of their places in the set."
         device = device_of(self.denoiser)
-        noise = lambda stream, step: normal(x0.shape, self.seed, step, stream, indices, device)
+        shape = len(x0), *(self.denoiser.image_shape or x0.shape[1:]) # of latents, where it takes them
+        noise = lambda stream, step: normal(shape, self.seed, step, stream, indices, device)
         labels = self.images.labels[indices] if self.labelled else None
         return sweep(self.denoiser, x0, levels, len(self.grid), self.sampler, labels=labels, noise=noise,
                      scheduler=self.grid, batch_size=self.batch_size, **self.arguments)
@@ -135,7 +136,7 @@ def _folder_run(
     labelled = denoiser.num_classes is not None if use_labels is None else use_labels
     if labelled: _check_classes(denoiser, images)
     arguments = dict(convention=convention, independent=independent, guidance=guidance, clip=clip, **options)
-    shape = denoiser.image_shape or images.image_shape
+    shape = denoiser.pixel_shape or images.image_shape
     labels = images.labels[:1] if labelled else None
     _sweep_plan(denoiser, torch.zeros(1, *shape), list(steps_reverse), len(grid), sampler, seed, labels,
                 convention, grid, independent, batch_size, guidance, clip, None, options)

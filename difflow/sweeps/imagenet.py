@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.checks import shown
 from ..data.sets import ImageSet, load_images
-from ..files import package_file, read_bytes
+from ..files import Gate, package_file
 
 # %% ../../nbs/sweeps/02_imagenet.ipynb #13673bc8
 _WNID = re.compile(r'n\d{8}')
@@ -27,7 +27,7 @@ def read_synsets(
     "Return the WNIDs of all classes in the development kit's order; ValueError for a file without them."
     source = Path(path) if path else package_file('embedded', 'imagenet_wnids.txt')
     if source.suffix == '.mat': wnids = _read_meta(source)
-    else: wnids = [line.split()[0] for line in read_bytes(source).decode().splitlines() if line.strip()]
+    else: wnids = [line.split()[0] for line in Gate.read_bytes(source).decode().splitlines() if line.strip()]
     wrong = [w for w in wnids if not _WNID.fullmatch(w)]
     if wrong: raise ValueError(f'{source}: {shown(wrong[0])} is no WNID like n02119789')
     if not wnids or len(set(wnids)) < len(wnids):
@@ -73,7 +73,7 @@ def imagenet_labels(
     "Return the class of each file, None where no name has one; ValueError for those of no class."
     wnids, stock = [_wnid(name) for name in names], [_STOCK.fullmatch(name) for name in names]
     if not any(wnids) and any(stock) and ground_truth:
-        lines = read_bytes(ground_truth).decode().split()
+        lines = Gate.read_bytes(ground_truth).decode().split()
         ids = [int(line) if line.isdecimal() and len(line) < 10 else 0 for line in lines]
         known = {str(i + 1).zfill(8): synsets[k - 1] for i, k in enumerate(ids) if 0 < k <= len(synsets)}
         wnids = [match and known.get(match[1]) for match in stock]

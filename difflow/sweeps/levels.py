@@ -32,6 +32,21 @@ def even_levels(
     return sorted({round(i * steps / (count - 1)) for i in range(count)})
 
 # %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
+class _Pictures:
+    "What turns the latents of a sweep into images."
+    def __init__(self, decode:Callable[[Tensor], Tensor], images:Tensor):
+        self.decode, self.images, self.noised = decode, images, None # images: those that were sent
+
+    def __call__(self, x:Tensor) -> Tensor: # (S, B, *pixel_shape)
+        "Return the images of latents (S, B, C, H, W)."
+        return self.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def of_noised(self, sweep:'Sweep') -> Tensor: # (S, B, *pixel_shape)
+        "Return what the noised latents decode to at unit variance, so that `noised_vp` is that; made once."
+        if self.noised is None: self.noised = self(sweep.noised_vp)
+        scale = (1 + sweep.sigmas.to(self.noised)**2).sqrt()
+        return self.noised * scale.reshape(-1, 1, 1, 1, 1)
+
 @dataclass
 class Sweep:
     "The images that came back from every level, and those that were sent."
@@ -44,9 +59,18 @@ class Sweep:
     x0hat:Tensor|None = None # (S, B, C, H, W) first prediction of each chain, of the noised image alone
     done:Tensor|None = None # (S,) bool, chains that have come back
     noised_sigmas:Tensor|None = None # (S,) float64, the level of the noised images; None: `sigmas`
+    latents:_Pictures|None = None # all above is in latents, and this is how they become images
 
     def __post_init__(self):
         if self.noised_sigmas is None: self.noised_sigmas = self.sigmas
+
+    def in_pixels(self) -> 'Sweep':
+        "Return the sweep in images: itself, or one whose latents are decoded."
+        if self.latents is None: return self
+        picture = self.latents
+        x0hat = None if self.x0hat is None else picture(self.x0hat)
+        return replace(self, x0=picture.images, noised=picture.of_noised(self), images=picture(self.images),
+                       x0hat=x0hat, latents=None)
 
     @property
     def noised_vp(self) -> Tensor: # (S, B, C, H, W)
@@ -87,7 +111,7 @@ def sweep_states(
     clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
     noise:_NoiseFunction|None=None, # in place of seeded noise
     **options:float, # of the sampler
-) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far
+) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far, of latents in latents
     "Yield the sweep before the first step and after each; raise ValueError for bad input before any work."
     steps = check_number('steps', steps, 1, whole=True)
     levels = even_levels(steps) if steps_reverse is None else steps_reverse
@@ -102,8 +126,9 @@ def _sweeps(plan:_SweepPlan, levels:list[int]) -> Iterator[tuple[int, Sweep]]:
     noised = torch.stack([plan.start(r) if r else plan.x0 for r in levels])
     sigmas, noised_sigmas = (torch.tensor([sigma(r) for r in levels], dtype=torch.float64)
                              for sigma in (plan.denoiser_sigma, plan.noised_sigma))
+    latents = None if plan.images is plan.x0 else _Pictures(plan.denoiser.denoiser.decode, plan.images)
     sweep = Sweep(levels, len(plan.scheduler), sigmas, plan.x0, noised, noised, done=free,
-                  noised_sigmas=noised_sigmas)
+                  noised_sigmas=noised_sigmas, latents=latents)
     sweep = replace(sweep, images=sweep.noised_vp.clone())
     yield (plan.levels[0] if plan.levels else 0), sweep
     first = noised.clone() # right for step_reverse 0, where nothing is predicted
@@ -135,9 +160,9 @@ def sweep(
     bar = tqdm(total=left, disable=not progress, desc='sweep', unit='level')
     for left, result in walk:
         bar.update()
-        if callback is not None: callback(left, result)
+        if callback is not None: callback(left, result.in_pixels())
     bar.close()
-    return result
+    return result.in_pixels()
 
 # %% ../../nbs/sweeps/01_levels.ipynb #5465b3ce
 def forward_backward(

@@ -59,7 +59,8 @@ _NoiseFunction = Callable[[int, int], Tensor] # noise(stream, step) -> (B, C, H,
 class _SweepPlan:
     "What one run needs, checked, and on the denoiser's device."
     denoiser:GuidedDenoiser
-    x0:Tensor # (B, C, H, W)
+    images:Tensor # (B, *pixel_shape)
+    x0:Tensor # (B, C, H, W) what the denoiser takes for them, the same but for latents
     levels:list[int] # distinct values of step_reverse > 0, falling
     scheduler:Scheduler
     sampler:Sampler
@@ -101,7 +102,8 @@ def _sweep_plan(
     check_choice('convention', convention, _CONVENTIONS), check_kind('independent', independent, bool)
     sampler, device = as_sampler(sampler), device_of(check_kind('denoiser', denoiser, Denoiser))
     sampler.check_options(options)
-    x0 = check_images(x0, denoiser.image_shape).to(device)
+    images = check_images(x0, denoiser.pixel_shape).to(device)
+    x0 = denoiser.encode(images)
     labels, seeds = denoiser.labels_of(labels, len(x0)), check_seeds(seeds, len(x0))
     if labels is not None: labels = labels.to(device)
     grid = grid_of(denoiser, steps, scheduler)
@@ -109,7 +111,7 @@ def _sweep_plan(
     draw = lru_cache(maxsize=1)(draw) # forward noise that all levels share is drawn once
     distinct = sorted({r for r in _check_levels(levels, len(grid)) if r}, reverse=True)
     guided = GuidedDenoiser(denoiser, labels, guidance, clip, batch_size)
-    return _SweepPlan(guided, x0, distinct, grid, sampler, options, draw, convention, independent)
+    return _SweepPlan(guided, images, x0, distinct, grid, sampler, options, draw, convention, independent)
 
 # %% ../../nbs/sweeps/00_plans.ipynb #c3857e6d
 @dataclass(frozen=True)

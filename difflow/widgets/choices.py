@@ -45,7 +45,7 @@ def _check_denoisers(denoisers:Mapping[str, Denoiser], shape:tuple[int, ...]) ->
         if not isinstance(denoiser, Denoiser):
             kind = type(denoiser).__name__
             raise ValueError(f'denoiser {name!r} must be a Denoiser (see load_denoiser), got {kind}')
-        own = denoiser.image_shape and tuple(denoiser.image_shape)
+        own = denoiser.pixel_shape and tuple(denoiser.pixel_shape)
         if own not in (None, shape):
             raise ValueError(f'denoiser {name!r} takes images of shape {own}, got {shape}')
     counts = {denoiser.num_classes for denoiser in denoisers.values()} - {None}

@@ -17,7 +17,7 @@ class CompareExplorer(_BaseSweepExplorer):
     @property
     def sweeps(self) -> dict[str, Sweep]:
         "Return the sweep of every denoiser as far as it is."
-        return dict(self._answer or {})
+        return {name: sweep.in_pixels() for name, sweep in (self._answer or {}).items()}
 
     @property
     def images(self) -> dict[str, Tensor]: # name -> (S, C, H, W) in [-1, 1]

@@ -33,6 +33,19 @@ class _Directions(NamedTuple):
     vectors:Tensor # (k, C, H, W) directions
     images:Tensor # (directions done, S, C, H, W)
 
+@torch.no_grad()
+def _as_pictures(
+    denoiser:Denoiser,
+    x:Tensor, # (1, C, H, W) state
+    sigma:float, # its noise level
+    vectors:Tensor, # (k, C, H, W) directions
+    labels:Tensor|None,
+) -> tuple[Tensor, Tensor]: # (1, *pixel_shape), (k, *pixel_shape)
+    "Return a state and directions as pictures; of latents decoded, a direction by what it changes."
+    if denoiser.decode(x) is x: return x, vectors
+    x0hat, state = denoiser(x, sigma, labels), denoiser.decode(x / math.sqrt(1 + sigma**2))
+    return state, denoiser.decode(x0hat + sigma * vectors) - denoiser.decode(x0hat - sigma * vectors)
+
 def _direction_states(
     denoiser:Denoiser,
     sigma:float, # noise level of the state, in the range of `denoiser`
@@ -46,10 +59,12 @@ def _direction_states(
     labels = None if label is None else torch.tensor([label], device=device_of(denoiser))
     (_, x), = trajectory(denoiser, seeds=[seed], labels=labels, steps=steps, at=[sigma])
     leading = singular_directions(denoiser, x, sigma, k, labels)
-    done = _Directions(x, leading.values[0], leading.right[0], x.new_zeros(0, len(strengths), *x.shape[1:]))
+    state, vectors = _as_pictures(denoiser, x, sigma, leading.right[0], labels)
+    empty = state.new_zeros(0, len(strengths), *state.shape[1:])
+    done = _Directions(state, leading.values[0], vectors, empty)
     yield done
     for direction in leading.right[0]:
-        images = edit(denoiser, x, sigma, direction, strengths, labels, steps)
+        images = denoiser.decode(edit(denoiser, x, sigma, direction, strengths, labels, steps))
         done = done._replace(images=torch.cat([done.images, images[None]]))
         yield done
 
@@ -115,7 +130,7 @@ class _DirectionChoices:
         named = [['', 'none']] if classes is not None and self.denoiser.null_class else []
         named += [[i, str(i)] for i in range(classes or 0)]
         return {'sigmas': self.sigmas, 'strengths': self.strengths, 'count': self.count,
-                'max_seed': _MAX_SEED, 'shape': list(self.denoiser.image_shape), 'classes': named}
+                'max_seed': _MAX_SEED, 'shape': list(self.denoiser.pixel_shape), 'classes': named}
 
 # %% ../../nbs/widgets/07_directions.ipynb #fb9953ce
 class DirectionExplorer(_AsyncExplorer):

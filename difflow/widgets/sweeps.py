@@ -8,6 +8,7 @@ __all__ = ['SweepExplorer']
 # %% ../../nbs/widgets/05_sweeps.ipynb #0686a666
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,7 @@ class _SweepView(_AsyncExplorer):
 
     def _show(self, answer:dict[str, Sweep]):
         "Write the sweeps as far as they are into the traits that the browser sees."
+        answer = {name: replace(sweep, x0hat=None).in_pixels() for name, sweep in answer.items()}
         first = next(iter(answer.values()))
         if self._query is not self._noised_query:
             finite = lambda values: [value if math.isfinite(value) else None for value in values.tolist()]
@@ -217,7 +219,7 @@ class SweepExplorer(_BaseSweepExplorer):
     @property
     def sweep(self) -> Sweep|None:
         "Return the sweep as far as it is, None before it begins."
-        return next(iter(self._answer.values())) if self._answer else None
+        return next(iter(self._answer.values())).in_pixels() if self._answer else None
 
     @property
     def images(self) -> Tensor: # (S, C, H, W) in [-1, 1]

@@ -47,7 +47,7 @@ def _class_states(
     states = as_sampler(sampler)(denoiser, x, sigmas, labels=labels, noise=draw, guidance=guidance)
     for state in states:
         image = state.x if state.step == len(sigmas) - 1 else state.x0hat
-        yield image.float().cpu().clamp(-1, 1)
+        yield denoiser.decode(image.float().cpu()).clamp(-1, 1)
 
 @torch.inference_mode()
 def _classify(
@@ -93,7 +93,7 @@ class _SyntheticChoices:
         if denoiser.num_classes is None: raise ValueError('the explorer needs a denoiser with classes')
         if images.labels is None or images.labels.ndim != 1:
             raise ValueError('the real images need one label each')
-        shape = tuple(denoiser.image_shape)
+        shape = tuple(denoiser.pixel_shape)
         if images.image_shape != shape:
             raise ValueError(f'images are {images.image_shape}, the denoiser makes {shape}')
         top, classes = int(images.labels.max()), denoiser.num_classes

@@ -5,14 +5,14 @@ from time import perf_counter
 import torch
 
 from difflow import normal
-from difflow.noise import generator_normal
+from difflow.noise import _generator_normal
 
 SHAPE = 64, 3, 32, 32
 MAKERS = {
     'torch.randn': lambda: torch.randn(SHAPE),
     'normal, one seed': lambda: normal(SHAPE),
     'normal, a seed an image': lambda: normal(SHAPE, seeds=range(64)),
-    'generator_normal': lambda: generator_normal(SHAPE, range(64)),
+    'generator_normal': lambda: _generator_normal(SHAPE, range(64)),
 }
 
 

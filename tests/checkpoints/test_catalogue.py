@@ -55,9 +55,11 @@ def test_all_published_urls_are_of_their_owners():
                 'https://openaipublic.blob.core.windows.net/diffusion/',
                 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/',
                 'https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/',
+                'https://dl.fbaipublicfiles.com/DiT/models/',
             )
         )
         assert model.sha256 is None or len(model.sha256) == 64
         size = name.removesuffix('-fid').removesuffix('-dino')  # of EDM2, whose file says it, too
-        assert f'/{size}' in model.url or name.startswith(('adm-', 'iddpm-'))
-        assert model.url.endswith(f'/{name}.pkl') or name.startswith(('adm-', 'iddpm-', 'edm2-'))
+        others = 'adm-', 'iddpm-', 'dit-'
+        assert f'/{size}' in model.url or name.startswith(others)
+        assert model.url.endswith(f'/{name}.pkl') or name.startswith((*others, 'edm2-'))

@@ -80,7 +80,7 @@ def test_its_cifar10_network_needs_nothing(tmp_path):
 
     with torch.device('meta'):
         net = UNet(32, 3, 128, 3, 2, (16,), num_head_channels=64, use_scale_shift_norm=False)
-    facts = dict(beside={}, others=['net_model'], tree={})
+    facts = dict(beside={}, tree={})
     plan = _plan_torchcfm(_Candidate('ema_model', net.state_dict(), facts, True), {})
     assert plan.missing == [] and plan.card['model'] == 'torchcfm CIFAR-10'
     assert plan.config['num_head_channels'] == 64 and plan.config['image_size'] == 32

@@ -16,7 +16,7 @@ from difflow import ImageSet, load_images
 from difflow.data import images_digest
 from difflow.data.canvas import open_image
 from difflow.data.checks import read_json
-from difflow.files import Npz, budget, load_npz, open_zip, printable, read_bytes, regular_file
+from difflow.files import _budget, _Npz, _open_zip, _printable, _read_bytes, _regular_file, load_npz
 
 MB = 1 << 20
 
@@ -94,7 +94,7 @@ def strange(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['pipe.png', 'circle.png', 'device.png', 'folder.png'])
-@pytest.mark.parametrize('read', [read_bytes, regular_file, read_json, load_npz, Npz, open_zip])
+@pytest.mark.parametrize('read', [_read_bytes, _regular_file, read_json, load_npz, _Npz, _open_zip])
 def test_nothing_waits_for_a_pipe(strange, name, read):
     refused(lambda: read(strange / name), str(strange / name), run=limited if name[0] in 'pd' else here)
 
@@ -144,7 +144,7 @@ def test_a_file_beyond_the_budget_is_not_read(tmp_path, monkeypatch):
 def test_budgets_are_integers(monkeypatch, text):
     monkeypatch.setenv('DIFFLOW_MAX_PIXELS', text)
     with pytest.raises(ValueError, match='DIFFLOW_MAX_PIXELS must be an integer >= 1'):
-        budget('DIFFLOW_MAX_PIXELS')
+        _budget('DIFFLOW_MAX_PIXELS')
 
 
 def test_files_that_grow_and_vanish(tmp_path):
@@ -156,7 +156,7 @@ def test_files_that_grow_and_vanish(tmp_path):
         images.tensor()
     os.mkfifo(tmp_path / 'a.png')
     refused(lambda: images.tensor(), 'a.png is no regular file, but a pipe')
-    assert len(read_bytes('/proc/self/status')) > 100  # states a size of 0
+    assert len(_read_bytes('/proc/self/status')) > 100  # states a size of 0
 
 
 # Pictures
@@ -545,11 +545,11 @@ def test_names_are_printed_escaped(tmp_path):
 
 @pytest.mark.parametrize('text', ['plain', 'Größe 猫', 'a b'])
 def test_readable_names_stay(text):
-    assert printable(text) == text
+    assert _printable(text) == text
 
 
 def test_long_names_are_cut():
-    assert len(printable('a' * 10**6)) < 1000 and len(printable('\n' * 10**6)) < 1000
+    assert len(_printable('a' * 10**6)) < 1000 and len(_printable('\n' * 10**6)) < 1000
 
 
 # Sets of torchvision

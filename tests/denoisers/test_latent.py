@@ -106,3 +106,10 @@ def test_the_autoencoders_of_diffusers():
         x = vq.decode(z / 0.5).sample.clamp(-1, 1)
     torch.testing.assert_close(ours.encode(images), z)
     torch.testing.assert_close(ours.decode(z), x)
+
+
+def test_save_says_why_not(tmp_path):
+    _, latent = pair()
+    with pytest.raises(ValueError, match='a LatentDenoiser is not saved; save its .denoiser'):
+        df.save(latent, tmp_path / 'x.safetensors')
+    assert not list(tmp_path.iterdir())

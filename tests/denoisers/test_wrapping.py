@@ -1,6 +1,9 @@
 """Any callable as a denoiser: how it is called, other libraries in and out, what is refused."""
 
+import importlib.util
 import inspect
+import sys
+import types
 import warnings
 
 import pytest
@@ -114,8 +117,8 @@ def test_models_of_diffusers():
     diffusers = pytest.importorskip('diffusers')
     torch.manual_seed(0)
     blocks = dict(block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1)
-    net = diffusers.UNet2DModel(8, 1, 1, down_block_types=('DownBlock2D',) * 2,
-                                up_block_types=('UpBlock2D',) * 2, num_class_embeds=3, **blocks).eval()  # fmt: skip
+    sides = dict(down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2)
+    net = diffusers.UNet2DModel(8, 1, 1, num_class_embeds=3, **blocks, **sides).eval()
     scheduler = diffusers.DDIMScheduler(beta_schedule='scaled_linear', prediction_type='v_prediction')
     denoiser = df.wrap(net, 'v', scheduler)
     assert denoiser.image_shape == (1, 8, 8) and denoiser.num_classes == 3
@@ -129,7 +132,7 @@ def test_models_of_diffusers():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     text = diffusers.UNet2DConditionModel(
         8, 4, 4, down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), cross_attention_dim=8,
-        up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), attention_head_dim=2, **blocks).eval()  # fmt: skip
+        up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'), attention_head_dim=2, **blocks)  # fmt: skip
     states = torch.randn(1, 5, 8)
     denoiser = df.wrap(text, 'eps', df.Scheduler.linear(), conditions=dict(encoder_hidden_states=states))
     x, sigma = df.normal((2, 4, 8, 8)), GRID.sigmas[500]
@@ -139,9 +142,19 @@ def test_models_of_diffusers():
         torch.testing.assert_close(denoiser(x, sigma), x - sigma.float() * eps, rtol=1e-4, atol=1e-4)
 
 
-def test_k_diffusion_in_and_out():
-    external = pytest.importorskip('k_diffusion.external')
-    sampling = pytest.importorskip('k_diffusion.sampling')
+def k_diffusion(monkeypatch):
+    "Two modules of k-diffusion, without all that its package imports"
+    spec = importlib.util.find_spec('k_diffusion')
+    if spec is None:
+        pytest.skip('k_diffusion is not installed')
+    package = types.ModuleType('k_diffusion')
+    package.__path__ = list(spec.submodule_search_locations)
+    monkeypatch.setitem(sys.modules, 'k_diffusion', package)
+    return [pytest.importorskip(f'k_diffusion.{name}') for name in ('external', 'sampling')]
+
+
+def test_k_diffusion_in_and_out(monkeypatch):
+    external, sampling = k_diffusion(monkeypatch)
     gaussian = exact()
 
     def eps(x_vp, t, **conditions):
