@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/02_models.ipynb #2d5a1194
-_TELLING = 'prediction', 'rescale_timesteps' # without which every answer is another
+_TELLING = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space' # without which every answer is another
 
 def _spelt(words:str) -> str:
     "Return words about arguments in the spelling of the command line: --image-size, not image_size="
