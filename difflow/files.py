@@ -111,9 +111,7 @@ def _check_regular(path:str|Path, file:str|Path|int) -> int: # bytes
     if stat.S_ISREG(found.st_mode): return found.st_size
     raise _refusal(f'{path} is no regular file, but {_KINDS.get(stat.S_IFMT(found.st_mode), "a device")}')
 
-def _regular_file(
-    path:str|Path,
-) -> Path: # the same
+def _regular_file(path:str|Path) -> Path: # the same
     "Return the path of a regular file; ValueError for pipes, devices, folders, circles; FileNotFoundError"
     _check_regular(path, path)
     return Path(path)
@@ -134,9 +132,7 @@ def _check_size(name:str|Path, size:int, limit:int|None=None, part:str='') -> No
     raise _refusal(f'{name}{part} takes {words[0]}, allowed are {words[1]} (the environment variable '
                    'DIFFLOW_MAX_BYTES raises it)')
 
-def _read_bytes(
-    path:str|Path,
-) -> bytes:
+def _read_bytes(path:str|Path) -> bytes:
     "Return the content of a regular file; ValueError beyond DIFFLOW_MAX_BYTES; errors of `_regular_file`"
     descriptor, size = _open_regular(path)
     try:
@@ -172,7 +168,8 @@ class _Zip(zipfile.ZipFile):
         self.name = name
         self.file = file if isinstance(file, io.BytesIO) else open(_open_regular(file)[0], 'rb')
         super().__init__(_Bounded(self.file, name))
-        self.fp = self.file
+        self.fp, size = self.file, self.file.seek(0, os.SEEK_END)
+        if sum(info.compress_size for info in self.infolist()) > size: raise ValueError('its members overlap')
 
     def close(self) -> None:
         "Close the zip and its file"
@@ -228,6 +225,7 @@ class _Npz:
     def header(self, name:str) -> tuple[tuple[int, ...], np.dtype]:
         "Return shape and type of an array without reading it; ValueError where the file holds less"
         info = self._zip.readable(self._members[name])
+        _check_size(self._zip.name, info.file_size, self._limit, f'/{name}')
         with self._zip.open(info) as file:
             version = np.lib.format.read_magic(file)
             read = getattr(np.lib.format, f'read_array_header_{1 if version == (1, 0) else 2}_0')

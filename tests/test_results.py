@@ -33,7 +33,7 @@ ROOMS = (
 )
 NO_TENSORS = dict(
     checkpoints=(
-        'FORMATS published_config cached download Contents describe embedded_models export '
+        'FORMATS published_config describe embedded_models export '
         'file_header find_checkpoint save write_tensors UnsafePickleError lighten load_strictly'
     ),
     data=(

@@ -2,9 +2,6 @@ from .archives import FORMATS as FORMATS
 from .archives import read_tensors as read_tensors
 from .catalogue import published_config as published_config
 from .containers import read_contents as read_contents
-from .downloads import cached as cached
-from .downloads import download as download
-from .formats import Contents as Contents
 from .load import describe as describe
 from .load import embedded_models as embedded_models
 from .load import export as export

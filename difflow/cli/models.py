@@ -57,6 +57,7 @@ def _check_dataset(model:str, denoiser:'Denoiser', name:str|None) -> None:
         classes = denoiser.num_classes
         raise ValueError(f'--dataset {name}: it has {known.num_classes} classes, {model} {classes}')
 
+# %% ../../nbs/cli/02_models.ipynb #5ac3d0e1
 def _device_of(name:str) -> str:
     "Return the device that `name` means, `auto` the GPU of this process; ValueError for others"
     import torch

@@ -139,8 +139,12 @@ _ENCODER, _STATES = 'encoder.safetensors', ('training.safetensors', 'model.safet
 def _run_of_encoder(path:Path) -> dict:
     "Return what the encoder in a file was made of; ValueError where the file does not state it"
     from safetensors import SafetensorError, safe_open
+
+    from difflow.data.checks import read_json
+    from difflow.files import Gate
     try:
-        with safe_open(path, 'pt') as file: return dict(json.loads(file.metadata()['run']))
+        with safe_open(Gate.regular_file(path), 'pt') as file:
+            return dict(read_json(file.metadata()['run'].encode()))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} does not state which run it is of ({error}): {_WAY_OUT}') from None
 

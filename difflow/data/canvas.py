@@ -226,21 +226,26 @@ def _check_header(data:bytes) -> None:
     if slow and len(data) > 16 * _LONG: raise ValueError('numbers as text, or a BMP of runs, beyond 16 MB')
 
 # %% ../../nbs/data/01_canvas.ipynb #6a0db5bc
+def _count_pixels(width:int, height:int) -> int:
+    "Return how many pixels a picture has; ValueError beyond the budget"
+    pixels, limit = width * height, Gate.budget('DIFFLOW_MAX_PIXELS')
+    if pixels <= limit: return pixels
+    raise ValueError(f'{width} x {height} are {pixels:,} pixels, allowed are {limit:,}: '
+                     'the environment variable DIFFLOW_MAX_PIXELS raises it')
+
 def _decode(data:bytes) -> Image.Image: # loaded
     "Decode a picture of one of our formats; ValueError beyond the budget of pixels; Pillow's errors"
     limit = Gate.budget('DIFFLOW_MAX_PIXELS')
     if Image.MAX_IMAGE_PIXELS and limit > Image.MAX_IMAGE_PIXELS: Image.MAX_IMAGE_PIXELS = limit
     _check_header(data)
+    if data[:4] == b'\x89PNG': _count_pixels(*(int.from_bytes(data[i:i + 4], 'big') for i in (16, 20)))
     try: picture = _OPEN(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError: raise ValueError(f'none of {", ".join(_FORMATS)}') from None
     except Image.DecompressionBombError as error:
         size = str(error).partition(' exceeds')[0]
         raise ValueError(f'{size}, allowed are {limit:,}: the environment variable DIFFLOW_MAX_PIXELS raises it'
                          ) from None
-    pixels = picture.width * picture.height
-    if pixels > limit:
-        raise ValueError(f'{picture.width} x {picture.height} are {pixels:,} pixels, allowed are {limit:,}: '
-                         'the environment variable DIFFLOW_MAX_PIXELS raises it')
+    pixels = _count_pixels(*picture.size)
     scans = data.count(b'\xff\xda') if picture.format == 'JPEG' else 1
     if scans * pixels > 48 * limit: raise ValueError(f'{scans} scans of {pixels:,} pixels')
     picture.load()

@@ -14,10 +14,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..files import Gate
-
 # %% ../../nbs/data/00_checks.ipynb #9c8faa64
 def shown(
     value:Any, # whatever was given
@@ -135,6 +131,7 @@ _DEPTH, _BLOCK = 100, 1 << 22
 
 def _json_depth(data:bytes) -> int:
     "Return how deep the brackets of a JSON text are nested, those in its strings apart"
+    import numpy as np
     if data.count(b'[') + data.count(b'{') <= _DEPTH: return 0 # no need to count
     data = data.replace(b'\\\\', b'').replace(b'\\"', b'')
     depth = quotes = deepest = 0
@@ -152,6 +149,7 @@ def read_json(
     name:str|Path|None=None, # what messages call it; default: the path
 ) -> Any:
     "Return what a JSON text states; ValueError for what is none, is too large, or is nested too deep"
+    from difflow.files import Gate
     name = ('the text' if isinstance(source, bytes) else source) if name is None else name
     with Gate.named_errors(name, 'not JSON'):
         data = source if isinstance(source, bytes) else Gate.read_bytes(source)

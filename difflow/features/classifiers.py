@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..checkpoints.archives import read_tensors
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.canvas import to_uint8
-from ..data.checks import check_kind, check_number, check_shape
+from ..data.checks import check_kind, check_number, check_shape, read_json
 from ..files import package_file, tensors_sha256
 from ..networks.protocol import network_facts
 
@@ -100,7 +100,7 @@ def _read_classifier(path:Path) -> SmallClassifier:
     from difflow.checkpoints.weights import load_strictly
     if not path.is_file(): raise ValueError(f'{path} is not a file')
     try:
-        with safe_open(path, 'pt') as file: header = json.loads(file.metadata()[_KEY])
+        with safe_open(path, 'pt') as file: header = read_json(file.metadata()[_KEY].encode())
         model = SmallClassifier(**header['config'])
     except (SafetensorError, KeyError, TypeError, OSError) as error:
         raise ValueError(f'{path} is not a classifier of difflow ({error})') from None

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints.stand_ins import PICKLE_LIMITS, UnsafePickleError, check_instructions
+from ..checkpoints.stand_ins import UnsafePickleError, check_instructions
 from ..data.checks import check_number
+from ..files import Gate
 
 # %% ../../nbs/features/04_sscd_published.ipynb #7e467477
 class _GeM(nn.Module):
@@ -113,7 +114,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     "Reader of data.pkl in a TorchScript archive; ValueError for all but tensors, containers and objects"
     def __init__(self, archive:zipfile.ZipFile, root:str, size:int): # bytes of the archive
         self.archive, self.root, self.storages = archive, root, {}
-        self.bytes_left, self.views_left, self.tensors_left = size, size, PICKLE_LIMITS['tensors']
+        self.bytes_left, self.views_left, self.tensors_left = size, size, UnsafePickleError.limits['tensors']
         data = self.entry('data.pkl')
         check_instructions(data, _AllowedNames(), {'BINPERSID'})
         super().__init__(io.BytesIO(data))
@@ -160,9 +161,9 @@ def _attributes(
     root:_ScriptObject, prefix:str='', left:list[int]|None=None, # objects that may still come
 ) -> dict[str, Tensor]:
     "Return the tensors below `root`, named by the path of attributes; Refused for a tree without end"
-    left, found = left or [PICKLE_LIMITS['tensors']], {}
+    left, found = left or [UnsafePickleError.limits['tensors']], {}
     left[0] -= 1
-    if left[0] < 0 or prefix.count('.') > PICKLE_LIMITS['depth']:
+    if left[0] < 0 or prefix.count('.') > UnsafePickleError.limits['depth']:
         raise UnsafePickleError('its modules are endless')
     for name, value in (root.state or {}).items():
         if isinstance(value, Tensor): found[prefix + name] = value
@@ -174,9 +175,9 @@ def _read_torchscript(
 ) -> dict[str, Tensor]: # its state dict
     "Read the weights of a TorchScript archive and run nothing in it; ValueError naming what is wrong"
     try:
-        size = Path(path).stat().st_size
-        if size > PICKLE_LIMITS['bytes']:
-            raise UnsafePickleError(f'it has more than {PICKLE_LIMITS["bytes"]:,} bytes')
+        size = Path(Gate.regular_file(path)).stat().st_size
+        if size > UnsafePickleError.limits['bytes']:
+            raise UnsafePickleError(f'it has more than {UnsafePickleError.limits["bytes"]:,} bytes')
         with zipfile.ZipFile(path) as archive:
             root = next(n for n in archive.namelist() if n.endswith('/constants.pkl')).rsplit('/', 1)[0]
             module = _ScriptUnpickler(archive, root, size).load()
@@ -188,7 +189,7 @@ def _read_torchscript(
 
 def _is_torchscript(path:str|Path) -> bool:
     "Return whether a file is a TorchScript archive"
-    if not zipfile.is_zipfile(path): return False
+    if not zipfile.is_zipfile(Gate.regular_file(path)): return False
     with zipfile.ZipFile(path) as archive: names = archive.namelist()
     return any(n.endswith('/constants.pkl') for n in names) and any(n.endswith('/data.pkl') for n in names)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number
+from ..data.checks import check_number, read_json
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
+from ..files import Gate
 from ..networks.coded import code_size
 from ..networks.registry import NETWORKS
 from .encoders import TimeEncoder
@@ -186,8 +187,8 @@ def load_coded(path:str|Path) -> CodedDenoiser: # in eval mode, on the CPU; `.ca
 
     from difflow.checkpoints.weights import load_strictly
     try:
-        with safe_open(path, 'pt') as file:
-            header = json.loads((file.metadata() or {})['difflow_coded'])
+        with safe_open(Gate.regular_file(path), 'pt') as file:
+            header = read_json((file.metadata() or {})['difflow_coded'].encode())
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         net = NETWORKS[header['network']](**header['config'])
         denoiser = CodedDenoiser(net, TimeEncoder(**header['encoder']), **header['options'])

@@ -21,7 +21,7 @@ from ..checkpoints.safetensors_files import write_tensors
 from ..data.checks import read_json, shown
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
-from ..files import atomic
+from ..files import Gate, atomic
 from ..networks.layers import Dropout
 from ..networks.protocol import network_facts
 from ..runs.identity import check_identity, run_identity
@@ -60,10 +60,10 @@ def _read_state(path:Path, whole:bool=True) -> tuple[dict, dict[str, Tensor]]: #
     "Read a state, or its header alone; raise ValueError when it is none, or cut short."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, 'pt') as file:
+        with safe_open(Gate.regular_file(path), 'pt') as file:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()} if whole else {}
-        about = {k: json.loads(v) for k, v in metadata.items()}
+        about = {k: read_json(v.encode()) for k, v in metadata.items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f'{path} is not a whole training state: {error}') from None
     if 'step' not in about: raise ValueError(f'{path} is not a training state: it has no step')

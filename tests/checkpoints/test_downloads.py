@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from difflow.checkpoints import cached, download
+from difflow.checkpoints.downloads import _cached, _download
 
 WHOLE = bytes(range(256)) * 1000
 
@@ -75,56 +75,56 @@ def left(folder):
 
 def test_whole(server, tmp_path):
     seen = []
-    path = download(
+    path = _download(
         server.url, tmp_path / 'a' / 'w.pt', callback=lambda done, total: seen.append((done, total))
     )
     assert path.read_bytes() == WHOLE and left(path.parent) == ['w.pt'] and server.asked == [None]
     assert seen[-1] == (len(WHOLE), len(WHOLE))
-    assert download(server.url, path) == path and len(server.asked) == 1
+    assert _download(server.url, path) == path and len(server.asked) == 1
 
 
 @pytest.mark.parametrize('etag', ['"1"', None])
 def test_an_interrupted_download_goes_on(server, tmp_path, etag):
     server.etag, server.cuts = etag, [100_000, 50_000]
     with pytest.raises(ConnectionError, match=r'100,000 bytes are kept, call again to go on'):
-        download(server.url, tmp_path / 'w.pt', attempts=1)
+        _download(server.url, tmp_path / 'w.pt', attempts=1)
     assert 'w.pt' not in left(tmp_path) and (tmp_path / 'w.pt.partial').stat().st_size == 100_000
-    path = download(server.url, tmp_path / 'w.pt', sha256=hashlib.sha256(WHOLE).hexdigest())
+    path = _download(server.url, tmp_path / 'w.pt', sha256=hashlib.sha256(WHOLE).hexdigest())
     assert path.read_bytes() == WHOLE and left(tmp_path) == ['w.pt']
     assert server.asked == [None, 'bytes=100000-', 'bytes=150000-']
 
 
 def test_a_server_without_ranges_sends_all_again(server, tmp_path):
     server.ranges, server.cuts = False, [100_000]
-    assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
+    assert _download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
     assert server.asked == [None, 'bytes=100000-'] and left(tmp_path) == ['w.pt']
 
 
 def test_a_file_that_changed_in_between_is_not_mixed(server, tmp_path):
     server.cuts = [100_000]
     with pytest.raises(ConnectionError):
-        download(server.url, tmp_path / 'w.pt', attempts=1)
+        _download(server.url, tmp_path / 'w.pt', attempts=1)
     server.body, server.etag = bytes(200_000), '"2"'
-    assert download(server.url, tmp_path / 'w.pt').read_bytes() == bytes(200_000)
+    assert _download(server.url, tmp_path / 'w.pt').read_bytes() == bytes(200_000)
 
 
 def test_nothing_was_left_to_send(server, tmp_path):
     server.cuts = [100_000]
     with pytest.raises(ConnectionError):
-        download(server.url, tmp_path / 'w.pt', attempts=1)
+        _download(server.url, tmp_path / 'w.pt', attempts=1)
     (tmp_path / 'w.pt.partial').write_bytes(WHOLE)  # killed between the last byte and the new name
-    assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
+    assert _download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
     (tmp_path / 'w.pt').unlink()
     (tmp_path / 'w.pt.partial').write_bytes(WHOLE + b'more')  # of another file, without its notes
-    assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
+    assert _download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
 
 
 def test_too_long_a_rest_is_thrown_away(server, tmp_path):
     server.cuts = [100_000]
     with pytest.raises(ConnectionError):
-        download(server.url, tmp_path / 'w.pt', attempts=1)
+        _download(server.url, tmp_path / 'w.pt', attempts=1)
     (tmp_path / 'w.pt.partial').write_bytes(WHOLE + b'more')
-    assert download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
+    assert _download(server.url, tmp_path / 'w.pt').read_bytes() == WHOLE
 
 
 def test_another_part_than_asked_for_is_refused(server, tmp_path):
@@ -132,7 +132,7 @@ def test_another_part_than_asked_for_is_refused(server, tmp_path):
     with pytest.raises(
         ConnectionError, match='the server sent bytes 100007-.*asked for the bytes from 100000'
     ):
-        download(server.url, tmp_path / 'w.pt')
+        _download(server.url, tmp_path / 'w.pt')
 
 
 @pytest.mark.parametrize('kind', ['sha256', 'md5'])
@@ -141,12 +141,12 @@ def test_a_wrong_file_is_not_kept(server, tmp_path, kind):
     if kind == 'md5':
         server.md5 = base64.b64encode(bytes(16)).decode()
     with pytest.raises(ValueError, match='is not what was expected: its hash is .*, expected (abab|0000)'):
-        download(server.url, tmp_path / 'w.pt', given)
+        _download(server.url, tmp_path / 'w.pt', given)
     assert left(tmp_path) == []
     server.md5 = base64.b64encode(hashlib.md5(WHOLE).digest()).decode()
     server.cuts = [1000, 1000]
     good = hashlib.sha256(WHOLE).hexdigest()
-    assert download(server.url, tmp_path / 'w.pt', good[:9].upper() if kind == 'sha256' else None).exists()
+    assert _download(server.url, tmp_path / 'w.pt', good[:9].upper() if kind == 'sha256' else None).exists()
 
 
 @pytest.mark.parametrize('status', [403, 404, 500])
@@ -155,20 +155,20 @@ def test_refusals(server, tmp_path, status):
     with pytest.raises(
         ConnectionError, match=f'could not be fetched .*{status}.*; or give the path of a file'
     ):
-        download(server.url, tmp_path / 'w.pt')
+        _download(server.url, tmp_path / 'w.pt')
     assert left(tmp_path) == [] and len(server.asked) == 1
 
 
 def test_offline(tmp_path):
     with pytest.raises(ConnectionError, match='could not be fetched'):
-        download('http://127.0.0.1:9/w', tmp_path / 'w')
+        _download('http://127.0.0.1:9/w', tmp_path / 'w')
     with pytest.raises(ConnectionError, match='could not be fetched'):
-        download('http://no-such-host.invalid/w', tmp_path / 'w')
+        _download('http://no-such-host.invalid/w', tmp_path / 'w')
     assert left(tmp_path) == []
 
 
 def _rank(url, path):
-    download(url, path)
+    _download(url, path)
 
 
 def test_ranks_wait_for_each_other(server, tmp_path):
@@ -185,11 +185,11 @@ def test_ranks_wait_for_each_other(server, tmp_path):
 def test_caches(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(tmp_path / 'dnnlib'))
-    path = cached(server.url)
+    path = _cached(server.url)
     assert path.read_bytes() == WHOLE and path.parent == tmp_path / 'hub' / 'checkpoints'
-    assert cached(server.url) == path and len(server.asked) == 1
+    assert _cached(server.url) == path and len(server.asked) == 1
     other = server.url + '?2'
     theirs = tmp_path / 'dnnlib' / 'downloads' / f'{hashlib.md5(other.encode()).hexdigest()}_w.pt'
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b'theirs')
-    assert cached(other) == theirs and len(server.asked) == 1
+    assert _cached(other) == theirs and len(server.asked) == 1

@@ -267,6 +267,44 @@ def test_photos_are_turned_as_pillow_turns_them(tmp_path, turn):
         assert np.array_equal(load_images(tmp_path / f'a.{kind}').images[0].permute(1, 2, 0).numpy(), wanted)
 
 
+def test_one_line_and_no_warning(tmp_path):
+    "Pillow warns of large pictures before it refuses them"
+    import warnings
+
+    with warnings.catch_warnings(record=True) as seen, pytest.raises(ValueError, match='100,000,000 pixels'):
+        warnings.simplefilter('always')
+        open_image(png(10_000, 10_000), 'a.png')
+    assert not seen
+
+
+# Weights of ours and their headers
+
+
+def test_weights_and_settings_are_regular_files(strange):
+    from difflow.features.classifiers import _read_classifier
+    from difflow.features.sscd_published import _is_torchscript
+    from difflow.representations.coded_denoisers import load_coded
+    from difflow.runs.tables import run_of
+    from difflow.training.state import _read_state
+
+    for read in (_read_classifier, _is_torchscript, load_coded, run_of, _read_state):
+        refused(lambda r=read: r(strange / 'pipe.png'), 'pipe.png')
+
+
+@pytest.mark.parametrize('name', ['difflow_coded', 'step'])
+def test_headers_of_weights_that_nest(tmp_path, name):
+    import torch
+    from safetensors.torch import save_file
+
+    from difflow.representations.coded_denoisers import load_coded
+    from difflow.training.state import _read_state
+
+    save_file({'a': torch.zeros(1)}, tmp_path / 'a', {name: '[' * 100_000 + ']' * 100_000})
+    refused(
+        lambda: (load_coded if name != 'step' else _read_state)(tmp_path / 'a'), f'{tmp_path}/a', 'nested'
+    )
+
+
 # Zips
 
 
@@ -344,6 +382,18 @@ def test_members_are_counted(tmp_path, monkeypatch):
     assert len(load_images(tmp_path / 'd.zip')) == 20
 
 
+def test_members_that_share_their_bytes(tmp_path):
+    "A thousand names of one member of 60 kB: together they are larger than the whole"
+    path = inflating(tmp_path / 'd.zip', '0000.png', 60)
+    data = path.read_bytes()
+    end, at = data.rindex(b'PK\5\6'), data.rindex(b'PK\1\2')
+    row = data[at:end]
+    rows = b''.join(row.replace(b'0000', b'%04d' % k) for k in range(1000))
+    tail = b'PK\5\6' + struct.pack('<HHHHLLH', 0, 0, 1000, 1000, len(rows), at, 0)
+    path.write_bytes(data[:at] + rows + tail)
+    refused(lambda: load_images(path), 'd.zip: unreadable zip (its members overlap)')
+
+
 def test_a_directory_of_a_gigabyte(tmp_path):
     with open(tmp_path / 'd.zip', 'wb') as file:
         file.truncate(1 << 30)
@@ -397,6 +447,18 @@ def test_arrays_that_inflate(tmp_path, monkeypatch):
     refused(lambda: load_images(tmp_path / 'b.npz'), 'b.npz', 'DIFFLOW_MAX_BYTES')
     monkeypatch.setenv('DIFFLOW_MAX_BYTES', '40000000')
     assert set(load_npz(tmp_path / 'a.npz')) == set(many)
+
+
+def test_headers_of_arrays_that_inflate(tmp_path, monkeypatch):
+    "A header of a gigabyte in a megabyte: not read to be told that it is too long"
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w', zipfile.ZIP_DEFLATED) as archive:
+        with archive.open('arr_0.npy', 'w') as member:
+            member.write(b'\x93NUMPY\2\0' + struct.pack('<I', 1 << 30))
+            for _ in range(40):
+                member.write(b' ' * MB)
+    monkeypatch.setenv('DIFFLOW_MAX_BYTES', f'{30 * MB}')
+    for read in (load_images, load_npz):
+        refused(lambda r=read: r(tmp_path / 'a.npz'), 'a.npz/arr_0 takes 41.9 MB')
 
 
 def test_large_arrays_that_are_there_are_read(tmp_path, monkeypatch):
