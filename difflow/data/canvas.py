@@ -243,8 +243,8 @@ def _decode(data:bytes) -> Image.Image: # loaded
     except UnidentifiedImageError: raise ValueError(f'none of {", ".join(_FORMATS)}') from None
     except Image.DecompressionBombError as error:
         size = str(error).partition(' exceeds')[0]
-        raise ValueError(f'{size}, allowed are {limit:,}: the environment variable DIFFLOW_MAX_PIXELS raises it'
-                         ) from None
+        words = 'the environment variable DIFFLOW_MAX_PIXELS raises it'
+        raise ValueError(f'{size}, allowed are {limit:,}: {words}') from None
     pixels = _count_pixels(*picture.size)
     scans = data.count(b'\xff\xda') if picture.format == 'JPEG' else 1
     if scans * pixels > 48 * limit: raise ValueError(f'{scans} scans of {pixels:,} pixels')

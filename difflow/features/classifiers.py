@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.archives import read_tensors
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.canvas import to_uint8
 from ..data.checks import check_kind, check_number, check_shape, read_json
@@ -97,6 +96,7 @@ def _read_classifier(path:Path) -> SmallClassifier:
     "Read what `save_classifier` wrote; ValueError for any other file"
     from safetensors import SafetensorError, safe_open
 
+    from difflow.checkpoints.archives import read_tensors
     from difflow.checkpoints.weights import load_strictly
     if not path.is_file(): raise ValueError(f'{path} is not a file')
     try:
@@ -147,6 +147,7 @@ def _torchvision_classifier(name:str, weights:str|Path|None, truncate:bool) -> n
         raise ConnectionError(f'{chosen.url} could not be fetched ({error}): give the path of that file as '
                               f'weights=, or put it into {torch.hub.get_dir()}/checkpoints') from None
     if weights is not None and not is_name:
+        from difflow.checkpoints.archives import read_tensors
         from difflow.checkpoints.weights import load_strictly
         load_strictly(network, read_tensors(weights))
     network.preprocess = _Preprocess(chosen.transforms(), truncate)

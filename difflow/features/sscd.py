@@ -26,8 +26,6 @@ from difflow.features.sscd_published import (
                                              _SmallNet,
 )
 
-from ..checkpoints.archives import read_tensors
-from ..checkpoints.containers import read_contents
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.checks import check_choice, check_kind, check_number
 from ..data.resizing import Preprocess
@@ -120,6 +118,8 @@ def load_descriptor(
     hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
 ) -> SSCD: # in eval mode, on the CPU
     "Load a descriptor; ValueError for another layout, ConnectionError when it cannot be fetched"
+    from difflow.checkpoints.archives import read_tensors
+    from difflow.checkpoints.containers import read_contents
     from difflow.checkpoints.weights import load_strictly
     check_kind('name', name, (str, Path))
     if threshold is not None: threshold = check_number('threshold', threshold, -1, 1)
