@@ -112,6 +112,20 @@ def _parametrise(settings:dict) -> tuple[str, dict]:
     if isinstance(options.get('scheduler'), Scheduler): options['scheduler'] = options['scheduler'].to_dict()
     return kind, options
 
+def _plan_network(network:str, config:dict, given:dict, card:dict, assumed:dict) -> _Plan:
+    "Plan the denoiser of a bare network, whose prediction the caller states; raise ValueError."
+    known = {name for kind in _denoisers() for name in _options_of(kind)} | {'prediction', *_SCHEDULE}
+    unknown = [name for name in given if name not in known and name not in config]
+    if unknown:
+        allowed = ', '.join([*config, *sorted(known)])
+        raise ValueError(f'unknown argument {unknown[0]!r}, expected one of {allowed}')
+    kind, options = _parametrise({'prediction': 'eps'} | {n: v for n, v in given.items() if n in known})
+    missing = [] if 'prediction' in given else ['prediction=']
+    if kind == 'DDPMDenoiser' and 'scheduler' not in options: missing.append('schedule=')
+    own = config | {name: value for name, value in given.items() if name in config}
+    assumed = {name: value for name, value in assumed.items() if name not in given}
+    return _Plan(kind, options, network, own, card, assumed, missing)
+
 # %% ../../nbs/checkpoints/03_formats.ipynb #6101a75f
 def _one_line(text:str) -> str:
     "Return `text` with its control characters and line breaks escaped."
