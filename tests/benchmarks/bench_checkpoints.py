@@ -40,10 +40,7 @@ def test_a_training_state_of_38_million_parameters(zipped, tmp_path):
     theirs = best(lambda: torch.load(path, weights_only=True))
     safe, whole = best(lambda: read_contents(path)), best(lambda: load_denoiser(path, **TELL))
     size = path.stat().st_size / 1e6
-    print(
-        f'\n{"zip" if zipped else "legacy"}, {size:.0f} MB: torch.load {theirs:.2f} s; ours, every byte checked,'
-    )
-    print(
-        f'{safe / theirs:.1f} times that; the denoiser with its averaged weights {whole / theirs:.1f} times'
-    )
+    kind = 'zip' if zipped else 'legacy'
+    print(f'\n{kind}, {size:.0f} MB: torch.load {theirs:.2f} s; ours, every byte checked,')
+    print(f'{safe / theirs:.1f} times that; the averaged denoiser {whole / theirs:.1f} times')
     assert whole < 8 * theirs
