@@ -104,13 +104,19 @@ def test_a_snapshot_says_everything(options, tmp_path):
 def test_latents_are_refused_until_they_are_expected(tmp_path):
     path = pickled(tmp_path / 'edm2-img512.pkl', tiny(img_channels=4), 'latents')
     words = (
-        r"edm2-img512.pkl: the network works on latents of somebody/vae, not on images: give space='latents'"
+        'edm2-img512.pkl: the network works on latents of somebody/vae, not on images: '
+        "give codec= to see images, or space='latents'"
     )
     for call in load_denoiser, describe:
         with pytest.raises(ValueError, match=words):
             call(path)
     loaded = load_denoiser(path, space='latents')
     assert loaded.image_shape == (4, 16, 16)
+    codec = (lambda images: images.repeat(1, 2, 1, 1)[:, :4], lambda latents: latents[:, :3] / 8)
+    seen = load_denoiser(path, codec=codec)
+    assert (seen.image_shape, seen.pixel_shape) == ((4, 16, 16), (3, 16, 16))
+    x = torch.ones(1, 4, 16, 16)
+    assert torch.equal(seen(x, 2.0), loaded(x, 2.0)) and seen.card['space'] == 'latents'
     assert loaded.card['space'] == 'latents' and loaded.card['codec'] == 'somebody/vae'
     with pytest.raises(
         ValueError, match="space is 'latents' in the file, by its StabilityVAEEncoder, got 'im"
