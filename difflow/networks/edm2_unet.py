@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.checks import check_number, check_shape
-from .edm_base import _one_hot
+from .edm_base import _EDMFacts, _one_hot
 from .edm_blocks import _attend, _heads_of
 from .layers import _dropout, _pixelwise
 from .protocol import _check_images, _check_timesteps, _distinct
@@ -158,8 +158,10 @@ def _add_blocks(net:nn.Module, widths:list[int], emb_channels:int):
             channels = width
 
 # %% ../../nbs/networks/12_edm2_unet.ipynb #ddd30d6e
-class EDM2UNet(nn.Module):
+class EDM2UNet(_EDMFacts, nn.Module):
     "The U-Net of EDM2 (Karras et al. 2024); raise ValueError for arguments that do not fit together."
+    channels_name = 'img_channels'
+
     def __init__(self,
         img_resolution:int, # side of the images in pixels, or of the latents
         img_channels:int, # of the image, or of the latents
@@ -191,21 +193,6 @@ class EDM2UNet(nn.Module):
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         _add_blocks(self, widths, emb_channels)
         self.out_conv = _MPLayer(widths[0], c['img_channels'], 3)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: # (C, H, W)
-        "Return the shape of an image; the network also runs on others."
-        return (self.config['img_channels'],) + (self.config['img_resolution'],) * 2
-
-    @property
-    def num_classes(self) -> int|None:
-        "Return the number of classes, None without labels."
-        return self.config['label_dim'] or None
-
-    @property
-    def null_class(self) -> bool:
-        "Return whether the network answers without a label: label `num_classes`, or None, is a row of zeros."
-        return self.config['label_dim'] > 0
 
     def forward(self,
         x:Tensor, # (B, img_channels, H, W)

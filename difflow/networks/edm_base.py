@@ -62,19 +62,14 @@ def _check_augment_labels(augment_labels:Tensor|None, batch:int, dim:int):
     raise ValueError(f'augment_labels must {expected}, got {tuple(augment_labels.shape)}')
 
 # %% ../../nbs/networks/05_edm_base.ipynb #33419dc6
-class _EDMNetwork(nn.Module):
-    "What `SongUNet` and `DhariwalUNet` share: configuration, checks, and the way through the blocks."
-    def __init__(self, config:dict):
-        super().__init__()
-        self.config = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in config.items()}
-        _check_config(self.config)
-        self.levels = [(config['img_resolution'] >> i, config['model_channels'] * m)
-                       for i, m in enumerate(config['channel_mult'])]
+class _EDMFacts:
+    "What the configuration of a network of EDM or EDM2 states, see `Network`."
+    channels_name = 'in_channels'
 
     @property
     def image_shape(self) -> tuple[int, int, int]: # (C, H, W)
         "Return the shape of an image; the network also runs on others."
-        return (self.config['in_channels'],) + (self.config['img_resolution'],) * 2
+        return (self.config[self.channels_name],) + (self.config['img_resolution'],) * 2
 
     @property
     def num_classes(self) -> int|None:
@@ -85,6 +80,15 @@ class _EDMNetwork(nn.Module):
     def null_class(self) -> bool:
         "Return whether the network answers without a label: label `num_classes`, or None, is a row of zeros."
         return self.config['label_dim'] > 0
+
+class _EDMNetwork(_EDMFacts, nn.Module):
+    "What `SongUNet` and `DhariwalUNet` share: configuration, checks, and the way through the blocks."
+    def __init__(self, config:dict):
+        super().__init__()
+        self.config = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in config.items()}
+        _check_config(self.config)
+        self.levels = [(config['img_resolution'] >> i, config['model_channels'] * m)
+                       for i, m in enumerate(config['channel_mult'])]
 
     def forward(self,
         x:Tensor, # (B, in_channels, H, W)
