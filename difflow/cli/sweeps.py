@@ -30,7 +30,7 @@ from difflow.cli.options import (
 )
 
 from .models import _check_label, _load_model, _model_facts
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_first, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,10 +116,11 @@ def _sweep_command(
     from difflow.sweeps.levels import even_levels, sweep
     denoiser = _load_model(model, device, **_overrides(options))
     picture = _image(image, data, split, denoiser.pixel_shape)
-    _print_used(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
+    first = _print_first(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
     result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
-                   progress=sys.stderr.isatty(), seeds=seed, labels=_label(label, picture, denoiser),
-                   guidance=guidance, convention=convention, independent=independent, batch_size=batch_size)
+                   progress=sys.stderr.isatty(), callback=first, seeds=seed,
+                   labels=_label(label, picture, denoiser), guidance=guidance, convention=convention,
+                   independent=independent, batch_size=batch_size)
     written = [write_png(result.strip(), out)]
     if gif is not None: written.append(_write_gif(_sweep_frames(result), gif))
     _print_done(f'{len(result.images)} levels of {picture.names[0]} by {model}', written, start)

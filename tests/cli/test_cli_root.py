@@ -263,7 +263,7 @@ def test_info_tells_of_foreign_files(difflow, models, tmp_path):
         tmp_path / 'theirs.pt',
     )
     text = difflow('info theirs.pt').stdout
-    assert 'state dict' in text and 'assumed' in text and 'missing' in text
+    assert 'guided-diffusion U-Net' in text and 'assumed' in text and 'missing' in text
 
 
 def test_counts_and_a_larger_set(difflow, models, tmp_path):

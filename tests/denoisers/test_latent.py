@@ -110,6 +110,6 @@ def test_the_autoencoders_of_diffusers():
 
 def test_save_says_why_not(tmp_path):
     _, latent = pair()
-    with pytest.raises(ValueError, match='a LatentDenoiser is not saved; save its .denoiser'):
+    with pytest.raises(ValueError, match='a LatentDenoiser is not saved; save .denoiser'):
         df.save(latent, tmp_path / 'x.safetensors')
     assert not list(tmp_path.iterdir())

@@ -553,7 +553,7 @@ def test_what_a_foreign_file_lacks_is_an_option(home, tmp_path, capsys):
         '--noise_schedule cosine --diffusion_steps 500'
     )
     code, _, error = difflow(f'{line} --out {tmp_path}/out')
-    assert code == 2 and 'give image_size=' in error and not (tmp_path / 'out').exists()
+    assert code == 2 and 'give --image-size' in error and not (tmp_path / 'out').exists()
     assert difflow(f'{line} --out {tmp_path}/out {options}')[0] == 0
     given = dict(
         image_size=8,
