@@ -89,7 +89,7 @@ def test_one_file_with_its_configuration_beside_it(tmp_path):
     loaded = load_denoiser(folder / 'unet' / 'diffusion_pytorch_model.safetensors')
     assert loaded.prediction == 'x0' and torch.equal(loaded.net.conv_out.bias, plain()['conv_out.bias'])
     (folder / 'unet' / 'config.json').unlink()
-    with pytest.raises(ValueError, match='no network that is known'):
+    with pytest.raises(ValueError, match='give config='):
         load_denoiser(folder / 'unet' / 'diffusion_pytorch_model.safetensors')
 
 
