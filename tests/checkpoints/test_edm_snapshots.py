@@ -287,10 +287,10 @@ def test_limits_on_size(tmp_path, monkeypatch):
     from difflow.checkpoints import unpickler
 
     path = snapshot(tmp_path / 'n.pkl', 'EDMPrecond', tiny(), sigma_data=0.5)
-    monkeypatch.setattr(unpickler, 'MAX_BYTES', 1000)
+    monkeypatch.setattr(unpickler, '_MAX_BYTES', 1000)
     with pytest.raises(ValueError, match='more than 1,000 bytes'):
         load_denoiser(path)
-    monkeypatch.setattr(unpickler, 'MAX_BYTES', 1 << 33)
-    monkeypatch.setattr(unpickler, 'MAX_TENSORS', 20)
+    monkeypatch.setattr(unpickler, '_MAX_BYTES', 1 << 33)
+    monkeypatch.setattr(unpickler, '_MAX_TENSORS', 20)
     with pytest.raises(ValueError, match='more tensors than it can hold'):
         load_denoiser(path)
