@@ -104,7 +104,10 @@ def fill_table(
     report = _fill_parts(joined, parts, settings, items, _maker(make, numbers), batch_size, **options)
     if report.tells:
         remove_partials(path)
-        join(_rows([*(n for n in rows if n not in numbers), *names], rows, files, parts))
+        try: join(_rows([*(n for n in rows if n not in numbers), *names], rows, files, parts))
+        except (OSError, ValueError):
+            if not joined(): raise
+            report = replace(report, tells=False) # another rank has joined the rows and removed them
         shutil.rmtree(parts, ignore_errors=True)
     kept, others = len(names) - len(missing) + report.kept, len(rows.keys() - numbers.keys())
     return Report(path, report.made, kept, report.complete, report.tells, {}, others)
