@@ -127,10 +127,6 @@ def _plan_network(network:str, config:dict, given:dict, card:dict, assumed:dict)
     return _Plan(kind, options, network, own, card, assumed, missing)
 
 # %% ../../nbs/checkpoints/03_formats.ipynb #6101a75f
-def _one_line(text:str) -> str:
-    "Return `text` with its control characters and line breaks escaped."
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
-
 _MAGIC = {
     b'\x89PNG': 'a PNG image', b'\xff\xd8\xff': 'a JPEG image', b'GIF8': 'a GIF image', b'%PDF': 'a PDF file',
     b'\x1f\x8b': 'gzip data', b'\x7fELF': 'a program', b'\x93NUMPY': 'a NumPy array', b'\x89HDF': 'HDF5',

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ..files import Gate
 from .diffusers_folders import _NETWORK_FOLDERS, _json, _preference, _variant_of
-from .formats import _one_line
 from .state_dicts import _abbreviated
 
 # %% ../../nbs/checkpoints/19_hub.ipynb #0b37953b
@@ -143,8 +143,8 @@ def _hub_path(
         raise ValueError(f'{where} is neither a file here nor a model of the hub; '
                          'if it is private, log in by hf auth login') from None
     except (e.LocalEntryNotFoundError, e.OfflineModeIsEnabled): raise _unreached(where) from None
-    except e.HfHubHTTPError as error: raise ConnectionError(_one_line(f'{where}: {error}')) from None
-    except ValueError as error: raise ValueError(_one_line(f'{where}: {error}')) from None
+    except e.HfHubHTTPError as error: raise ConnectionError(Gate.printable(f'{where}: {error}')) from None
+    except ValueError as error: raise ValueError(Gate.printable(f'{where}: {error}')) from None
     except _transport_errors(): raise _unreached(where) from None
 
 def _unreached(where:str) -> ConnectionError:

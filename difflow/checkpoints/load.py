@@ -19,7 +19,7 @@ from ..data.checks import check_choice, check_kind, shown
 from ..denoisers.base import Denoiser
 from ..denoisers.latent import LatentDenoiser
 from ..denoisers.wrapping import wrap
-from ..files import file_hash, package_file, tensors_sha256
+from ..files import Gate, file_hash, package_file, tensors_sha256
 from ..networks.song_unet import DhariwalUNet, SongUNet
 from ..schedulers.scheduler import Scheduler
 from .archives import _recognised
@@ -29,7 +29,7 @@ from .diffusers_export import _export_diffusers
 from .diffusers_folders import _CODECS, _json, _read_weights, _weight_files
 from .diffusers_models import _from_diffusers, _is_diffusers
 from .downloads import _cached
-from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _one_line, _Plan
+from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _Plan
 from .hub import _hub_name, _hub_path
 from .safetensors_files import write_tensors
 from .state_dicts import _abbreviated
@@ -193,7 +193,7 @@ def _opened(what:str|Path, key:str|None, hash:str|None, given:dict, latent:bool=
         tensors = kind.read(candidate)
     except ValueError as error:
         text = str(error)
-        raise ValueError(_one_line(text if text.startswith(str(path)) else f'{path}: {text}')) from None
+        raise ValueError(Gate.printable(text if text.startswith(str(path)) else f'{path}: {text}')) from None
     if latent: plan.assumed.pop('space', None)
     if candidate.name and contents.header is None: plan.card['weights'] = _which(candidate, others)
     if _hub_name(str(what)) and not Path(str(what)).exists(): plan.card['hub'] = str(what)
