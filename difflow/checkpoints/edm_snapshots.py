@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .formats import _Candidate, _Contents, _denoisers, _Format, _networks, _override, _Plan
 from .stand_ins import UnsafePickleError, _kind_of, _PickledObject
-from .state_dicts import _is_averaged, _named, _objects, _tensors_in
+from .state_dicts import _MAX_NETWORKS, _MAX_NODES, _is_averaged, _named, _objects, _tensors_in
 
 # %% ../../nbs/checkpoints/10_edm_snapshots.ipynb #290b5161
 def _plain(value:object, left:list[int]|None=None, depth:int=0) -> object: # json-able
@@ -50,11 +50,12 @@ def _contents_of(network:_PickledObject, beside:dict) -> dict:
 
 def _sniff_edm(contents:_Contents) -> list[_Candidate]:
     "Return the preconditioned networks in a file; raise `UnsafePickleError` where one is damaged."
-    found = []
+    found, left = [], [_MAX_NODES]
     for place, network, beside in _objects(contents.tree):
         if network.name not in _PRECONDITIONERS: continue
         try:
-            facts, tensors = _contents_of(network, beside), _tensors_in(network)
+            if len(found) == _MAX_NETWORKS: raise UnsafePickleError('its networks are endless')
+            facts, tensors = _contents_of(network, beside), _tensors_in(network, left)
             found.append(_Candidate(place, tensors, facts, _is_averaged(place)))
         except UnsafePickleError as error:
             raise UnsafePickleError(f'{contents.path} is refused: {error}') from None

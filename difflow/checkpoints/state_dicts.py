@@ -16,13 +16,13 @@ from .formats import _Candidate, _Contents
 from .stand_ins import _MAX_DEPTH, _MAX_TENSORS, UnsafePickleError, _EndlessError, _kind_of, _PickledObject
 
 # %% ../../nbs/checkpoints/04_state_dicts.ipynb #cdff9431
-def _modules_in(module:_PickledObject) -> Iterator[tuple[str, _PickledObject]]:
+def _modules_in(module:_PickledObject, left:list[int]|None=None) -> Iterator[tuple[str, _PickledObject]]:
     "Yield the name and the stand-in of every module inside `module`; raise `UnsafePickleError` for loops."
-    waiting, seen = [('', module)], 0
+    waiting, left = [('', module)], [_MAX_TENSORS] if left is None else left
     while waiting:
         prefix, module = waiting.pop()
-        seen += 1
-        if seen > _MAX_TENSORS or prefix.count('.') > _MAX_DEPTH:
+        left[0] -= 1 # of all that is walked with it, so that shared modules have an end
+        if left[0] < 0 or prefix.count('.') > _MAX_DEPTH:
             raise _EndlessError('its modules are endless')
         yield prefix, module
         for name, child in reversed(_named(module, '_modules').items()):
@@ -35,10 +35,10 @@ def _named(module:_PickledObject, key:str) -> dict:
     if isinstance(found, dict) and all(isinstance(name, str) for name in found): return found
     raise UnsafePickleError(f'{key} of a {module.name[:80]} has no names')
 
-def _tensors_in(network:_PickledObject) -> dict[str, Tensor]:
+def _tensors_in(network:_PickledObject, left:list[int]|None=None) -> dict[str, Tensor]:
     "Return the state dict of a network, in the order of torch's own."
     tensors = {}
-    for prefix, module in _modules_in(network):
+    for prefix, module in _modules_in(network, left):
         hidden = module.state.get('_non_persistent_buffers_set')
         hidden = hidden if isinstance(hidden, set) else set()
         for kind in ('_parameters', '_buffers'):
@@ -55,7 +55,7 @@ class _Group(NamedTuple):
     place:str # where they stand
     tensors:dict[str, Tensor]|list[Tensor]
 
-_MAX_NODES = 200_000 # dicts, lists and objects that are looked through
+_MAX_NODES, _MAX_NETWORKS = 200_000, 20 # dicts, lists and objects that are looked through
 
 def _children(node:object) -> Iterator[tuple[object, object]]:
     "Yield the names and values in a dict, a list or the state of an object."
@@ -65,10 +65,10 @@ def _children(node:object) -> Iterator[tuple[object, object]]:
     elif isinstance(node, dict): yield from node.items()
     elif isinstance(node, (list, tuple)): yield from enumerate(node)
 
-def _group_of(node:object) -> dict[str, Tensor]|list[Tensor]|None:
+def _group_of(node:object, left:list[int]) -> dict[str, Tensor]|list[Tensor]|None:
     "Return the tensors that stand side by side in a dict, a list or a module; None where there are none."
     if isinstance(node, _PickledObject) and {'_modules', '_parameters'} & node.state.keys():
-        try: return _tensors_in(node)
+        try: return _tensors_in(node, left)
         except _EndlessError: raise
         except UnsafePickleError: return None # a damaged module beside the weights
     if isinstance(node, (list, tuple)):
@@ -93,9 +93,9 @@ def _nodes(tree:object) -> Iterator[tuple[str, object, dict]]:
 
 def _groups(tree:object) -> Iterator[_Group]:
     "Yield all groups of tensors in `tree`; raise `UnsafePickleError` where there is no end of it."
-    count = 0
+    count, left = 0, [_MAX_NODES] # modules, shared ones as often as they stand somewhere
     for place, node, _ in _nodes(tree):
-        tensors = _group_of(node)
+        tensors = _group_of(node, left)
         if tensors is None: continue
         count += len(tensors)
         if count > 20 * _MAX_TENSORS: raise _EndlessError('its tensors are endless')
@@ -131,6 +131,7 @@ def _dotless(group:dict[str, Tensor], known:_Candidate) -> Iterator[tuple[str, d
 
 def _listed(tensors:list[Tensor], known:_Candidate, buffers:Sequence[str]) -> dict[str, Tensor]|None:
     "Return the weights of the network `known` that are listed in the order of its parameters."
+    if not 0 <= len(known.tensors) - len(tensors) <= len(buffers): return None
     names = [name for name in known.tensors if name not in buffers]
     if [known.tensors[name].shape for name in names] != [tensor.shape for tensor in tensors]: return None
     return known.tensors | dict(zip(names, tensors))
@@ -146,6 +147,7 @@ def _find_state_dicts(
     found = []
     for place, tensors in named:
         for prefix in _prefixes(tensors, anchors):
+            if len(found) == _MAX_NETWORKS: raise _EndlessError(f'it has more than {_MAX_NETWORKS} networks')
             name = '.'.join(part for part in (place, prefix.rstrip('.')) if part)
             averaged = _is_averaged(name) or 'n_averaged' in tensors
             own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

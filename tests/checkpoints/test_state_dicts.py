@@ -1,13 +1,19 @@
 """State dicts of other people: the network in the shapes, and what the caller adds."""
 
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from small_models import TELL, answer
 
 from difflow import DDPMDenoiser, Scheduler, UNet, load_denoiser
 from difflow.checkpoints import published_config
+from difflow.checkpoints.archives import _recognised
 from difflow.checkpoints.catalogue import _BY_SIZE, _FACTORIES
-from difflow.checkpoints.guided_unets import _plan_guided
+from difflow.checkpoints.formats import _Contents
+from difflow.checkpoints.guided_unets import _ANCHORS, _plan_guided
+from difflow.checkpoints.stand_ins import _PickledObject
 from golden import FIXTURES, fill, tiny_unet
 
 
@@ -271,3 +277,23 @@ def test_what_a_file_cannot_tell(given, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         load_denoiser(tmp_path / 'm.pt', **given)
     assert str(tmp_path / 'm.pt') in str(error.value)
+
+
+def test_modules_that_stand_in_many_places_have_an_end():
+    def module(**inside):
+        made = _PickledObject('torch.nn.Module')
+        made.state = dict(_modules=inside, _parameters={})
+        return made
+
+    shared = module(**{f'c{i}': module() for i in range(30_000)})
+    for name in ('Module', 'EDMPrecond'):
+        tree = {f'm{i}': module(a=shared) for i in range(300)}
+        for thing in tree.values():
+            thing.name = name
+        start = time.process_time()
+        with pytest.raises(ValueError, match='endless'):
+            _recognised(_Contents(Path('w.pkl'), 'pickle', tree, {}))
+        assert time.process_time() - start < 20
+    names = {f'n{i}.{name}': torch.ones(1) for i in range(2000) for name in _ANCHORS}
+    with pytest.raises(ValueError, match='more than 20 networks'):
+        _recognised(_Contents(Path('w.pkl'), 'pickle', names, {}))
