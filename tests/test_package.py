@@ -110,13 +110,14 @@ def light_modules():
 
 
 @pytest.fixture(scope='module')
-def imports(python):
-    "Import each module seven times, in forks that have torch: CPU seconds of torch, (seconds, modules)"
+def imports(python, tmp_path_factory):
+    "Import each compiled module seven times, in forks that have torch: CPU seconds of torch, (own, modules)"
     code = """if True:
         import importlib, json, os, sys, time
         start = time.process_time()
         import torch
         whole = time.process_time() - start
+        sys.pycache_prefix, sys.dont_write_bytecode = sys.argv[1], False
         def once(name):
             read, write = os.pipe()
             if os.fork() == 0:
@@ -128,8 +129,8 @@ def imports(python):
             with open(read) as file: text = file.read()
             os.wait()
             return json.loads(text)
-        print(json.dumps([whole, {name: [once(name) for _ in range(7)] for name in sys.argv[1:]}]))"""
-    return json.loads(python(code, *light_modules()))
+        print(json.dumps([whole, {name: [once(name) for _ in range(7)] for name in sys.argv[2:]}]))"""
+    return json.loads(python(code, tmp_path_factory.mktemp('compiled'), *light_modules()))
 
 
 @pytest.mark.parametrize('module', light_modules())
