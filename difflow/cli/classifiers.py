@@ -11,21 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from typer.core import TyperCommand
-
-from difflow.cli.options import (
-    _check_ending,
-    _check_output,
-    _count,
-    _dashed,
-    _DeviceOption,
-    _numbers,
-    _option,
-    _RestartOption,
-    _spellings,
-)
-
 from .models import _data_facts, _device_of
+from .options import _check_ending, _check_output, _count, _DeviceOption, _numbers, _option, _RestartOption
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -35,12 +22,11 @@ if TYPE_CHECKING:
     from difflow.sweeps.layer_change import LayerChange
 
 # %% ../../nbs/cli/08_classifiers.ipynb #5b1df34a
-_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name',
-                          *_spellings('classifier-name'))
+_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name')
 _WeightsOption = _option(str, 'of a torchvision classifier: DEFAULT or another name, a .pth file, none')
 _SizeOption = _option(int|None, 'side the images are brought to; default: the classifier\'s own, or 256',
-                    *_spellings('image-size'), min=1)
-_RowsOption = _option(int, 'images in the network at once', *_spellings('batch-size'), min=3)
+                      min=1)
+_RowsOption = _option(int, 'images in the network at once', min=3)
 
 _OutputOption = _option(Path|None, 'npz; default classifier_statistics/NAME.npz', '--output', '--out')
 
@@ -74,12 +60,12 @@ def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all
 @app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.')
 def _statistics_command(
     classifier_name:_ClassifierOption='convnext_base',
-    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set', *_spellings('data-dir'))=
+    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
         'datasets/ILSVRC2012/validation',
     split:_option(str, 'part of the data: train, test or all')='all',
-    num_samples:_dashed(int, 'images, the same number of each class', 'num_samples', min=1)=10_000,
+    num_samples:_option(int, 'images, the same number of each class', min=1)=10_000,
     layers:_option(str|None, 'names or patterns: stem,stages.*; default: the classifier\'s own list')=None,
-    second_moment:_dashed(bool, 'divide by E[a^2] later on, as published', 'second_moment')=False,
+    second_moment:_option(bool, 'divide by E[a^2] later on, as published')=False,
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
     seed:_count('of the choice of images', least=0)=0,
     output:_OutputOption=None,
@@ -110,16 +96,6 @@ def _statistics_command(
     _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #34b24c97
-class _SeriesCommand(TyperCommand):
-    "Take several numbers after --time_series, as the published script does"
-    def parse_args(self, ctx, args):
-        joined = []
-        for word in args:
-            many = word[:1].isdigit() and len(joined) > 1 and joined[-2] in _spellings('time-series')
-            if many: joined[-1] += f',{word}'
-            else: joined.append(word)
-        return super().parse_args(ctx, joined)
-
 def _manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_reverse: sigma}
     "Return the steps and the noise levels in the manifest of a run; the published number and {} without"
     from difflow.runs.folder import MANIFEST, read_lines
@@ -154,17 +130,16 @@ def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, n
     return [path for path in (picture, pickles) if path]
 
 # %% ../../nbs/cli/08_classifiers.ipynb #a146e19e
-@app.command('evaluate-classifier', cls=_SeriesCommand,
+@app.command('evaluate-classifier',
              short_help='What changed in each layer from sent to returned images.')
 def _evaluate_command(
-    starting_data_dir:_dashed(str, 'images that were sent: folder, zip or name', 'starting_data_dir'),
-    data_dir:_dashed(str, 'images that came back, {stem}_t{NNNN}.*, below this folder', 'data_dir'),
+    starting_data_dir:_option(str, 'images that were sent: folder, zip or name'),
+    data_dir:_option(str, 'images that came back, {stem}_t{NNNN}.*, below this folder'),
     classifier_name:_ClassifierOption='convnext_base',
     statistics:_option(Path|None, 'of classifier-statistics; default classifier_statistics/NAME.npz')=None,
-    time_series:_option(str|None, 'step_reverse to compare: 25 50 75; default: all that are there',
-                       *_spellings('time-series'))=None,
+    time_series:_option(list[str]|None, 'step_reverse to compare: 25 50 75; default: all there are')=None,
     timestep_respacing:_option(int|None, 'steps of the whole walk; default: as in its manifest, or 250',
-                              *_spellings('timestep-respacing'), min=1)=None,
+                               min=1)=None,
     split:_option(str, 'part of the images that were sent: train, test or all')='all',
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
     seed:_count('of the shuffled pairs', least=0)=0,
@@ -180,7 +155,7 @@ def _evaluate_command(
     if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
     from difflow.features.activations import ActivationStatistics
     from difflow.sweeps.change_files import fill_change, pair_images
-    chosen = time_series and sorted(set(_numbers(time_series, '--time_series')))
+    chosen = time_series and sorted(set(_numbers(','.join(time_series), '--time_series')))
     scales, model = ActivationStatistics.load(statistics), _open_classifier(classifier_name, weights, device)
     sent = _images_for(model, starting_data_dir, image_size, split)
     recorded, sigmas = _manifest_of(data_dir)

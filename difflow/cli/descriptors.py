@@ -11,17 +11,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from .models import _data_facts, _device_of
 from .options import _check_ending, _count, _DeviceOption, _flag, _option
-from .root import _print_done, _print_used, app
+from .root import _Commands, _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.reproducibility.scores import Score
 
 # %% ../../nbs/cli/11_descriptors.ipynb #c0e815e5
-_sscd_app = typer.Typer(help='Descriptors for copies, and the scores made of them.', rich_markup_mode=None)
+_sscd_app = _Commands(help='Descriptors for copies, and the scores made of them.', rich_markup_mode=None)
 app.add_typer(_sscd_app, name='sscd', short_help='Descriptors for copies, and the scores made of them.')
 
 _FeaturesOption = _option(Path, 'npz with the features of the generated images')

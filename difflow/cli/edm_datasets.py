@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import _dashed, _option
+from .options import _option
 from .root import _print_done, app
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, tra
 def _dataset_command(
     source:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
     dest:_option(Path, 'a name ending in .zip, or an empty folder'),
-    max_images:_dashed(int|None, 'the first so many by name; default: all', 'max_images', min=1)=None,
+    max_images:_option(int|None, 'the first so many by name; default: all', min=1)=None,
     transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone')=None,
     resolution:_option(str|None, 'WIDTHxHEIGHT, such as 32x32; default: as they are')=None,
 ) -> None:

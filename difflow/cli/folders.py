@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
 from difflow.cli.options import (
     _count,
-    _dashed,
     _DeviceOption,
     _GuidanceOption,
     _numbers,
@@ -25,7 +23,6 @@ from difflow.cli.options import (
     _RestartOption,
     _SamplerOption,
     _SplitOption,
-    _switch,
     _takes_model,
 )
 
@@ -37,28 +34,6 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/07_folders.ipynb #f82a45da
-_MANY = ('step_reverse',)
-_SWITCHES = 'use_ddim', 'class_cond', 'strict', 'independent', 'use_fp16', 'use_new_attention_order'
-_YES, _NO = ('true', 'yes', 't', 'y', '1'), ('false', 'no', 'f', 'n', '0')
-
-def _spread(words:list[str]) -> list[str]:
-    "Rewrite several values after one flag as that flag again and again, and a switch with a word as a switch"
-    result, last = [], ''
-    for word in words:
-        name = word.split('=')[0].lstrip('-').replace('-', '_') if word.startswith('--') else ''
-        if name: last = name
-        switch = last in _SWITCHES and not name and word.lower() in _YES + _NO
-        if switch and word.lower() in _YES: continue
-        if switch: result[-1] = f'--no-{last}'
-        elif last in _MANY and not name: result += ['--step_reverse', word]
-        elif name in _MANY and '=' not in word: continue
-        else: result.append(word)
-    return result
-
-class _PublishedSpelling(TyperCommand):
-    "Parse a command line in the published script's own spelling"
-    def parse_args(self, ctx, args): return super().parse_args(ctx, _spread(args))
-
 def _levels_of(words:list[str]) -> list[int]:
     "Return the numbers in `words`, each one or several with commas, ascending; ValueError for anything else"
     return sorted(set(_numbers(','.join(words), '--step_reverse')))
@@ -109,34 +84,33 @@ def _run(options:dict) -> None:
     _print_done(what, [report.folder], start)
 
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
-@app.command('forward-backward', cls=_PublishedSpelling, 
-             short_help='Noise a data set to several levels and return.')
+@app.command('forward-backward', short_help='Noise a data set to several levels and return.')
 @_takes_model
 def _forward_backward_command(context:typer.Context,
-    data_dir:_dashed(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...', 'data_dir'),
-    model_path:_dashed(str, 'a checkpoint file; or mnist, mnist-class, digits', 'model_path', '--model'),
-    step_reverse:_dashed(list[str], 'levels, each in 0..steps: 25 50 100', 'step_reverse'),
-    num_classes:_dashed(int|None, 'the first so many classes; default: all', 'num_classes', min=1)=None,
-    num_per_class:_dashed(int|None, 'the first so many of each; default: all', 'num_per_class', min=1)=None,
-    timestep_respacing:_dashed(str, 'steps: a number, ddim50, or 10,15,20', 'timestep_respacing')='250',
-    batch_size:_dashed(int, 'images in the network at once', 'batch_size', min=1)=16,
-    use_ddim:_switch('the deterministic DDIM in place of DDPM', 'use_ddim')=False,
-    class_cond:_switch('tell the model the class; default: if it has classes', 'class_cond', bool|None)=None,
+    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...'),
+    model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model'),
+    step_reverse:_option(list[str], 'levels, each in 0..steps: 25 50 100'),
+    num_classes:_option(int|None, 'the first so many classes; default: all', min=1)=None,
+    num_per_class:_option(int|None, 'the first so many of each; default: all', min=1)=None,
+    timestep_respacing:_option(str, 'steps: a number, ddim50, or 10,15,20')='250',
+    batch_size:_option(int, 'images in the network at once', min=1)=16,
+    use_ddim:_option(bool, 'the deterministic DDIM in place of DDPM')=False,
+    class_cond:_option(bool|None, 'tell the model the class; default: if it has classes')=None,
     seed:_count('seed of the noise', least=0)=0,
     out:_option(Path, 'folder of the images and the manifest')=Path('results/forward_backward'),
     format:_option(str, 'png; or jpeg, lossy, as the published script writes')='png',
     convention:_option(str, 'matched: noise at the level where the walk back starts; '
                            'repo: one level above, as in the published code')='matched',
-    strict:_switch('stop at the first file that is no image', 'strict')=False,
+    strict:_option(bool, 'stop at the first file that is no image')=False,
     sampler:_SamplerOption='ddpm', guidance:_GuidanceOption=1.,
-    independent:_switch('new noise for each level, instead of the same', 'independent')=False,
+    independent:_option(bool, 'new noise for each level, instead of the same')=False,
     split:_SplitOption='all',
     devkit:_option(Path|None, "folder of ImageNet's development kit; default: in and beside the images")=None,
     synsets:_option(Path|None, "classes in the kit's order: meta.mat, or a WNID a line; default: 1000")=None,
-    progress:_switch('show a bar; default: in a terminal and under torchrun', 'progress', bool|None)=None,
+    progress:_option(bool|None, 'show a bar; default: in a terminal and under torchrun')=None,
     restart:_RestartOption=False,
     dtype:_option(str, 'of the network: float32, float16 or bfloat16')='float32',
-    use_fp16:_switch('the same as --dtype float16', 'use_fp16')=False,
+    use_fp16:_option(bool, 'the same as --dtype float16')=False,
     device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Noise the images of a data set to several levels and bring them back; again: go on with a stopped run."

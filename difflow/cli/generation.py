@@ -17,18 +17,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from difflow.cli.options import (
-    _count,
-    _dashed,
-    _DeviceOption,
-    _flag,
-    _foreign_options,
-    _option,
-    _overrides,
-    _with_options,
-)
-
 from .models import _device_of, _load_model, _model_facts
+from .options import _count, _DeviceOption, _flag, _foreign_options, _option, _overrides, _with_options
 from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
@@ -161,18 +151,18 @@ def _generate_command(context:typer.Context,
     subdirs:_flag('--subdirs', 'a folder for each thousand seeds')=False,
     label:_option(int|None, 'class of all images; default: drawn from the seed', '--class', min=0)=None,
     batch:_count('images at once')=64, steps:_count('noise levels of the walk')=18,
-    sigma_min:_dashed(float|None, 'lowest noise level, > 0; default: of model and walk', 'sigma_min')=None,
-    sigma_max:_dashed(float|None, 'highest noise level; default: of model and walk', 'sigma_max')=None,
+    sigma_min:_option(float|None, 'lowest noise level, > 0; default: of model and walk')=None,
+    sigma_max:_option(float|None, 'highest noise level; default: of model and walk')=None,
     rho:_option(float, 'exponent of the spacing, > 0')=7.,
-    S_churn:_dashed(float, 'stochasticity, >= 0; 0: none', 'S_churn')=0.,
-    S_min:_dashed(float, 'lowest noise level that gets it', 'S_min')=0.,
-    S_max:_dashed(float, 'highest noise level that gets it', 'S_max')=math.inf,
-    S_noise:_dashed(float, 'factor of that noise, > 0', 'S_noise')=1.,
+    S_churn:_option(float, 'stochasticity, >= 0; 0: none')=0.,
+    S_min:_option(float, 'lowest noise level that gets it')=0.,
+    S_max:_option(float, 'highest noise level that gets it')=math.inf,
+    S_noise:_option(float, 'factor of that noise, > 0')=1.,
     solver:_option(str, 'heun or euler; without the next three also ddim, ddpm, dpmpp_2m')='heun',
     disc:_option(str|None, 'EDM\'s other noise levels: vp, ve, iddpm or edm; default: edm')=None,
     schedule:_option(str|None, 'EDM\'s other schedules: vp, ve or linear; default: linear')=None,
     scaling:_option(str|None, 'EDM\'s other scalings: vp or none; default: none')=None,
-    optimal_denoiser:_dashed(bool, 'the exact mean over --dataset as the model', 'optimal_denoiser')=False,
+    optimal_denoiser:_option(bool, 'the exact mean over --dataset as the model')=False,
     dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
     noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
     restart:_flag('--restart', 'begin anew: first remove what this command has written to --outdir')=False,

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from .root import _note
+
 # %% ../../nbs/cli/01_options.ipynb #eab9f142
 def _option(kind:type, text:str, *names:str, **settings) -> object:
     "Describe an option: its type, the words in --help, its range by min= and max="
@@ -32,17 +34,14 @@ def _flag(name:str, text:str) -> object:
     "Describe a switch"
     return _option(bool, f'{text}; default: off', name)
 
-def _spellings(name:str) -> list[str]:
-    "Return the two spellings of an option, with - and with _"
-    return list(dict.fromkeys((f'--{name.replace("_", "-")}', f'--{name.replace("-", "_")}')))
-
-def _dashed(kind:type, text:str, name:str, *more:str, **settings) -> object:
-    "Describe an option that is spelt with dashes or underscores"
-    return _option(kind, text, *_spellings(name), *more, **settings)
-
-def _switch(text:str, name:str, kind:type=bool) -> object:
-    "Describe a switch, on or off, that is spelt with dashes or underscores"
-    return _option(kind, text, *(f'{on}/--no-{on.removeprefix("--")}' for on in _spellings(name)))
+def _without_effect(text:str, kind:type=str) -> object:
+    "Describe an option of a published script that has nothing to do here: it is taken, and said in a line"
+    def told(context:typer.Context, option:typer.CallbackParam, value:object) -> object:
+        "Say that the option is on the command line, and return its value"
+        given = context.get_parameter_source(option.name).name != 'DEFAULT'
+        if given: _note(f'{option.opts[0]} has nothing to do here: {text}')
+        return value
+    return _option(kind | None, f'as published, without effect: {text}; default: none', callback=told)
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
 _ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
@@ -55,11 +54,8 @@ _BatchSizeOption = _count('images in the network at once')
 _RestartOption = _flag('--restart', 'begin anew: first remove what this command has written to --out')
 
 def _foreign_option(kind:type, text:str, *names:str) -> object:
-    "Describe what the file of a foreign model cannot tell, spelt with underscores or dashes"
-    spelt = dict.fromkeys(n for name in names for n in (name, name.replace('_', '-')))
-    switch = '--{0}/--no-{0}' if kind is bool else '--{0}'
-    return _option(kind | None, f'{text}, where the file cannot tell; default: as in known models',
-                  *(switch.format(name) for name in spelt))
+    "Describe what the file of a foreign model cannot tell"
+    return _option(kind | None, f'{text}, where the file cannot tell; default: as in known models', *names)
 
 _FOREIGN = dict( # arguments of `load_denoiser`
     key=_option(str | None, 'which weights in the file, where there are several, as model or unet; '
@@ -68,15 +64,13 @@ _FOREIGN = dict( # arguments of `load_denoiser`
                        'iddpm; default: as the file says'),
     dataset=_option(str | None, 'the published data set that the model was trained on, as mnist or cifar10: '
                     'its size and classes; default: as the file says'),
-    image_size=_foreign_option(int, 'side of the images in pixels', 'image_size'),
-    num_heads=_foreign_option(int, 'attention heads', 'num_heads'),
-    num_head_channels=_foreign_option(int, 'channels a head, instead of their number', 'num_head_channels'),
-    use_new_attention_order=_foreign_option(bool, 'the later layout of attention weights',
-                                            'use_new_attention_order'),
-    schedule=_foreign_option(str, 'linear or cosine', 'schedule', 'noise_schedule'),
-    diffusion_steps=_foreign_option(int, 'levels of the schedule', 'diffusion_steps'),
-    rescale_timesteps=_foreign_option(bool, 'the network is told 1000 t / T for level t of T',
-                                      'rescale_timesteps'),
+    image_size=_foreign_option(int, 'side of the images in pixels'),
+    num_heads=_foreign_option(int, 'attention heads'),
+    num_head_channels=_foreign_option(int, 'channels a head, instead of their number'),
+    use_new_attention_order=_foreign_option(bool, 'the later layout of attention weights'),
+    schedule=_foreign_option(str, 'linear or cosine', '--schedule', '--noise-schedule'),
+    diffusion_steps=_foreign_option(int, 'levels of the schedule'),
+    rescale_timesteps=_foreign_option(bool, 'the network is told 1000 t / T for level t of T'),
     load=_option(list[str] | None, 'NAME=VALUE, any further argument of load_denoiser, as sigma_data=0.5; '
                  'may be given again; default: none'))
 

@@ -14,15 +14,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+import typer.core
 
 if TYPE_CHECKING:
     from difflow.runs.folder import Report
 from ..runs.signals import exit_on_signals
 
+# %% ../../nbs/cli/00_root.ipynb #c857b8fb
+_YES, _NO = ('true', 'yes', 't', 'y', '1', 'on'), ('false', 'no', 'f', 'n', '0', 'off')
+
+def _switched(option:typer.CallbackParam, name:str, word:str) -> list[str]: # nothing where it is off anyway
+    "Return the spelling of a switch that is on or off by a word; ValueError for other words"
+    if word.lower() not in _YES + _NO:
+        raise ValueError(f'{name} {word!r}: allowed are {", ".join(_YES + _NO)}')
+    on = (name in option.opts) == (word.lower() in _YES)
+    return (option.opts if on else option.secondary_opts)[:1]
+
+def _click_words(options:Sequence[typer.CallbackParam], words:Sequence[str]) -> list[str]:
+    "Rewrite a command line of argparse or absl as click takes it: names, switches, several values"
+    named = {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
+    dashed, result, left = {name.replace('_', '-'): name for name in named}, [], list(words)
+    while left:
+        word = left.pop(0)
+        if word == '--': return [*result, word, *left]
+        name, equals, value = word.partition('=')
+        if name.startswith('--') and name not in named: name = dashed.get(name.replace('_', '-'), name)
+        option = named.get(name)
+        if option is None: result.append(word)
+        elif getattr(option, 'is_flag', False):
+            worded = equals or left and left[0].lower() in _YES + _NO
+            result += _switched(option, name, value if equals else left.pop(0)) if worded else [name]
+        else:
+            result.append(name + equals + value)
+            taken = 0 if equals else option.nargs
+            result, left = result + left[:taken], left[taken:]
+            while option.multiple and left and not left[0].startswith('-'): result += [name, left.pop(0)]
+    return result
+
+class _Command(typer.core.TyperCommand):
+    "A command that takes the spelling of the published scripts as well."
+    def parse_args(self, ctx, args): return super().parse_args(ctx, _click_words(self.params, args))
+
+class _Commands(typer.Typer):
+    "Commands that are all spelt alike."
+    def command(self, name=None, cls=_Command, **settings): return super().command(name, cls=cls, **settings)
+
 # %% ../../nbs/cli/00_root.ipynb #02d3cef4
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  context_settings={'max_content_width': 110, 'help_option_names': ['-h', '--help']},
-                  help='What does a diffusion model know at each noise level?')
+app = _Commands(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                context_settings={'max_content_width': 110, 'help_option_names': ['-h', '--help']},
+                help='What does a diffusion model know at each noise level?')
 
 @app.callback()
 def _commands() -> None: "Keep the names of commands: typer drops that of a lone one"
@@ -38,6 +78,10 @@ def _stop(message:str, code:int=2) -> int:
     "Print `message` as one line on stderr and return the exit code"
     print('difflow: ' + ' '.join(message.split()), file=sys.stderr)
     return code
+
+def _note(message:str) -> None:
+    "Print a line on stderr, as of an option that has nothing to do here"
+    print(f'difflow: {message}', file=sys.stderr)
 
 def main(
     arguments:Sequence[str]|None=None, # the words after `difflow`; None: those of this process

@@ -47,9 +47,7 @@ def _check_given(options:dict, given:set[str]) -> None:
 
 def _take_keys(context:typer.Context) -> None:
     "Join --delete-keys a,b --delete-keys c, and --delete-keys a b c as published, one list"
-    keys = [*(context.params['delete_keys'] or ()), *context.args]
-    if context.args and not context.params['delete_keys']:
-        raise ValueError(f'{context.args[0]!r}: an option begins with --')
+    keys = context.params['delete_keys'] or ()
     context.params['delete_keys'] = [key for part in keys for key in part.split(',') if key] or None
 
 def _resolve(context:typer.Context) -> dict:
@@ -223,8 +221,7 @@ def _train(context:typer.Context) -> None:
     if first: _print_done(done, [result.folder / 'model.safetensors'], start)
 
 # %% ../../nbs/cli/06_training.ipynb #6e531dc8
-@app.command('train', short_help='Train a denoiser; again: go on with a stopped run.',
-             context_settings={'allow_extra_args': True}) # of --delete-keys
+@app.command('train', short_help='Train a denoiser; again: go on with a stopped run.')
 @_with_options(**_DATA, **_NETWORK, **_PARAMETRISATION, **_SETTINGS, **_START, **_KEPT, **_ELSEWHERE)
 def _train_command(context:typer.Context,
     out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--save-dir',

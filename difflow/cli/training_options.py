@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/05_training_options.ipynb #174db0bd
 from pathlib import Path
 
-from .options import _count, _dashed, _DataOption, _flag, _option, _share
+from .options import _count, _DataOption, _flag, _option, _share
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
@@ -17,15 +17,15 @@ _DATA = dict(
                              'of a set that has a published test part'), None),
     dataset=(_option(str|None, 'instead mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers or '
                               'gtsrb, with its published size and transforms; default: none'), None),
-    data_dir=(_dashed(Path, 'folder of those sets', 'data_dir'), Path('dataset')),
+    data_dir=(_option(Path, 'folder of those sets'), Path('dataset')),
     download=(_flag('--download', 'let torchvision fetch them'), False),
     size=(_option(int|None, 'side of the images of --data in pixels; default: as in the data', min=1), None),
-    class_cond=(_dashed(bool, 'give the model the labels, and "no label" for guidance; default: off',
-                       'class_cond', '--cond'), False))
+    class_cond=(_option(bool, 'give the model the labels, and "no label" for guidance; default: off',
+                        '--class-cond', '--cond'), False))
 _NETWORK = dict(
-    model_channels=(_dashed(int, 'width of the network, a multiple of 32', 'model_channels', '--cbase',
+    model_channels=(_option(int, 'width of the network, a multiple of 32', '--model-channels', '--cbase',
                             min=32), 64),
-    channel_mult=(_dashed(str, 'width of each resolution in model channels, finest first', 'channel_mult',
+    channel_mult=(_option(str, 'width of each resolution in model channels, finest first', '--channel-mult',
                           '--cres'), '1,2'),
     num_res_blocks=(_count('residual blocks a resolution'), 2),
     attention_resolutions=(_option(str, 'sides of the feature maps with attention, in pixels'), '8,7'),
@@ -40,12 +40,12 @@ _PARAMETRISATION = dict(
     p_mean=(_option(float, 'edm: mean of ln sigma'), -1.2),
     p_std=(_option(float, 'edm: its deviation, > 0'), 1.2),
     schedule=(_option(str, 'eps, x0 and v: linear or cosine'), 'cosine'),
-    diffusion_steps=(_dashed(int, 'eps, x0 and v: levels', 'diffusion_steps', min=2), 1000))
+    diffusion_steps=(_option(int, 'eps, x0 and v: levels', min=2), 1000))
 _SETTINGS = dict(
     steps=(_count('optimiser steps'), 1000),
     duration=(_option(float|None, 'or millions of images to show; default: none; EDM: 200'), None),
     epochs=(_option(float|None, 'or passes over the data; default: none; minimal-diffusion: 500'), None),
-    batch_size=(_dashed(int, 'images a step, in all', 'batch_size', '--batch', min=1), 64),
+    batch_size=(_option(int, 'images a step, in all', '--batch-size', '--batch', min=1), 64),
     lr=(_option(float, 'highest learning rate, > 0'), 1e-3),
     warmup=(_count('steps of linear rise', least=0), 100),
     lr_rampup=(_option(float, 'instead, images shown while it rises from 0; 0: --warmup', min=0), 0.),
@@ -56,8 +56,8 @@ _SETTINGS = dict(
     grad_clip=(_option(float, 'largest norm of the gradient, > 0; inf: any'), 1.),
     ema_halflife=(_option(float, 'of the weight average, in images, >= 0'), 20_000.),
     ema=(_option(float|None, 'the same in millions of images; default: none; EDM: 0.5'), None),
-    ema_w=(_dashed(float|None, 'or its weight at every step, 0..1; default: none; minimal-diffusion: 0.9995',
-                   'ema_w'), None),
+    ema_w=(_option(float|None, 'or its weight at every step, 0..1; default: none; '
+                   'minimal-diffusion: 0.9995'), None),
     ema_rampup=(_option(bool, 'the average remembers less at the start'), True),
     label_dropout=(_share('labels not shown, with --class-cond'), 0.1),
     augment=(_share('probability of each augmentation of EDM, for its networks, where it is 0.12'), 0.),
@@ -66,11 +66,10 @@ _SETTINGS = dict(
 
 # %% ../../nbs/cli/05_training_options.ipynb #4bed9510
 _START = dict(
-    pretrained_ckpt=(_dashed(str|None, 'start from the weights of a checkpoint; default: fresh ones',
-                             'pretrained_ckpt'), None),
+    pretrained_ckpt=(_option(str|None, 'start from the weights of a checkpoint; default: fresh ones'), None),
     transfer=(_option(str|None, 'the same for a snapshot of EDM, without --ema-rampup; default: none'), None),
-    delete_keys=(_dashed(list[str]|None, 'weights that start fresh in spite of it, by commas or one after '
-                         'the other; default: none', 'delete_keys'), None),
+    delete_keys=(_option(list[str]|None, 'weights that start fresh in spite of it, by commas or one after '
+                         'the other; default: none'), None),
     resume=(_option(Path|None, 'go on from this state where the folder has none; default: none', '--resume',
                    '--resume-from'), None),
     restart=(_option(bool, 'begin anew, and remove what the folder has of an earlier run; default: off',
@@ -83,17 +82,16 @@ _KEPT = dict(
     sample_every=(_option(int|None, 'steps between sample grids; 0: no grids; default: none', min=0), None),
     sample_epochs=(_option(int|None, 'or passes over the data; default: none; minimal-diffusion: 1', min=1),
                    None),
-    sampling_steps=(_dashed(int|None, 'the grids by ddpm on so many levels; default: 18 of Heun; '
-                           'minimal-diffusion: 250', 'sampling_steps', min=2), None),
+    sampling_steps=(_option(int|None, 'the grids by ddpm on so many levels; default: 18 of Heun; '
+                           'minimal-diffusion: 250', min=2), None),
     ddim=(_flag('--ddim', 'the grids by ddim'), False),
     mixed_precision=(_option(str, 'no, bf16, fp16'), 'no'),
     compile=(_flag('--compile', 'by torch.compile'), False),
     workers=(_count('processes that decode images', least=0), 0),
-    log_with=(_dashed(str|None, 'send the loss to tensorboard, wandb or trackio, or several by commas; '
-                     'default: none', 'log_with'), None),
+    log_with=(_option(str|None, 'send the loss to tensorboard, wandb or trackio, or several by commas; '
+                     'default: none'), None),
     half=(_flag('--half', 'save in float16'), False))
 _ELSEWHERE = dict(
-    sampling_only=(_dashed(bool, 'is: difflow sample --model FILE', 'sampling_only'), False),
-    num_sampled_images=(_dashed(int|None, 'is an option of difflow sample; default: none',
-                               'num_sampled_images'), None),
-    local_rank=(_dashed(int|None, 'is read from the environment instead; default: none', 'local_rank'), None))
+    sampling_only=(_option(bool, 'is: difflow sample --model FILE'), False),
+    num_sampled_images=(_option(int|None, 'is an option of difflow sample; default: none'), None),
+    local_rank=(_option(int|None, 'is read from the environment instead; default: none'), None))

@@ -82,6 +82,61 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+# Spelling
+
+
+@pytest.mark.parametrize(
+    'words, expected',
+    [
+        ('--step_reverse 25 50 --out a', '--step-reverse 25 --step-reverse 50 --out a'),
+        ('--step-reverse 25,50', '--step-reverse 25,50'),
+        ('--step_reverse 25 --step_reverse 50', '--step-reverse 25 --step-reverse 50'),
+        ('--use_ddim True --seed 1', '--use-ddim --seed 1'),
+        ('--class_cond False', '--no-class-cond'),
+        ('--class_cond=f', '--no-class-cond'),
+        ('--class-cond 0 --step_reverse 5 6', '--no-class-cond --step-reverse 5 --step-reverse 6'),
+        ('--use-ddim --out True', '--use-ddim --out True'),
+        ('--restart no --strict on', '--strict'),
+        ('--step_reverse', '--step-reverse'),
+        ('--data_dir 5 --seed 3', '--data-dir 5 --seed 3'),
+        ('--data_dir --seed 3', '--data-dir --seed 3'),  # click says that --data-dir lacks its word
+        ('--unknown_option 5', '--unknown_option 5'),
+    ],
+)
+def test_spelling(words, expected):
+    from option_changes import all_commands
+
+    from difflow.cli.root import _click_words
+
+    assert _click_words(all_commands()['forward-backward'].params, words.split()) == expected.split()
+
+
+def test_every_switch_takes_every_word():
+    from option_changes import all_commands
+
+    from difflow.cli.root import _NO, _YES, _click_words
+
+    seen = 0
+    for command in all_commands().values():
+        for option in command.params:
+            if not getattr(option, 'is_flag', False):
+                continue
+            on, off = option.opts[:1], option.secondary_opts[:1]
+            for name in option.opts:
+                for word in (*_YES, 'True', 'ON'):
+                    assert _click_words(command.params, [name, word]) == on
+                    assert (
+                        _click_words(
+                            command.params, [f'{name.replace("-", "_").replace("__", "--", 1)}={word}']
+                        )
+                        == on
+                    )
+                for word in (*_NO, 'False', 'OFF'):
+                    assert _click_words(command.params, [f'{name}={word}', 'rest']) == [*off, 'rest']
+            seen += 1
+    assert seen > 30
+
+
 # Help
 
 

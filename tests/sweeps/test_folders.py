@@ -464,26 +464,6 @@ def test_model_gets_the_true_class(tmp_path):
 # The command line
 
 
-@pytest.mark.parametrize(
-    'words, expected',
-    [
-        ('--step_reverse 25 50 --out a', '--step_reverse 25 --step_reverse 50 --out a'),
-        ('--step-reverse 25,50', '--step_reverse 25,50'),
-        ('--step_reverse 25 --step_reverse 50', '--step_reverse 25 --step_reverse 50'),
-        ('--use_ddim True --seed 1', '--use_ddim --seed 1'),
-        ('--class_cond False', '--no-class_cond'),
-        ('--class-cond 0 --step_reverse 5 6', '--no-class_cond --step_reverse 5 --step_reverse 6'),
-        ('--use-ddim --out True', '--use-ddim --out True'),
-        ('--step_reverse', ''),
-        ('--data_dir 5 --seed 3', '--data_dir 5 --seed 3'),
-    ],
-)
-def test_spelling(words, expected):
-    from difflow.cli.folders import _spread
-
-    assert _spread(words.split()) == expected.split()
-
-
 def test_published_spelling(home, tmp_path, capsys):
     from difflow.cli import root as cli
 
