@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from .root import _note
+from .root import _AS_PUBLISHED, _note
 
 # %% ../../nbs/cli/01_options.ipynb #eab9f142
 def _option(kind:type, text:str, *names:str, **settings) -> object:
@@ -33,6 +33,11 @@ def _share(text:str) -> object:
 def _flag(name:str, text:str) -> object:
     "Describe a switch"
     return _option(bool, f'{text}; default: off', name)
+
+def _as_published(command:str, words:str) -> object:
+    "Describe a switch that stands for `words`: what differs from the published script on purpose, as there"
+    _AS_PUBLISHED[command] = words
+    return _flag('--as-published', f'as in the published script: the same as {words}')
 
 def _without_effect(text:str, kind:type=str) -> object:
     "Describe an option of a published script that has nothing to do here: it is taken, and said in a line"

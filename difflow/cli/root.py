@@ -6,6 +6,7 @@
 __all__ = ['app', 'main']
 
 # %% ../../nbs/cli/00_root.ipynb #f1c4ef65
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 import typer
 import typer.core
 
+from ..runs.signals import exit_on_signals
+
 if TYPE_CHECKING:
     from difflow.runs.folder import Report
-from ..runs.signals import exit_on_signals
 
 # %% ../../nbs/cli/00_root.ipynb #c857b8fb
 _YES, _NO = ('true', 'yes', 't', 'y', '1', 'on'), ('false', 'no', 'f', 'n', '0', 'off')
@@ -51,9 +53,14 @@ def _click_words(options:Sequence[typer.CallbackParam], words:Sequence[str]) -> 
             while option.multiple and left and not left[0].startswith('-'): result += [name, left.pop(0)]
     return result
 
+_AS_PUBLISHED:dict[str, str] = {} # command: the words that its --as-published stands for
+
 class _Command(typer.core.TyperCommand):
     "A command that takes the spelling of the published scripts as well."
-    def parse_args(self, ctx, args): return super().parse_args(ctx, _click_words(self.params, args))
+    def parse_args(self, ctx, args):
+        asked = {'--as-published', '--as_published'} & set(args)
+        more = shlex.split(_AS_PUBLISHED.get(self.name, '')) if asked else []
+        return super().parse_args(ctx, _click_words(self.params, [*more, *args])) # the last word counts
 
 class _Commands(typer.Typer):
     "Commands that are all spelt alike."
