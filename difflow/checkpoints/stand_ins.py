@@ -178,6 +178,7 @@ def _array_state(array:np.ndarray, state:tuple) -> np.ndarray|_PickledObject:
     version, shape, kind, fortran, data = state
     if (dtype := _dtype_of(kind)) is None: return _PickledObject('numpy.ndarray')
     if getattr(data, 'name', '') == 'bytes': data = b'' # as protocol 2 calls for them
+    if isinstance(data, str): data = _encoded(data, 'latin1') # as Python 2 wrote them
     _check_extent(shape, dtype, data)
     array.__setstate__((1, shape, dtype, bool(fortran), bytes(data)))
     return array

@@ -68,7 +68,7 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can b
         size:int, # bytes that the whole file has
         storage:Callable[[object], torch.storage.TypedStorage]|None=None, # of a persistent id
     ):
-        super().__init__(file)
+        super().__init__(file, encoding='latin1') # of the bytes that Python 2 wrote
         self.bytes_left, self.tensors_left, self.storage = 8 * size, _MAX_TENSORS, storage
 
     def find_class(self, module:str, name:str) -> object:
@@ -220,16 +220,17 @@ _DEAD |= {f'{module}.{name}' for name in _TYPES for module in ('builtins', '__bu
 
 def unpickle(
     path:str|Path, # of a pickle, at most `_MAX_BYTES` long
+    data:bytes|None=None, # what stands there, where `path` is a member of an archive; None: it is read
 ) -> object: # tensors, plain containers and stand-ins for objects
     "Read a pickle and run nothing; raise `UnsafePickleError` naming the file and what it asks for."
     path = Path(path)
-    return _refusing(path, 'a pickle', lambda: _read_pickle(path))
+    return _refusing(path, 'a pickle', lambda: _read_pickle(path, data))
 
-def _read_pickle(path:Path) -> object:
+def _read_pickle(path:Path, data:bytes|None) -> object:
     "Return what stands in a pickle."
-    size = path.stat().st_size
+    size = path.stat().st_size if data is None else len(data)
     if size > _MAX_BYTES: raise UnsafePickleError(f'it has more than {_MAX_BYTES:,} bytes')
-    with open(path, 'rb') as file:
+    with open(path, 'rb') if data is None else BytesIO(data) as file:
         check_instructions(file)
         file.seek(0)
         return _Unpickler(file, size).load()

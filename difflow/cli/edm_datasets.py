@@ -9,6 +9,7 @@ __all__ = []
 import json
 import re
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -114,9 +115,48 @@ def _write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, tra
     return count
 
 # %% ../../nbs/cli/09_edm_datasets.ipynb #9e11c1b6
+_CIFAR10 = 'cifar-10-python.tar.gz'
+
+def _tar_members(path:Path, wanted:list[str]) -> dict[str, bytes]:
+    "Read members of a compressed tar, unpacking nothing; ValueError beyond the budgets, or for missing ones"
+    from difflow.files import Gate
+    found, left = {}, Gate.budget('DIFFLOW_MAX_BYTES')
+    with Gate.named_errors(path, 'unreadable tar'), tarfile.open(Gate.regular_file(path), 'r:*') as archive:
+        for number, member in enumerate(archive):
+            left -= max(member.size, 0)
+            if left < 0: raise ValueError('it has more bytes than DIFFLOW_MAX_BYTES allows')
+            if number >= Gate.budget('DIFFLOW_MAX_MEMBERS'): raise ValueError('it has too many members')
+            if member.name not in wanted or not member.isreg(): continue
+            found[member.name] = archive.extractfile(member).read()
+            if len(found) == len(wanted): break
+    missing = [name for name in wanted if name not in found]
+    if missing: raise ValueError(f'{path}: it has no {missing[0]}, is it {_CIFAR10}?')
+    return found
+
+def _cifar10(path:Path) -> 'ImageSet':
+    "Open the training images of CIFAR-10 as they are published, pickles in a tar; ValueError for others"
+    import numpy as np
+    import torch
+
+    from difflow.checkpoints.unpickler import unpickle
+    from difflow.data.sets import ImageSet
+    names, images, labels = [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)], [], []
+    members = _tar_members(path, names)
+    for name in names:
+        batch = unpickle(path / name, members[name])
+        batch = batch if isinstance(batch, dict) else {}
+        pixels, classes = batch.get('data'), batch.get('labels')
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+            raise ValueError(f'{path / name}: its data are no bytes (N, 3072)')
+        images.append(torch.from_numpy(pixels.reshape(-1, 3, 32, 32)))
+        labels += classes if isinstance(classes, list) else []
+    images = torch.cat(images)
+    return ImageSet(images, labels, [f'{i:05d}' for i in range(len(images))])
+
 def _source_images(source:str, orient:bool) -> 'ImageSet':
     "Open what the published tool opens, and what `load_images` does"
     from difflow.data.sets import load_images
+    if Path(source).name == _CIFAR10 and Path(source).exists(): return _cifar10(Path(source))
     return load_images(source, orient=orient)
 
 def _padded(source:str, images:'ImageSet') -> 'ImageSet':
@@ -142,7 +182,7 @@ def _dataset_command(
     "Write images as a zip of PNG files with their labels, the layout of EDM."
     start, size = time.perf_counter(), _size_of(resolution, transform)
     images = _source_images(source, orient)
-    _print_used(_data_facts(images))
+    _print_used(_data_facts(images).replace('images of memory', f'images of {Path(source).name}'))
     parts = (lambda i: images.names[i].split('/')) if Path(source).is_dir() else images.names.__getitem__
     order = sorted(range(len(images)), key=parts)[:max_images]
     made = _write_edm(_padded(source, images[order]), dest, size, transform, squashed)
