@@ -32,10 +32,12 @@ def _draw(
     shape:tuple[int, ...], # (C, H, W)
     seed:int=0,
     device:str|torch.device='cpu',
+    levels:str='spread', # as in `Settings`
 ) -> _Draw:
     "Return the random numbers for some `rows` of step `step`, the same however the batch is split."
-    shift = uniform((1,), seed, step, Stream.LEVELS, device=device)
-    u = (shift + integers_on_device(rows, device) / batch_size) % 1
+    if levels == 'independent': u = uniform((len(rows),), seed, step, Stream.LEVELS, images=rows, device=device)
+    else: u = (uniform((1,), seed, step, Stream.LEVELS, device=device)
+               + integers_on_device(rows, device) / batch_size) % 1
     drop = uniform((len(rows),), seed, step, Stream.LABEL_DROP, images=rows, device=device)
     noise = normal((len(rows), *shape), seed, step, Stream.NOISE, images=rows, device=device)
     return _Draw(u.clamp(1e-6, 1 - 1e-6), noise, drop)
