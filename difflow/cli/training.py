@@ -6,41 +6,59 @@
 __all__ = []
 
 # %% ../../nbs/cli/16_training.ipynb #5703074d
-import logging
 import math
+import secrets
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from difflow.cli.training_runs import (
+    _LOG,
+    _edm_state,
+    _Journal,
+    _mirrored,
+    _options_in_words,
+    _precision,
+    _print_plan,
+    _PublishedWeights,
+    _run_name,
+    _spoken,
+)
+
 from ..runs.ranks import rank_and_world
 from .options import _given_options, _option, _with_options
-from .root import _print_done, app
-from .training_options import _DATA, _ELSEWHERE, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
+from .root import app
+from .training_options import _DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
+    from difflow.training.settings import Settings
 
 # %% ../../nbs/cli/16_training.ipynb #41a83937
 _RUN = ('mixed_precision', 'compile', 'workers')
 _LENGTHS = ('steps', 'duration', 'epochs')
-_WHERE = 'out', 'outdir', 'resume', 'restart', 'workers', 'download', 'local_rank', 'log_with'
+_WHERE = ('out', 'outdir', 'resume', 'restart', 'workers', 'download', 'local_rank', 'log_with', 'cache',
+          'ls', 'bench', 'desc', 'nosubdir')
 _SAMPLE = 'difflow sample --model FILE --num-sampled-images 50000 --sampling-steps 250'
 
 def _check_given(options:dict, given:set[str]) -> None:
     "Raise ValueError for two answers to one question, and for what another command does"
-    for group in (_LENGTHS, ('data', 'dataset'), ('out', 'outdir'), ('sample_every', 'sample_epochs')):
+    for group in (_LENGTHS, ('data', 'dataset'), ('out', 'outdir'), ('sample_every', 'sample_epochs'),
+                  ('accumulate', 'batch_gpu'), ('fp16', 'mixed_precision'), ('transfer', 'resume')):
         named = [f'--{name.replace("_", "-")}' for name in group if name in given]
         if len(named) > 1: raise ValueError(f'{" and ".join(named)}: give one of them')
-    for name in ('size', 'split'):
-        if options['dataset'] and name in given:
+    for name in ('size', 'split', 'xflip', 'cache'):
+        if options['dataset'] and name in given and options[name]:
             raise ValueError(f'--{name} goes with --data: --dataset trains on its published training images')
+    for name in ('desc', 'nosubdir'):
+        if options[name] and options['outdir'] is None: raise ValueError(f'--{name} goes with --outdir')
     for name in ('sampling_only', 'num_sampled_images'):
         if name in given:
             raise ValueError(f'--{name.replace("_", "-")}: training samples no set; {_SAMPLE} does')
@@ -50,6 +68,22 @@ def _take_keys(context:typer.Context) -> None:
     keys = context.params['delete_keys'] or ()
     context.params['delete_keys'] = [key for part in keys for key in part.split(',') if key] or None
 
+def _as_published(options:dict) -> dict:
+    "Return what differs from the published loop of an architecture on purpose, as it is there; ValueError"
+    from difflow.training.recipes import ARCHS
+    kind = ARCHS.get(options['arch'])
+    if kind is None: raise ValueError(f'--as-published goes with --arch, one of {", ".join(ARCHS)}')
+    if kind == 'minimal': return dict(levels='independent', ema_rampup=False)
+    if rank_and_world()[1] > 1: raise ValueError('--as-published on several processes: give a --seed to all')
+    return dict(levels='independent', seed=secrets.randbits(31))
+
+def _parts(options:dict) -> int:
+    "Return in how many parts a process computes its share; ValueError where --batch-gpu does not fit"
+    share = options['batch_size'] // rank_and_world()[1]
+    part = min(options['batch_gpu'], share)
+    if share % part: raise ValueError(f'--batch-gpu {part}: must divide the {share} images of a process')
+    return share // part
+
 def _resolve(context:typer.Context) -> dict:
     "Return all options: those given, the recipe of --arch, the defaults; ValueError for two lengths of a run"
     from difflow.training.recipes import recipe
@@ -57,11 +91,14 @@ def _resolve(context:typer.Context) -> dict:
     options, given = dict(context.params), _given_options(context)
     _check_given(options, given)
     if options['arch'] is None and options['dataset']: options['arch'] = 'UNet'
+    if options['arch'] is None and options['outdir']: options['arch'] = 'ddpmpp' # as EDM's script
     if options['arch'] == 'plain': options['arch'] = None
     published = recipe(options['arch']) if options['arch'] else {}
     if given & set(_LENGTHS): published = {k: v for k, v in published.items() if k not in _LENGTHS}
     if 'sample_every' in given: published.pop('sample_epochs', None)
+    if options['as_published']: published |= _as_published(options)
     options |= {name: value for name, value in published.items() if name not in given}
+    if options['batch_gpu'] is not None: options['accumulate'] = _parts(options)
     if options['ema'] is not None: options['ema_halflife'] = 1e6 * options['ema']
     if given & {'ema', 'ema_halflife'} and 'ema_w' not in given: options['ema_w'] = None
     if options['transfer'] and 'ema_rampup' not in given: options['ema_rampup'] = False
@@ -77,6 +114,8 @@ def _images(options:dict) -> 'ImageSet':
         except ValueError as e: raise ValueError(str(e).replace('download=True', '--download')) from None
     else:
         images = load_images(options['data'], size=options['size'], split=options['split'])
+        if options['cache']: _ = images.images # decoded once
+        if options['xflip']: images = _mirrored(images)
     _, height, width = images.image_shape
     if height != width: raise ValueError(f'images of {height} x {width} pixels: pass --size for square ones')
     if options['class_cond'] and (images.labels is None or images.labels.ndim != 1):
@@ -145,7 +184,9 @@ def _previews(options:dict, denoiser:'Denoiser', count:int, steps:int) -> dict: 
         every = {math.ceil(k * count / size) for k in range(epochs, int(steps * size / count) + 1, epochs)}
     levels, walk = options['sampling_steps'], {}
     if levels: walk = dict(sampler='ddpm', steps=levels, scheduler=minimal_walk(denoiser, levels))
-    return dict(sample_every=every or None, preview=walk | (dict(sampler='ddim') if options['ddim'] else {}))
+    walk |= dict(sampler='ddim') if options['ddim'] else {}
+    if options['as_published'] and walk: walk['averaged'] = False
+    return dict(sample_every=every or None, preview=walk)
 
 def _kept(options:dict, steps:int) -> dict: # arguments of `train`
     "Return after which steps there is a state, a numbered state and a numbered snapshot"
@@ -156,50 +197,62 @@ def _kept(options:dict, steps:int) -> dict: # arguments of `train`
                 snapshots=named('network-snapshot', tick_steps(options['snap'], steps, size, tick)),
                 dumps=named('training-state', tick_steps(options['dump'], steps, size, tick, first=False)))
 
-def _folder(options:dict, denoiser:'Denoiser') -> dict: # arguments of `train`
+def _folder(options:dict) -> dict: # arguments of `train`
     "Return where the run is: the folder itself, or a numbered one inside, named as EDM names it"
     if options['outdir'] is None: return dict(out=options['out'])
-    from difflow.runs.ranks import rank_and_world
-    precision = {'no': 'fp32'}.get(options['mixed_precision'], options['mixed_precision'])
-    parts = [Path(options['dataset'] or options['data']).stem, 'cond' if options['class_cond'] else 'uncond',
-             options['arch'] or 'plain', options['denoiser'], f'gpus{rank_and_world()[1]}',
-             f'batch{options["batch_size"]}', precision]
-    return dict(out=options['outdir'], numbered='-'.join(parts))
+    numbered = None if options['nosubdir'] else _run_name(options, rank_and_world()[1])
+    return dict(out=options['outdir'], numbered=numbered)
 
 # %% ../../nbs/cli/16_training.ipynb #27bedeed
-class _Speaker(logging.StreamHandler):
-    "Prints what the library logs, a line each, after a first line of its own: nothing before all is checked"
-    def __init__(self, first_line:str):
-        super().__init__(sys.stdout)
-        self.first_line = f'{first_line}{self.terminator}'
+def _published_files(options:dict, denoiser:'Denoiser', images:'ImageSet', settings:'Settings',
+                     plan:dict) -> tuple[_Journal|None, _PublishedWeights|None]:
+    "Return what writes EDM's files, with --outdir, and minimal-diffusion's, with --dataset"
+    from difflow.training.recipes import ARCHS
+    from difflow.training.ticks import tick_steps
+    size, steps, journal, weights = settings.batch_size, settings.steps, None, None
+    if options['outdir']:
+        ticks = tick_steps(1, steps, size, options['tick'])
+        journal = _Journal(_options_in_words(denoiser, images, settings, options), ticks, size)
+    if options['dataset'] and ARCHS.get(options['arch']) == 'minimal':
+        epochs = steps * size / len(images) if options['epochs'] is None else options['epochs']
+        ends = {math.ceil(k * len(images) / size) for k in range(1, int(steps * size / len(images)) + 1)}
+        weights = _PublishedWeights(options, epochs, ends | {steps})
+        if plan['preview']: plan['preview']['row'] = weights.row
+    return journal, weights
 
-    def emit(self, record:logging.LogRecord) -> None:
-        "Print a line"
-        self.stream.write(self.first_line)
-        self.first_line = ''
-        super().emit(record)
+def _state(options:dict, denoiser:'Denoiser', settings:'Settings') -> object: # for `train`
+    "Return what a run goes on from where its folder has no state"
+    path = options['resume']
+    if path and path.suffix == '.pt': return _edm_state(path, denoiser, settings, options['ls'] or 1)
+    return path or True
 
-@contextmanager
-def _spoken(show:bool, first_line:str) -> Iterator[None]:
-    "Print `first_line`, and what the library logs"
-    log, handler = logging.getLogger('difflow'), _Speaker(first_line)
-    level = log.level
-    if show: log.addHandler(handler)
-    if show: log.setLevel(logging.INFO)
-    try: yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+def _run(denoiser:'Denoiser', images:'ImageSet', settings:'Settings', run:dict, what:str,
+         journal:_Journal|None, weights:_PublishedWeights|None):
+    "Train, with the files of published runs; the first process speaks"
+    from difflow.training.loop import train
+    first, start, made = rank_and_world()[0] == 0, time.perf_counter(), []
+    files = [part for part in (journal, weights) if part]
+    def opened(*facts:object):
+        for part in files: part.opened(*facts)
+    def after(step:int, loss:'Tensor'):
+        made.append(step)
+        for part in files: part.after(step, loss)
+    with _spoken(first, what, journal):
+        result = train(denoiser, images, settings, callback=after, opened=opened if files else None,
+                       progress=first and sys.stderr.isatty(), **run)
+        if weights: weights.complete()
+        _LOG.info('%d of %d steps, %.1f s: %s', len(made), settings.steps, time.perf_counter() - start,
+                  result.folder / 'model.safetensors')
 
 def _train(context:typer.Context) -> None:
     "Train as the options of `context` say; the first process speaks"
     import torch
 
-    from difflow.training.loop import train
     from difflow.training.recipes import ARCHS, settings_of
     from difflow.training.ticks import steps_of
     options = _resolve(context)
     settings_of({**options, 'steps': 1}, (1, 1, 1)) # whatever is out of range is said before data are opened
+    options['mixed_precision'] = _precision(options)
     images, first = _images(options), rank_and_world()[0] == 0
     length = options['duration'], options['epochs']
     if length != (None, None): options['steps'] = steps_of(options['batch_size'], *length, len(images))
@@ -207,22 +260,22 @@ def _train(context:typer.Context) -> None:
     torch.manual_seed(settings.seed)  # of the first weights
     denoiser = _new_denoiser(images, options)
     _start_from(denoiser, options['transfer'] or options['pretrained_ckpt'], options['delete_keys'])
-    start, made = time.perf_counter(), []
-    run = {name: options[name] for name in _RUN} | _kept(options, settings.steps) | _folder(options, denoiser)
+    what = _first_line(images, denoiser, options)
+    if options['dry_run']:
+        words = _options_in_words(denoiser, images, settings, options)
+        return first and _print_plan(what, words, _folder(options), settings.steps)
+    run = {name: options[name] for name in _RUN} | _kept(options, settings.steps) | _folder(options)
     run |= _previews(options, denoiser, len(images), settings.steps)
-    run |= dict(resume=not options['restart'] and (options['resume'] or True),
+    run |= dict(resume=not options['restart'] and _state(options, denoiser, settings),
                 log_with=options['log_with'] and options['log_with'].split(','),
                 card=_card(_command_line(context), images, options['dataset'] or options['data']),
                 dtype=torch.float16 if options['half'] else None)
-    with _spoken(first, _first_line(images, denoiser, options)):
-        result = train(denoiser, images, settings, callback=lambda step, loss: made.append(step),
-                       progress=first and sys.stderr.isatty(), **run)
-    done = f'{len(made)} of {settings.steps} steps'
-    if first: _print_done(done, [result.folder / 'model.safetensors'], start)
+    _run(denoiser, images, settings, run, what, *_published_files(options, denoiser, images, settings, run))
 
 # %% ../../nbs/cli/16_training.ipynb #6e531dc8
 @app.command('train', short_help='Train a denoiser; again: go on with a stopped run.')
-@_with_options(**_DATA, **_NETWORK, **_PARAMETRISATION, **_SETTINGS, **_START, **_KEPT, **_ELSEWHERE)
+@_with_options(**_DATA, **_NETWORK, **_PARAMETRISATION, **_SETTINGS, **_START, **_KEPT, **_FOLDER,
+               **_ELSEWHERE)
 def _train_command(context:typer.Context,
     out:_option(Path, 'folder of the state, the sample grids and model.safetensors', '--out', '--save-dir',
                '--save_dir')=Path('trained_models'),
@@ -230,7 +283,7 @@ def _train_command(context:typer.Context,
                               'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '
-                          'plain, with --dataset UNet')=None,
+                          'plain, with --dataset UNet, with --outdir ddpmpp')=None,
     **options,
 ) -> None:
     "Train a denoiser; the same command again goes on with a stopped run."

@@ -255,7 +255,8 @@ def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loo
         out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
         run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
         start = run.load(resume)
-        if plan['opened'] and run.rank == 0: plan['opened'](out, start[0], run.objective.denoiser, run.ema.model)
+        if plan['opened'] and run.rank == 0:
+            plan['opened'](out, start[0], run.objective.denoiser, run.ema.model)
         if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
         with _tracked(accelerator, about): result = run.loop(*start, _due_after(run, plan), *loop)
         run.write_model(result, *model)
@@ -277,7 +278,7 @@ def train(
     snapshot:Callable[[int, Denoiser], None]|None=None, # snapshot(steps done, averaged), in the first process
     snapshot_every:int|Collection[int]|None=None, # steps between them, or the steps after which there is one
     preview:dict|None=None, # how the grids are made: arguments of `sample`, and averaged, row
-    opened:Callable[[Path|None, int, Denoiser, Denoiser], None]|None=None, # folder, steps done, raw, averaged
+    opened:Callable|None=None, # opened(folder, steps done, raw, averaged), in the first process
     snapshots:Mapping[int, str]|None=None, # names of files of the averaged network, by steps done
     dumps:Mapping[int, str]|None=None, # names of copies of the state, by steps done
     log_with:object=None, # 'tensorboard', 'wandb', 'trackio', a tracker of Accelerate, or several; None: none
