@@ -245,9 +245,11 @@ def _clear(out:Path):
         for file in sorted(out.glob(pattern)): file.unlink()
 
 def _numbered(parent:Path, name:str, run:dict) -> Path:
-    "Return the last numbered folder in `parent` whose options are those of a run, or the next to be made"
+    "Return the last numbered folder in `parent` of that name and run, or the next to be made"
     there = [p for p in parent.iterdir() if re.match(r'\d{5,}-', p.name)] if parent.is_dir() else []
+    called = lambda words: re.sub(r'-gpus\d+-', '-', words) # the same run on more of them
     for folder in sorted(there, key=lambda p: -int(p.name.split('-')[0])):
+        if called(folder.name.split('-', 1)[1]) != called(name): continue
         try:
             kept = read_json(folder / _OPTIONS)
             if run in (kept, kept.get('run')): return folder
