@@ -115,7 +115,48 @@ _DESCRIPTORS:tuple[_Line, ...] = (
             'and the GL score below it is the published number; that line alone: --as-published.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #07123ac1
-_TRAINING:tuple[_Line, ...] = ()
+_ITS_FILES = ('The numbered folder, training_options.json, stats.jsonl and log.txt are those of EDM. '
+              'Snapshots and states are safetensors under the same stems: a pickle of EDM holds its '
+              'licensed source text, which is not written here; generate, jacobian, --transfer and --resume'
+              ' read both kinds.')
+_EDM_LOOP = ('The same line again goes on with the run that it began; another --seed or --desc begins the '
+             'next number. The noise levels of a batch are spread evenly, so that the loss is less noisy, '
+             'and the seed is 0; --as-published draws each level by itself and a random seed.')
+_STOPPED = ('A run that is stopped goes on where it was and ends with the same weights, bit for bit, on any'
+            ' number of GPUs; wrong options are refused before anything is opened.')
+_ON_GPUS = 'On eight GPUs: torchrun --standalone --nproc_per_node=8 -m difflow train, and the same words.'
+_TRAIN_HERE = ('--outdir=training --data=datasets/synthetic-cifar10-32x32-n128.zip --cond=0 --arch=ddpmpp '
+               '--duration 50 --batch 128 --snap 500 --dump 500 --precond vp --model_channels 64')
+
+def _train_line(name:str, words:str, better:str='', differs:str='', launcher:str='python') -> _Line:
+    "Return a line of train.py"
+    on_gpus = '' if launcher == 'python' else _ON_GPUS
+    differs = ' '.join(filter(None, (_ITS_FILES, _EDM_LOOP, on_gpus, differs)))
+    return _Line(f'S1 train{name}', 'train.py', words, 'train', better or _STOPPED, differs, launcher)
+
+_EIGHT, _RUNS = 'torchrun --standalone --nproc_per_node=8', '--outdir=training-runs --data=datasets'
+_TRAINING:tuple[_Line, ...] = (
+    _train_line('', _TRAIN_HERE),
+    _train_line(' EDM cifar10 cond', f'{_RUNS}/cifar10-32x32.zip --cond=1 --arch=ddpmpp', launcher=_EIGHT),
+    _train_line(' EDM cifar10 ncsnpp', f'{_RUNS}/cifar10-32x32.zip --cond=0 --arch=ncsnpp', launcher=_EIGHT),
+    _train_line(' EDM ffhq', f'{_RUNS}/ffhq-64x64.zip --cond=0 --arch=ddpmpp --batch=256 --cres=1,2,2,2 '
+                '--lr=2e-4 --dropout=0.05 --augment=0.15', launcher=_EIGHT),
+    _train_line(' EDM imagenet', f'{_RUNS}/imagenet-64x64.zip --cond=1 --arch=adm --duration=2500 '
+                '--batch=4096 --lr=1e-4 --ema=50 --dropout=0.10 --augment=0 --fp16=1 --ls=100 --tick=200', '',
+                '--fp16 is autocast, whose scale of the loss is found as training goes, so --ls has nothing '
+                'to do.', _EIGHT),
+    _train_line(' every option', '--outdir=training --data=datasets/synthetic-cifar10-32x32-n128.zip '
+                '--cond=False --arch=ddpmpp --precond=ve --duration=50 --batch=128 --batch-gpu=2 --cbase=64 '
+                '--cres=2,2 --lr=1e-3 --ema=0.5 --dropout=0.13 --augment=0.12 --xflip=True --fp16=0 --ls=1 '
+                '--bench=1 --cache=1 --workers=1 --desc=again --nosubdir --tick=50 --snap=50 --dump=500 '
+                '--seed=1', '', '--ls and --bench have nothing to do, and that is said.'),
+    _train_line(' dry run', f'{_TRAIN_HERE} -n'),
+    _train_line(' transfer', f'{_RUNS}/afhqv2-64x64.zip --cond=0 --arch=ddpmpp --batch=256 '
+                '--transfer=network-snapshot-000001.pkl', 'The pickle is read, and nothing in it is run.'),
+    _train_line(' resume', f'{_RUNS}/cifar10-32x32.zip --cond=0 --arch=ddpmpp --resume=training-runs/'
+                '00000-cifar10-32x32-uncond-ddpmpp-edm-gpus8-batch512-fp32/training-state-000001.pt',
+                'Network, average and optimiser are read without running what is in the files, and a state '
+                'of another architecture is refused by name.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #843d8c9b
 _LOW_RANK:tuple[_Line, ...] = ()
