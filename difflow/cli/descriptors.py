@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts, _device_of
-from .options import _check_ending, _count, _DeviceOption, _flag, _option
+from .options import _as_published, _check_ending, _count, _DeviceOption, _flag, _option
 from .root import _Commands, _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -53,27 +53,35 @@ def _print_compared(source:Path, target:Path, t:float) -> None:
     sizes = [f'{path}, {len(load_features(path).features)} images' for path in (source, target)]
     _print_used(f'{sizes[0]}, with {sizes[1]}; the same above {t:g}')
 
-def _print_score(score:'Score') -> None:
-    "Print a score with its interval"
+def _print_score(score:'Score', note:str='') -> None:
+    "Print a score with its interval, and what else is to be known of its name"
     low, high = score.interval
     what = f'95 %: {low:.4f}..{high:.4f}; {len(score.similarities)} samples'
-    print(f'{score.name} = {score.value:.4f} ({what})')
+    print(f'{score.name} = {score.value:.4f} ({what}){note}')
+
+_PublishedLabelsOption = _flag('--published-labels', 'one number, named as the published script names it')
 
 @_sscd_app.command('rpscore', short_help='How often two models make the same image from one noise.')
 def _rpscore_command(source:_FeaturesOption,
                      target:_option(Path, 'those of another model, from the same seeds'),
-                     t:_ThresholdOption=0.6) -> None:
+                     t:_ThresholdOption=0.6, published_labels:_PublishedLabelsOption=False,
+                     as_published:_as_published('rpscore', '--published-labels')=False) -> None:
     "Compare row by row and print the RP score."
     from difflow.reproducibility.scores import rp_score
     _print_compared(source, target, t)
-    _print_score(rp_score(source, target, t))
+    found = rp_score(source, target, t)
+    if published_labels: return print('RP score = ', found.value)
+    _print_score(found)
 
 @_sscd_app.command('mscore', short_help='How often a sample copies a training image.')
 def _mscore_command(source:_FeaturesOption, target:_option(Path, 'those of the training images'),
-                    t:_ThresholdOption=0.6) -> None:
+                    t:_ThresholdOption=0.6, published_labels:_PublishedLabelsOption=False,
+                    as_published:_as_published('mscore', '--published-labels')=False) -> None:
     "Compare with the nearest training image, and print the M score and the GL score, which is 1 - M."
     from difflow.reproducibility.scores import m_score, score
     _print_compared(source, target, t)
     memorised = m_score(source, target, t)
-    _print_score(memorised)
-    _print_score(score('GL score', memorised.similarities, t))
+    generalised = score('GL score', memorised.similarities, t)
+    if published_labels: return print('M score = ', generalised.value) # which is 1 - M
+    _print_score(memorised, ', the share copied')
+    _print_score(generalised, ', the share not copied: what the published script prints as "M score"')

@@ -9,6 +9,7 @@ __all__ = []
 import json
 import re
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import _option
-from .root import _print_done, app
+from .models import _data_facts
+from .options import _as_published, _flag, _option
+from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,15 +48,18 @@ def _transformed(
     picture:'Image.Image',
     size:tuple[int, int]|None, # width, height; None: leave it as it is
     transform:str|None=None, # one of `_TRANSFORMS`
+    squashed:bool=False, # 'center-crop-wide' as published: as many rows as the resized picture should have
 ) -> 'Image.Image|None': # None where it is too small for 'center-crop-wide'
     "Crop and resize a picture by Lanczos interpolation"
     from PIL import Image
-    if size is None: return picture
+    if size in (None, picture.size) and transform is None: return picture
     (width, height), (w, h) = size, picture.size
     if transform == 'center-crop': picture = _centred(picture, min(w, h), min(w, h))
     if transform != 'center-crop-wide': return picture.resize(size, Image.LANCZOS)
-    if w < width or round(h * width / w) < height: return None
-    picture = _centred(picture, w, round(w * height / width)).resize(size, Image.LANCZOS)
+    rows = round(h * width / w)
+    if w < width or rows < height: return None
+    rows = rows if squashed else round(w * height / width)
+    picture = _centred(picture, w, rows).resize(size, Image.LANCZOS)
     square = Image.new(picture.mode, (width, width))
     square.paste(picture, (0, (width - height) // 2))
     return square
@@ -65,32 +70,34 @@ def _centred(picture:'Image.Image', width:int, height:int) -> 'Image.Image':
     return picture.crop((left, top, left + width, top + height))
 
 # %% ../../nbs/cli/09_edm_datasets.ipynb #6b61002b
-def _edm_files(images:'ImageSet', size:tuple[int, int]|None,
-              transform:str|None) -> Iterator[tuple[str, bytes]]:
+def _edm_files(images:'ImageSet', size:tuple[int, int]|None, transform:str|None,
+              squashed:bool) -> Iterator[tuple[str, bytes]]:
     "Yield name and content of every file of an EDM data set; ValueError for images that are no equal squares"
     from tqdm import tqdm
 
     from difflow.data.canvas import image_grid
     first, labels = None, []
     for i in tqdm(range(len(images)), unit='image', disable=not sys.stderr.isatty()):
-        picture = _transformed(image_grid(images[[i]].images[0], scale=1, gap=0), size, transform)
+        picture = image_grid(images[[i]].images[0], scale=1, gap=0)
+        picture = _transformed(picture.convert('RGB') if transform else picture, size, transform, squashed)
         if picture is None: continue
         shape = (picture.mode, *picture.size)
         first = first or shape
         if shape != first or picture.width != picture.height:
             raise ValueError(f'{images.names[i]} is {shape}, the first image {first}: all must be squares of '
                              'one size and mode; --transform center-crop and --resolution make them square')
-        name, data = f'{len(labels) // 1000:05d}/img{len(labels):08d}.png', BytesIO()
+        name, data = f'{i // 1000:05d}/img{i:08d}.png', BytesIO()
         picture.save(data, format='PNG', compress_level=0)
         labels.append([name, None if images.labels is None else images.labels[i].tolist()])
         yield name, data.getvalue()
     if not labels: raise ValueError(f'no image of {len(images)} is as large as --resolution {size}')
     yield 'dataset.json', json.dumps({'labels': None if images.labels is None else labels}).encode()
 
-def _write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, transform:str|None=None) -> int:
+def _write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, transform:str|None=None,
+               squashed:bool=False) -> int:
     "Write an EDM data set to a zip, all of it or nothing, or to an empty folder; return the number of images"
     from difflow.files import atomic
-    files, count = _edm_files(images, size, transform), -1 # dataset.json is no image
+    files, count = _edm_files(images, size, transform, squashed), -1 # dataset.json is no image
     if dest.suffix.lower() != '.zip':
         if dest.is_file() or dest.is_dir() and any(dest.iterdir()):
             raise ValueError(f'--dest {dest}: wanted is a name ending in .zip, or an empty folder')
@@ -108,19 +115,76 @@ def _write_edm(images:'ImageSet', dest:Path, size:tuple[int, int]|None=None, tra
     return count
 
 # %% ../../nbs/cli/09_edm_datasets.ipynb #9e11c1b6
+_CIFAR10 = 'cifar-10-python.tar.gz'
+
+def _tar_members(path:Path, wanted:list[str]) -> dict[str, bytes]:
+    "Read members of a compressed tar, unpacking nothing; ValueError beyond the budgets, or for missing ones"
+    from difflow.files import Gate
+    found, left = {}, Gate.budget('DIFFLOW_MAX_BYTES')
+    with Gate.named_errors(path, 'unreadable tar'), tarfile.open(Gate.regular_file(path), 'r:*') as archive:
+        for number, member in enumerate(archive):
+            left -= max(member.size, 0)
+            if left < 0: raise ValueError('it has more bytes than DIFFLOW_MAX_BYTES allows')
+            if number >= Gate.budget('DIFFLOW_MAX_MEMBERS'): raise ValueError('it has too many members')
+            if member.name not in wanted or not member.isreg(): continue
+            found[member.name] = archive.extractfile(member).read()
+            if len(found) == len(wanted): break
+    missing = [name for name in wanted if name not in found]
+    if missing: raise ValueError(f'{path}: it has no {missing[0]}, is it {_CIFAR10}?')
+    return found
+
+def _cifar10(path:Path) -> 'ImageSet':
+    "Open the training images of CIFAR-10 as they are published, pickles in a tar; ValueError for others"
+    import numpy as np
+    import torch
+
+    from difflow.checkpoints.unpickler import unpickle
+    from difflow.data.sets import ImageSet
+    names, images, labels = [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)], [], []
+    members = _tar_members(path, names)
+    for name in names:
+        batch = unpickle(path / name, members[name])
+        batch = batch if isinstance(batch, dict) else {}
+        pixels, classes = batch.get('data'), batch.get('labels')
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
+            raise ValueError(f'{path / name}: its data are no bytes (N, 3072)')
+        images.append(torch.from_numpy(pixels.reshape(-1, 3, 32, 32)))
+        labels += classes if isinstance(classes, list) else []
+    images = torch.cat(images)
+    return ImageSet(images, labels, [f'{i:05d}' for i in range(len(images))])
+
+def _source_images(source:str, orient:bool) -> 'ImageSet':
+    "Open what the published tool opens, and what `load_images` does"
+    from difflow.data.sets import load_images
+    if Path(source).name == _CIFAR10 and Path(source).exists(): return _cifar10(Path(source))
+    return load_images(source, orient=orient)
+
+def _padded(source:str, images:'ImageSet') -> 'ImageSet':
+    "Return MNIST's own files with a border, 32 x 32 as published; others as they are"
+    from torch.nn.functional import pad
+
+    from difflow.data.sets import ImageSet
+    if '-images-idx3-ubyte' not in Path(source).name or images.image_shape != (1, 28, 28): return images
+    return ImageSet(pad(images.images, (2, 2, 2, 2)), images.labels, images.names, images.classes)
+
 @app.command('dataset', short_help='Write images as a data set that EDM reads.')
 def _dataset_command(
-    source:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
+    source:_option(str, 'a folder, zip or npz of images; cifar-10-python.tar.gz, '
+                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)'),
     dest:_option(Path, 'a name ending in .zip, or an empty folder'),
     max_images:_option(int|None, 'the first so many by name; default: all', min=1)=None,
     transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone')=None,
     resolution:_option(str|None, 'WIDTHxHEIGHT, such as 32x32; default: as they are')=None,
+    orient:_option(bool, 'turn photographs as their EXIF tag says')=True,
+    squashed:_flag('--squashed', 'center-crop-wide keeps as many rows as the result has')=False,
+    as_published:_as_published('dataset', '--squashed --no-orient')=False,
 ) -> None:
     "Write images as a zip of PNG files with their labels, the layout of EDM."
     start, size = time.perf_counter(), _size_of(resolution, transform)
-    from difflow.data.sets import load_images
-    images = load_images(source)
-    order = sorted(range(len(images)), key=images.names.__getitem__)[:max_images]
-    made = _write_edm(images[order], dest, size, transform)
+    images = _source_images(source, orient)
+    _print_used(_data_facts(images).replace('images of memory', f'images of {Path(source).name}'))
+    parts = (lambda i: images.names[i].split('/')) if Path(source).is_dir() else images.names.__getitem__
+    order = sorted(range(len(images)), key=parts)[:max_images]
+    made = _write_edm(_padded(source, images[order]), dest, size, transform, squashed)
     left = len(order) - made
     _print_done(f'{made} images{f", {left} too small" if left else ""}', [dest], start)

@@ -17,8 +17,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from difflow.cli.options import (
+    _as_published,
+    _count,
+    _DeviceOption,
+    _flag,
+    _foreign_options,
+    _option,
+    _overrides,
+    _with_options,
+)
+
 from .models import _device_of, _load_model, _model_facts
-from .options import _count, _DeviceOption, _flag, _foreign_options, _option, _overrides, _with_options
 from .root import _others, _print_done, _print_first, _print_share, app
 
 if TYPE_CHECKING:
@@ -96,6 +106,16 @@ def _open_network(options:dict) -> 'Denoiser':
         raise ValueError(f'--class {options["label"]}: {options["dataset"]} has no labels')
     return OptimalDenoiser(images, labels=None if options['label'] is None else images.labels).to(device)
 
+def _open_shape(denoiser:'Denoiser', options:dict) -> 'Denoiser':
+    "Return whose noise levels are walked: the network's beside the optimal denoiser; ValueError by its size"
+    if not options['optimal_denoiser'] or options['network'] is None: return denoiser
+    network = _load_model(options['network'], 'cpu', **_overrides(options, *_OWN))
+    if network.image_shape not in (None, denoiser.image_shape):
+        shapes = ['x'.join(map(str, shape)) for shape in (network.image_shape, denoiser.image_shape)]
+        raise ValueError(f'--network {options["network"]} makes images of {shapes[0]}, '
+                         f'--dataset {options["dataset"]} has {shapes[1]}')
+    return network
+
 def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
     "Choose sampler and noise levels as the options say; ValueError for what does not fit"
     from difflow.samplers.ablation import ablation_sampler, discretize
@@ -108,12 +128,12 @@ def _walk_of(denoiser:'Denoiser', options:dict) -> _Walk:
     names = dict(discretization='disc', schedule='schedule', scaling='scaling')
     other = {name: options[short] for name, short in names.items() if options[short] is not None}
     if options['solver'] == 'euler' and options['S_churn']: other = other or {'discretization': 'edm'}
+    ranged = _open_shape(denoiser, options)
     if other:
-        sampler, scheduler = ablation_sampler(denoiser, options['steps'], options['solver'], **other,
-                                              **levels)
+        sampler, scheduler = ablation_sampler(ranged, options['steps'], options['solver'], **other, **levels)
     else:
         sampler = as_sampler(options['solver'])
-        scheduler = discretize(denoiser, options['steps'], **levels)
+        scheduler = discretize(ranged, options['steps'], **levels)
     churn = {name: options[name] for name in _CHURN} if options['S_churn'] else {}
     sampler.check_options(churn)
     return _Walk(denoiser, sampler, scheduler, label, options['noise'], churn, options['subdirs'])
@@ -125,10 +145,12 @@ def _generate(options:dict) -> None:
     from difflow.runs.items import Item
     from difflow.samplers.sampling import NOISES
     start, seeds = time.perf_counter(), _seeds_in(options['seeds'])
+    if options['solver'] is None: options['solver'] = 'euler' if options['optimal_denoiser'] else 'heun'
     if options['noise'] not in NOISES:
         raise ValueError(f'--noise {options["noise"]!r}: known are {", ".join(NOISES)}')
     walk = _walk_of(_open_network(options), options)
-    facts = _model_facts(options['network'] or options['dataset'], walk.denoiser)
+    what = options['dataset'] if options['optimal_denoiser'] else options['network']
+    facts = _model_facts(what, walk.denoiser)
     levels = len(walk.scheduler.sigmas)
     first = _print_first(f'{facts}; {options["solver"]} on {levels} levels; {len(seeds)} images')
     names = 'solver', 'disc', 'schedule', 'scaling', 'noise', 'subdirs'
@@ -146,7 +168,8 @@ def _generate(options:dict) -> None:
 @_with_options(**_foreign_options(*_OWN))
 def _generate_command(context:typer.Context,
     outdir:_option(Path, 'folder of the images'),
-    network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file')=None,
+    network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; with '
+                              '--optimal_denoiser only whose size and noise levels are used')=None,
     seeds:_option(str, 'numbers and ranges, both ends included: 0-63,100')='0-63',
     subdirs:_flag('--subdirs', 'a folder for each thousand seeds')=False,
     label:_option(int|None, 'class of all images; default: drawn from the seed', '--class', min=0)=None,
@@ -158,7 +181,8 @@ def _generate_command(context:typer.Context,
     S_min:_option(float, 'lowest noise level that gets it')=0.,
     S_max:_option(float, 'highest noise level that gets it')=math.inf,
     S_noise:_option(float, 'factor of that noise, > 0')=1.,
-    solver:_option(str, 'heun or euler; without the next three also ddim, ddpm, dpmpp_2m')='heun',
+    solver:_option(str|None, 'heun or euler; without the next three also ddim, ddpm, dpmpp_2m; default: '
+                             'heun, with --optimal_denoiser euler')=None,
     disc:_option(str|None, 'EDM\'s other noise levels: vp, ve, iddpm or edm; default: edm')=None,
     schedule:_option(str|None, 'EDM\'s other schedules: vp, ve or linear; default: linear')=None,
     scaling:_option(str|None, 'EDM\'s other scalings: vp or none; default: none')=None,
@@ -166,6 +190,7 @@ def _generate_command(context:typer.Context,
     dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
     noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
     restart:_flag('--restart', 'begin anew: first remove what this command has written to --outdir')=False,
+    as_published:_as_published('generate', '--noise cuda')=False,
     device:_DeviceOption='auto', **foreign,
 ) -> None:
     "Make an image for each seed; again: go on with a stopped run. Under torchrun the ranks share the seeds."

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from difflow.cli.options import (
+    _as_published,
     _check_ending,
     _count,
     _DeviceOption,
+    _flag,
     _numbers,
     _option,
     _overrides,
     _RestartOption,
     _SamplerOption,
     _takes_model,
+    _without_effect,
 )
 
 from .models import _load_model, _model_facts
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from difflow.denoisers.base import Denoiser
+    from difflow.jacobians.ranks import Rank, Spectrum
     from difflow.jacobians.trajectories import RankCurve
     from difflow.runs.folder import Report
     from difflow.schedulers.scheduler import Scheduler
@@ -59,28 +63,45 @@ def _labels_of(denoiser:'Denoiser', number:int|None, seeds:list[int]) -> 'Tensor
     return torch.full((len(seeds),), number)
 
 # %% ../../nbs/cli/12_jacobians.ipynb #9e0c38e1
-_FIELDS = 'rank', 'low', 'high', 'found', 'products'
+_KEPT = 'values', 'tail', 'missed', 'error', 'fourth' # of a `Spectrum`: all that a rank is made of
+_RANKS = 'rank', 'low', 'high', 'found'
 
-def _point_rows(curve:'RankCurve', seeds:list[int], labels:'Sequence[int]|None') -> Iterator[dict]:
-    "Yield what is known of each point of a curve: its ranks at all levels, its seed and its class"
+def _point_row(levels:list[tuple[float, 'Spectrum']], seed:int, labels:'Sequence[int]|None') -> dict:
+    "Return what is known of a point: its singular values at all levels of its walk, its seed and its class"
     import numpy as np
-    for i, seed in enumerate(seeds):
-        ranks = {name: getattr(curve, name)[:, i].numpy() for name in _FIELDS[:-1]}
-        label = np.array([] if labels is None else [int(labels[i])], np.int64)
-        yield ranks | dict(products=curve.products.numpy(), sigmas=curve.sigmas.numpy(), dim=curve.dim,
-                           seed=seed, label=label)
+    sigmas, spectra = zip(*levels)
+    of = lambda s, name: np.nan if getattr(s, name) is None else getattr(s, name)[0].double().cpu().numpy()
+    kept = {name: np.stack([of(s, name) for s in spectra]) for name in _KEPT}
+    label = np.array([] if labels is None else [int(label) for label in labels], np.int64)
+    return kept | dict(products=np.array([s.products for s in spectra]), sigmas=np.array(sigmas),
+                       dim=spectra[0].dim, seed=seed, label=label)
 
-def _write_ranks(rows:Iterable[dict], path:Path, made_of:dict) -> None:
-    "Write the points and what they are of to an npz file, all of it or nothing"
+def _ranks_of(arrays:dict, dim:int, energy:float) -> dict: # each (levels, points)
+    "Return the ranks of the singular values in the arrays of a file"
+    import numpy as np
+    import torch
+
+    from difflow.jacobians.ranks import Spectrum, numerical_rank
+    def ranks(level:int) -> 'Rank':
+        "Return those of a level"
+        values, tail, missed, error, fourth = (torch.from_numpy(arrays[name][level]) for name in _KEPT)
+        return numerical_rank(Spectrum(values, dim, tail, missed, error, int(arrays['products'][level]),
+                                       fourth=None if fourth.isnan().all() else fourth), energy)
+    found = [ranks(level) for level in range(len(arrays['values']))]
+    return {name: np.stack([getattr(rank, name).numpy() for rank in found]) for name in _RANKS}
+
+def _write_ranks(rows:Iterable[dict], path:Path, made_of:dict, energy:float) -> None:
+    "Write the points, their ranks at `energy` and what they are of to an npz, all of it or nothing"
     import numpy as np
 
     from difflow.files import save_npz
     rows = sorted(rows, key=lambda row: int(row['seed']))
-    arrays = {name: np.stack([row[name] for row in rows], 1) for name in _FIELDS}
+    arrays = {name: np.stack([row[name] for row in rows], 1) for name in (*_KEPT, 'products')}
     arrays['products'] = arrays['products'].max(1)
     sigmas, dim = rows[0]['sigmas'], int(rows[0]['dim'])
+    arrays |= _ranks_of(arrays, dim, energy)
     arrays |= dict(sigmas=sigmas, snr=1 / sigmas, dim=dim, seeds=[int(row['seed']) for row in rows],
-                   labels=[label for row in rows for label in row['label'].tolist()])
+                   labels=[label for row in rows for label in row['label'].tolist()], energy=energy)
     save_npz(path, arrays | {'run': json.dumps(made_of)})
 
 def _read_ranks(path:Path) -> tuple['RankCurve', list[int], list[int]|None]:
@@ -89,15 +110,29 @@ def _read_ranks(path:Path) -> tuple['RankCurve', list[int], list[int]|None]:
 
     from difflow.files import load_npz
     from difflow.jacobians.trajectories import RankCurve
-    arrays = load_npz(path, *_FIELDS, 'sigmas', 'dim', 'seeds', 'labels')
-    tensors = {name: torch.from_numpy(arrays[name]) for name in (*_FIELDS, 'sigmas')}
+    arrays = load_npz(path, *_RANKS, 'products', 'sigmas', 'dim', 'seeds', 'labels')
+    tensors = {name: torch.from_numpy(arrays[name]) for name in (*_RANKS, 'products', 'sigmas')}
     labels = [int(label) for label in arrays['labels']] or None
     return RankCurve(dim=int(arrays['dim']), **tensors), arrays['seeds'].tolist(), labels
 
 def _known_points(path:Path) -> dict[str, dict]:
     "Return the rows of a finished file by their seeds"
-    curve, seeds, labels = _read_ranks(path)
-    return {str(row['seed']): row for row in _point_rows(curve, seeds, labels)}
+    from difflow.files import load_npz
+    arrays = load_npz(path, *_KEPT, 'products', 'sigmas', 'dim', 'seeds', 'labels', 'energy')
+    rows = {}
+    for i, seed in enumerate(arrays['seeds'].tolist()):
+        rows[str(seed)] = {name: arrays[name][:, i] for name in _KEPT} | dict(
+            {name: arrays[name] for name in ('products', 'sigmas', 'dim')}, seed=seed,
+            label=arrays['labels'][i:i + 1])
+    return rows
+
+def _set_energy(path:Path, energy:float) -> bool: # whether the file had another one
+    "Write the ranks of a finished file anew at `energy`, from the singular values that it keeps"
+    from difflow.files import load_npz
+    from difflow.runs.tables import run_of
+    if float(load_npz(path, 'energy')['energy']) == energy: return False
+    _write_ranks(_known_points(path).values(), path, run_of(path), energy)
+    return True
 
 def _draw_ranks(curve:'RankCurve', path:Path, title:str) -> None:
     "Draw rank / dimension and rank against 1 / sigma, all of the file or nothing"
@@ -120,7 +155,7 @@ class _Walk(NamedTuple):
     denoiser:'Denoiser'
     label:int|None # None: each class in turn
     walk:dict # arguments of `trajectory`
-    options:dict # of `ranks_along`: k, energy, chunk
+    options:dict # of `ranks_along`: k, energy, chunk, labelled
 
     def check(self) -> list[float]: # the noise levels, falling
         "Return the levels that are measured; ValueError for settings out of their ranges, before any work"
@@ -130,67 +165,94 @@ class _Walk(NamedTuple):
         return self.walk['at'] or trajectory_levels(self.denoiser, self.walk['scheduler'], self.walk['steps'])
 
     def rows(self, names:list[str]) -> Iterator[dict]:
-        "Yield the ranks at the points of these seeds"
-        from difflow.jacobians.trajectories import trajectory_ranks
-        seeds = [int(name) for name in names]
-        labels = _labels_of(self.denoiser, self.label, seeds)
-        curve = trajectory_ranks(self.denoiser, seeds=seeds, labels=labels, **self.walk, **self.options)
-        yield from _point_rows(curve, seeds, labels)
+        "Yield the singular values at the points of these seeds, each alone: the same bytes in any company"
+        from difflow.jacobians.trajectories import ranks_along
+        for seed in map(int, names):
+            labels = _labels_of(self.denoiser, self.label, [seed])
+            found = ranks_along(self.denoiser, labels, seeds=[seed], walk=self.walk, **self.options)
+            yield _point_row([(sigma, spectrum) for sigma, _, spectrum in found], seed, labels)
 
-    def fill(self, path:Path, seeds:Iterable[int], batch_size:int, restart:bool, settings:dict) -> 'Report':
+    def searched(self, path:Path, names:list[str], restart:bool) -> float|None: # None: all values are known
+        "Return the energy that the search with k is for: that of the file, where it has all points already"
+        from difflow.runs.tables import run_of
+        if self.options['k'] is None: return None
+        try: finished = not restart and path.exists() and _known_points(path).keys() >= set(names)
+        except ValueError: finished = False # is told when the table is opened
+        return run_of(path).get('energy') if finished else self.options['energy']
+
+    def fill(self, path:Path, seeds:Iterable[int], restart:bool, settings:dict) -> 'Report':
         "Write the points of `seeds` that are missing; ValueError for a file of another run"
         from difflow.runs.identity import run_identity
         from difflow.runs.tables import fill_table
-        made_of, names = run_identity(self.denoiser, **settings), [str(seed) for seed in seeds]
-        join, known = partial(_write_ranks, path=path, made_of=made_of), partial(_known_points, path)
-        return fill_table(path, made_of, names, self.rows, join, batch_size, known, restart,
-                          progress=sys.stderr.isatty(), unit='point')
+        names = [str(seed) for seed in seeds]
+        made_of = run_identity(self.denoiser, **settings, energy=self.searched(path, names, restart))
+        join = partial(_write_ranks, path=path, made_of=made_of, energy=self.options['energy'])
+        return fill_table(path, made_of, names, self.rows, join, known=partial(_known_points, path),
+                          restart=restart, progress=sys.stderr.isatty(), unit='point')
+
+_NO_CHURN = 'the published script takes it, and reads it nowhere'
 
 @app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
 @_takes_model
 def _jacobian_command(
-    network:_option(str, 'mnist, mnist-class or digits (embedded), or a checkpoint file', '--network',
-                   '--network_pkl', '--model')='mnist',
+    network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; default: mnist',
+                   '--network', '--model')=None,
+    network_pkl:_option(str|None, 'the same, and one point a level, as published; default: none')=None,
     steps:_count('noise levels of the walk')=18,
     sigma_min:_option(float, 'lowest noise level, > 0', '--sigma-min', '--sigma_min')=0.002,
     sigma_max:_option(float, 'highest noise level', '--sigma-max', '--sigma_max')=80.,
     rho:_option(float, 'exponent of the spacing, > 0')=7.,
     label:_option(int|None, 'class, 0..classes-1; default: each in turn', '--class', '--label', min=0)=None,
-    samples:_count('points a noise level')=16,
+    samples:_option(int|None, 'points a noise level; default: 16, with --network_pkl 1', min=1)=None,
     seed:_count('seed of the first point; the next one has one more', least=0)=0,
     at:_option(str|None, 'these noise levels alone: 10,1,0.1; default: all of the walk')=None,
     k:_option(int|None, 'leading singular values, without forming the matrix, 1..dimension; default: all',
              '--k', min=1)=None,
     energy:_option(float, 'share of the norm that the rank holds, in (0, 1)')=0.99,
+    unlabelled:_flag('--unlabelled', 'the class is of the walk alone, not of the Jacobian')=False,
     sampler:_SamplerOption='heun',
     out:_option(Path, 'the table, an npz; the picture lies beside it')=Path('jacobian.npz'),
-    batch_size:_count('points at once; with --k one after another', least=1)=16,
+    batch_size:_without_effect('points are measured one after another, --chunk rows at once', int)=None,
     chunk:_count('rows of the network at once')=256,
-    restart:_RestartOption=False, device:_DeviceOption='auto', **options,
+    restart:_RestartOption=False, device:_DeviceOption='auto',
+    S_churn:_without_effect(_NO_CHURN, float)=None, S_min:_without_effect(_NO_CHURN, float)=None,
+    S_max:_without_effect(_NO_CHURN, float)=None, S_noise:_without_effect(_NO_CHURN, float)=None,
+    as_published:_as_published('jacobian', '--samples 1 --unlabelled')=False, **options,
 ) -> None:
     "Measure the numerical rank of the denoiser's Jacobian along the sampling trajectories of many seeds."
     start = time.perf_counter()
     _check_ending(out, '.npz')
+    if network and network_pkl: raise ValueError('--network and --network_pkl: give one of them')
+    samples = samples or (1 if network_pkl else 16)
+    network = network or network_pkl or 'mnist'
     levels = at and sorted(set(_numbers(at, '--at', float)), reverse=True)
     denoiser = _load_model(network, device, **_overrides(options))
     seeds = range(seed, seed + samples)
     scheduler = _levels_of(denoiser, steps, sigma_min, sigma_max, rho)
     walk = dict(steps=steps, scheduler=scheduler, at=levels, sampler=sampler)
-    measured = _Walk(denoiser, label, walk, dict(k=k, energy=energy, chunk=chunk))
+    measured = _Walk(denoiser, label, walk, dict(k=k, energy=energy, chunk=chunk, labelled=not unlabelled))
     sigmas = measured.check()
     settings = dict(steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, at=levels,
-                    sampler=sampler, label=label, seed=seed, k=k, energy=energy)
+                    sampler=sampler, label=label, seed=seed, k=k, unlabelled=unlabelled, chunk=chunk)
     _print_used(f'{_model_facts(network, denoiser)}; {samples} points of seeds {seeds[0]}..{seeds[-1]} '
                 f'at {len(sigmas)} noise levels, {sigmas[0]:g}..{sigmas[-1]:g}')
-    report = measured.fill(out, seeds, batch_size if k is None else 1, restart, settings)
-    if report.tells: _print_ranks(out, network, report.others, k, start)
+    report = measured.fill(out, seeds, restart, settings)
+    if report.tells: _print_ranks(out, network, report.others, k, energy, start)
 
-def _print_ranks(out:Path, network:str, others:int, k:int|None, start:float) -> None:
-    "Draw what is in the file `out` and print its last line"
+def _rank_line(curve:'RankCurve', level:int) -> str:
+    "Return a line as the published script prints it; the mean of several points; >= where k was too small"
+    least = '' if curve.found[level].all() else '>= '
+    return f'SNR 1/sigma_t: {1 / curve.sigmas[level]:.3f}, rank: {least}{curve.mean()[level]:.6g}'
+
+def _print_ranks(out:Path, network:str, others:int, k:int|None, energy:float, start:float) -> None:
+    "Draw what is in the file `out`, and print a line a level and the last line"
+    again = _set_energy(out, energy)
     curve, _, _ = _read_ranks(out)
+    print(*(_rank_line(curve, level) for level in range(len(curve.sigmas))), sep='\n')
     _draw_ranks(curve, out.with_suffix('.png'), f'{network}, {curve.rank.shape[1]} points a level')
     share, missing = curve.mean() / curve.dim, int((~curve.found).sum())
     what = f'{curve.rank.shape[1]} points at {len(share)} levels of {network}: rank / dimension'
     note = f', {missing} ranks beyond k = {k}' if missing else ''
     note += f', {others} of the points from before' if others else ''
+    note += f', at energy {energy:g} from the singular values that were kept' if again else ''
     _print_done(f'{what} {share.min():.3f}..{share.max():.3f}{note}', [out, out.with_suffix('.png')], start)

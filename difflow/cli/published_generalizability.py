@@ -9,13 +9,157 @@ __all__ = []
 from .published import _Line
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #34518adf
-_GENERATION:tuple[_Line, ...] = ()
+_EDM = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/'
+_BASELINE = f'{_EDM}baseline/baseline-cifar10-32x32-uncond-vp.pkl'
+_TORCHRUN = 'torchrun --standalone --nproc_per_node=1'
+_SEEDED = ('Runs on any device, goes on after a stop, keeps the images that are there, and the ranks of '
+           'torchrun share the seeds; the pickle is read without running it.')
+_CPU_NOISE = 'A seed has the noise that EDM draws on a CPU; that of a GPU: --as-published.'
+
+def _generated(name:str, words:str, better:str=_SEEDED, launcher:str='python') -> _Line:
+    "Return a line of generate.py"
+    return _Line(name, 'generate.py', words, 'generate', better, _CPU_NOISE, launcher)
+
+_GENERATION:tuple[_Line, ...] = (
+    _generated('S1 teacher samples', '--outdir=out --seeds=0-49999 --batch=64 '
+               f'--network={_EDM}edm-cifar10-32x32-uncond-vp.pkl'),
+    _generated('S1 samples of dim 64',
+               '--outdir=evaluation/ddpm-dim64-n64 --seeds=100000-109999 --batch=64 '
+               '--network=training/ckpt/ddpm-dim64-n64.pkl'),
+    _generated('S1 samples of dim 128',
+               '--outdir=evaluation/ddpm-dim128-n64 --seeds=100000-109999 --batch=64 '
+               '--network=training/ckpt/ddpm-dim128-n64.pkl'),
+    _generated('S1 samples of the optimal denoiser',
+               '--outdir=evaluation/memorization-n64 --seeds=100000-109999 --batch=64 --optimal_denoiser '
+               '--dataset=datasets/synthetic-cifar10-32x32-n64.zip '
+               f'--network={_EDM}edm-cifar10-32x32-uncond-vp.pkl',
+               'The exact mean is a matrix product over the set, decoded once, not two passes over its files '
+               'a step; the network gives its range of noise levels, and its size is checked.'),
+    _generated('EDM samples', '--outdir=out --seeds=0-63 --batch=64 '
+               f'--network={_EDM}edm-cifar10-32x32-cond-vp.pkl'),
+    _generated('EDM samples on two GPUs', '--outdir=out --seeds=0-999 --batch=64 '
+               f'--network={_EDM}edm-cifar10-32x32-cond-vp.pkl', launcher=_TORCHRUN.replace('=1', '=2')),
+    _generated('EDM 18 steps', f'--outdir=out --steps=18 --network={_EDM}edm-cifar10-32x32-cond-vp.pkl'),
+    _generated('EDM 40 steps', f'--outdir=out --steps=40 --network={_EDM}edm-ffhq-64x64-uncond-vp.pkl'),
+    _generated('EDM stochastic',
+               '--outdir=out --steps=256 --S_churn=40 --S_min=0.05 --S_max=50 --S_noise=1.003 '
+               f'--network={_EDM}edm-imagenet-64x64-cond-adm.pkl'),
+    _generated('EDM samples for FID', '--outdir=fid-tmp --seeds=0-49999 --subdirs '
+               f'--network={_EDM}edm-cifar10-32x32-cond-vp.pkl', launcher=_TORCHRUN))
+
+_ABLATED = "The fork stops at these words with a TypeError; here they are EDM's ablation of samplers."
+_ABLATION = tuple(
+    _generated(f'EDM figure 2a {name}', f'--outdir=out --steps={words} --network={_BASELINE}', _ABLATED)
+    for name, words in (
+    ('reimplementation', '512 --solver=euler --disc=vp --schedule=vp --scaling=vp'),
+    ('Heun and its levels', '128 --solver=heun --disc=edm --schedule=vp --scaling=vp'),
+    ('schedule and scaling', '18 --solver=heun --disc=edm --schedule=linear --scaling=none')))
+
+# %% ../../nbs/cli/32_published_generalizability.ipynb #76cd6be4
+_WHOLE = 'The zip appears under its name when it is whole, and the same images make the same bytes.'
+_UPRIGHT = 'Photographs are turned as their EXIF tag says; not turned: --as-published.'
+
+def _packed(name:str, words:str, better:str=_WHOLE, differs:str=_UPRIGHT) -> _Line:
+    "Return a line of dataset_tool.py"
+    return _Line(name, 'dataset_tool.py', words, 'dataset', better, differs)
+
+_PACKED:tuple[_Line, ...] = (
+    _packed('S1 data set of samples',
+            '--source=out --max-images=128 --dest=datasets/synthetic-cifar10-32x32-n128.zip',
+            differs='The folders of generate --subdirs are no classes here, and photographs are turned as '
+                    'their EXIF tag says; not turned: --as-published.'),
+    _packed('EDM data set of CIFAR-10', '--source=downloads/cifar10/cifar-10-python.tar.gz '
+            '--dest=datasets/cifar10-32x32.zip',
+            'The pickles in the archive are read without running them; nothing is unpacked to the disk.', ''),
+    _packed('EDM data set of MNIST', '--source train-images-idx3-ubyte.gz --dest datasets/mnist-32x32.zip',
+            'Any number of images, whose sizes in the head of the file are checked.', ''),
+    _packed('EDM data set of FFHQ', '--source=downloads/ffhq/images1024x1024 --dest=datasets/ffhq-64x64.zip '
+            '--resolution=64x64'),
+    _packed('EDM data set of ImageNet', '--source=downloads/imagenet/ILSVRC/Data/CLS-LOC/train '
+            '--dest=datasets/imagenet-64x64.zip --resolution=64x64 --transform=center-crop'),
+    _packed('EDM data set of LSUN', '--source LSUN/raw/cat_lmdb --dest /tmp/lsun_cat '
+            '--transform=center-crop-wide --resolution=512x384',
+            'Needs the package lmdb, and asks for it by name; needs no OpenCV.',
+            'Pictures keep their proportions, where the published crop squashes them: --as-published.'))
+
+# %% ../../nbs/cli/32_published_generalizability.ipynb #b579c44e
+_DESCRIBED = ('The torchscript of the study is read where it lies, on any device; goes on after a stop, the '
+              'ranks of torchrun share the images; names, seeds and the descriptor are kept, too.')
+_SCORED = 'The score comes with its 95 % interval, and sets that do not belong together are refused.'
+_LABELLED = 'The number stands in a line with its interval; the published line alone: --as-published.'
+
+def _features(name:str, images:str, to:str) -> _Line:
+    "Return a line of sscd.py feature"
+    words = f'--images {images} --features ./evaluation/{to}.npz'
+    title, script = f'S1 features of {name}', 'sscd.py feature'
+    return _Line(title, script, words, 'sscd feature', _DESCRIBED, '', _TORCHRUN)
+
+def _scored(name:str, score:str, source:str, target:str, differs:str=_LABELLED) -> _Line:
+    "Return a line of sscd.py that compares two files"
+    words = f'--source ./evaluation/{source}.npz --target ./evaluation/{target}.npz'
+    return _Line(f'S1 {name}', f'sscd.py {score}', words, f'sscd {score}', _SCORED, differs)
+
+_TRAINING_SET = 'sscd-training-dataset-synthetic-cifar10-32x32-n64'
+_DESCRIPTORS:tuple[_Line, ...] = (
+    _features('dim 64', './evaluation/ddpm-dim64-n64', 'sscd-dim64-n64'),
+    _features('dim 128', './evaluation/ddpm-dim128-n64', 'sscd-dim128-n64'),
+    _features('the training set', 'datasets/synthetic-cifar10-32x32-n64.zip', _TRAINING_SET),
+    _features('the optimal denoiser', './evaluation/memorization-n64', 'sscd-memorization-n64'),
+    _features('DDPM v4', './samples/ddpmv4', 'sscd-ddpmv4'),
+    _features('DDPM v6', './samples/ddpmv6', 'sscd-ddpmv6'),
+    _scored('RP score of two widths', 'rpscore', 'sscd-dim128-n64', 'sscd-dim64-n64'),
+    _scored('RP score with the optimal denoiser', 'rpscore', 'sscd-dim128-n64', 'sscd-memorization-n64'),
+    _scored('RP score of DDPM v4 and v6', 'rpscore', 'sscd-ddpmv4', 'sscd-ddpmv6'),
+    _scored('GL score', 'mscore', 'sscd-dim128-n64', _TRAINING_SET,
+            'The published script prints 1 - the share copied as "M score". Here M score is that share, '
+            'and the GL score below it is the published number; that line alone: --as-published.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #07123ac1
-_TRAINING:tuple[_Line, ...] = ()
+_ITS_FILES = ('The numbered folder, training_options.json, stats.jsonl and log.txt are those of EDM. '
+              'Snapshots and states are safetensors under the same stems: a pickle of EDM holds its '
+              'licensed source text, which is not written here; generate, jacobian, --transfer and --resume'
+              ' read both kinds.')
+_EDM_LOOP = ('The same line again goes on with the run that it began; another --seed or --desc begins the '
+             'next number. The noise levels of a batch are spread evenly, so that the loss is less noisy, '
+             'and the seed is 0; --as-published draws each level by itself and a random seed.')
+_STOPPED = ('A run that is stopped goes on where it was and ends with the same weights, bit for bit, on any'
+            ' number of GPUs; wrong options are refused before anything is opened.')
+_ON_GPUS = 'On eight GPUs: torchrun --standalone --nproc_per_node=8 -m difflow train, and the same words.'
+_TRAIN_HERE = ('--outdir=training --data=datasets/synthetic-cifar10-32x32-n128.zip --cond=0 --arch=ddpmpp '
+               '--duration 50 --batch 128 --snap 500 --dump 500 --precond vp --model_channels 64')
+
+def _train_line(name:str, words:str, better:str='', differs:str='', launcher:str='python') -> _Line:
+    "Return a line of train.py"
+    on_gpus = '' if launcher == 'python' else _ON_GPUS
+    differs = ' '.join(filter(None, (_ITS_FILES, _EDM_LOOP, on_gpus, differs)))
+    return _Line(f'S1 train{name}', 'train.py', words, 'train', better or _STOPPED, differs, launcher)
+
+_EIGHT, _RUNS = 'torchrun --standalone --nproc_per_node=8', '--outdir=training-runs --data=datasets'
+_TRAINING:tuple[_Line, ...] = (
+    _train_line('', _TRAIN_HERE),
+    _train_line(' EDM cifar10 cond', f'{_RUNS}/cifar10-32x32.zip --cond=1 --arch=ddpmpp', launcher=_EIGHT),
+    _train_line(' EDM cifar10 ncsnpp', f'{_RUNS}/cifar10-32x32.zip --cond=0 --arch=ncsnpp', launcher=_EIGHT),
+    _train_line(' EDM ffhq', f'{_RUNS}/ffhq-64x64.zip --cond=0 --arch=ddpmpp --batch=256 --cres=1,2,2,2 '
+                '--lr=2e-4 --dropout=0.05 --augment=0.15', launcher=_EIGHT),
+    _train_line(' EDM imagenet', f'{_RUNS}/imagenet-64x64.zip --cond=1 --arch=adm --duration=2500 '
+                '--batch=4096 --lr=1e-4 --ema=50 --dropout=0.10 --augment=0 --fp16=1 --ls=100 --tick=200', '',
+                '--fp16 is autocast, whose scale of the loss is found as training goes, so --ls has nothing '
+                'to do.', _EIGHT),
+    _train_line(' every option', '--outdir=training --data=datasets/synthetic-cifar10-32x32-n128.zip '
+                '--cond=False --arch=ddpmpp --precond=ve --duration=50 --batch=128 --batch-gpu=2 --cbase=64 '
+                '--cres=2,2 --lr=1e-3 --ema=0.5 --dropout=0.13 --augment=0.12 --xflip=True --fp16=0 --ls=1 '
+                '--bench=1 --cache=1 --workers=1 --desc=again --nosubdir --tick=50 --snap=50 --dump=500 '
+                '--seed=1', '', '--ls and --bench have nothing to do, and that is said.'),
+    _train_line(' dry run', f'{_TRAIN_HERE} -n'),
+    _train_line(' transfer', f'{_RUNS}/afhqv2-64x64.zip --cond=0 --arch=ddpmpp --batch=256 '
+                '--transfer=network-snapshot-000001.pkl', 'The pickle is read, and nothing in it is run.'),
+    _train_line(' resume', f'{_RUNS}/cifar10-32x32.zip --cond=0 --arch=ddpmpp --resume=training-runs/'
+                '00000-cifar10-32x32-uncond-ddpmpp-edm-gpus8-batch512-fp32/training-state-000001.pt',
+                'Network, average and optimiser are read without running what is in the files, and a state '
+                'of another architecture is refused by name.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #843d8c9b
 _LOW_RANK:tuple[_Line, ...] = ()
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #b9e474a7
-_LINES = (*_GENERATION, *_TRAINING, *_LOW_RANK)
+_LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_TRAINING, *_LOW_RANK)

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/05_training_options.ipynb #174db0bd
 from pathlib import Path
 
-from .options import _count, _DataOption, _flag, _option, _share
+from .options import _count, _DataOption, _flag, _option, _share, _without_effect
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
@@ -17,9 +17,12 @@ _DATA = dict(
                              'of a set that has a published test part'), None),
     dataset=(_option(str|None, 'instead mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers or '
                               'gtsrb, with its published size and transforms; default: none'), None),
-    data_dir=(_option(Path, 'folder of those sets'), Path('dataset')),
+    data_dir=(_option(Path, 'folder of those sets: the classes themselves, what torchvision reads, or '
+                            'NAME/train in it'), Path('dataset')),
     download=(_flag('--download', 'let torchvision fetch them'), False),
     size=(_option(int|None, 'side of the images of --data in pixels; default: as in the data', min=1), None),
+    cache=(_flag('--cache', 'keep the decoded images of --data in memory'), False),
+    xflip=(_flag('--xflip', 'every image again, mirrored, as EDM has it'), False),
     class_cond=(_option(bool, 'give the model the labels, and "no label" for guidance; default: off',
                         '--class-cond', '--cond'), False))
 _NETWORK = dict(
@@ -62,6 +65,10 @@ _SETTINGS = dict(
     label_dropout=(_share('labels not shown, with --class-cond'), 0.1),
     augment=(_share('probability of each augmentation of EDM, for its networks, where it is 0.12'), 0.),
     accumulate=(_count('parts of a batch'), 1),
+    batch_gpu=(_option(int|None, 'or the images of a part, in one process; default: all of its share', min=1),
+               None),
+    levels=(_option(str, 'noise levels of a batch: spread, by one shift, or independent, as published'),
+            'spread'),
     seed=(_count('of everything random; minimal-diffusion: 112233', least=0), 0))
 
 # %% ../../nbs/cli/05_training_options.ipynb #4bed9510
@@ -70,7 +77,8 @@ _START = dict(
     transfer=(_option(str|None, 'the same for a snapshot of EDM, without --ema-rampup; default: none'), None),
     delete_keys=(_option(list[str]|None, 'weights that start fresh in spite of it, by commas or one after '
                          'the other; default: none'), None),
-    resume=(_option(Path|None, 'go on from this state where the folder has none; default: none', '--resume',
+    resume=(_option(Path|None, 'go on from this state where the folder has none, or from one of EDM with '
+                    'its snapshot beside it, training-state-*.pt; default: none', '--resume',
                    '--resume-from'), None),
     restart=(_option(bool, 'begin anew, and remove what the folder has of an earlier run; default: off',
                     '--restart', '--no-resume'), False))
@@ -86,12 +94,22 @@ _KEPT = dict(
                            'minimal-diffusion: 250', min=2), None),
     ddim=(_flag('--ddim', 'the grids by ddim'), False),
     mixed_precision=(_option(str, 'no, bf16, fp16'), 'no'),
+    fp16=(_flag('--fp16', 'on a GPU the same as --mixed-precision fp16'), False),
     compile=(_flag('--compile', 'by torch.compile'), False),
     workers=(_count('processes that decode images', least=0), 0),
     log_with=(_option(str|None, 'send the loss to tensorboard, wandb or trackio, or several by commas; '
                      'default: none'), None),
     half=(_flag('--half', 'save in float16'), False))
+_FOLDER = dict(
+    desc=(_option(str|None, 'end of the name of the numbered folder in --outdir; default: none'), None),
+    nosubdir=(_flag('--nosubdir', 'write into --outdir itself'), False),
+    dry_run=(_option(bool, 'print what would be trained, and end; default: off', '--dry-run', '-n'), False),
+    as_published=(_flag('--as-published', 'what differs from the published loops on purpose as there: the '
+                        'same as --levels independent; EDM: a random --seed; minimal-diffusion: '
+                        '--no-ema-rampup, and grids of the last weights'), False))
 _ELSEWHERE = dict(
     sampling_only=(_option(bool, 'is: difflow sample --model FILE'), False),
     num_sampled_images=(_option(int|None, 'is an option of difflow sample; default: none'), None),
-    local_rank=(_option(int|None, 'is read from the environment instead; default: none'), None))
+    local_rank=(_option(int|None, 'is read from the environment instead; default: none'), None),
+    ls=(_without_effect('fp16 finds the scale of its loss by itself', float), None),
+    bench=(_without_effect('PyTorch chooses the kernels', bool), None))

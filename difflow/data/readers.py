@@ -6,10 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/data/02_readers.ipynb #9f1679f6
+import gzip
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +129,48 @@ class _TorchvisionReader:
         if not isinstance(picture, Image.Image):
             raise ValueError(f'torchvision.datasets.{self.name} holds {type(picture).__name__}, not pictures')
         return picture
+
+# %% ../../nbs/data/02_readers.ipynb #dfc19932
+def _idx_array(path:Path, dims:int) -> np.ndarray: # uint8
+    "Return the array in an idx file of MNIST's kind, compressed or not; ValueError for other files"
+    with Gate.named_errors(path, 'unreadable idx file'), open(Gate.regular_file(path), 'rb') as plain:
+        file = gzip.GzipFile(fileobj=plain) if path.suffix == '.gz' else plain
+        head = file.read(4 + 4 * dims)
+        if len(head) < 4 + 4 * dims or head[:4] != bytes((0, 0, 8, dims)):
+            raise ValueError(f'it begins with {head[:4].hex()}, not with 000008{dims:02}')
+        shape = tuple(int.from_bytes(head[4 * k:4 * k + 4], 'big') for k in range(1, dims + 1))
+        size, most = math.prod(shape), Gate.budget('DIFFLOW_MAX_BYTES')
+        if size > most: raise ValueError(f'{shape} takes {size} bytes, DIFFLOW_MAX_BYTES allows {most}')
+        data = file.read(size + 1)
+        if len(data) != size: raise ValueError(f'{shape} needs {size} bytes, it has other than so many')
+        return np.frombuffer(data, np.uint8).reshape(shape)
+
+class _LmdbReader:
+    "Pictures out of an LMDB of encoded files, in the order of its keys"
+    def __init__(self, path:Path):
+        Gate.regular_file(path / 'data.mdb')
+        self.path, self._handle = path, None # (process, its open table)
+        with Gate.named_errors(path, 'unreadable LMDB'), self._opened().begin() as table:
+            self.keys = list(table.cursor().iternext(values=False))
+
+    def __getstate__(self) -> dict: return {**self.__dict__, '_handle': None}
+
+    def _opened(self) -> Any:
+        "Return the open table of this process; ValueError without the package that reads it"
+        if self._handle is None or self._handle[0] != os.getpid():
+            try: lmdb = import_module('lmdb')
+            except ModuleNotFoundError:
+                raise ValueError('to read one needs the package lmdb: pip install lmdb') from None
+            self._handle = os.getpid(), lmdb.open(str(self.path), readonly=True, lock=False)
+        return self._handle[1]
+
+    def place(self, i:int) -> str: return f'{self.path}: entry {i}'
+
+    def __call__(self, i:int) -> Image.Image:
+        "Decode entry `i`, in colour as LSUN has it; ValueError naming it where it is no image"
+        with Gate.named_errors(self.place(i), 'unreadable image'), self._opened().begin() as table:
+            return _decode(bytes(table.get(self.keys[i]))).convert('RGB')
+
 
 # %% ../../nbs/data/02_readers.ipynb #fd200ebb
 def _in_8_bits(read:Callable[[int], Image.Image], i:int, channels:int|None) -> Image.Image:

@@ -20,7 +20,9 @@ from difflow.data.readers import (
                                   _ArrayReader,
                                   _channels_last,
                                   _FileReader,
+                                  _idx_array,
                                   _ImageSource,
+                                  _LmdbReader,
                                   _named_decoders,
                                   _numbered,
                                   _TorchvisionReader,
@@ -249,6 +251,19 @@ def _torchvision(name:str, split:str, options:dict) -> _ImageSource:
     return _ImageSource(_TorchvisionReader(dataset, title), labels, names, classes, kinds)
 
 # %% ../../nbs/data/05_sources.ipynb #15096f41
+def _idx(path:Path) -> _ImageSource:
+    "Return the images of an idx file of MNIST's as a source, with the labels of the file beside it"
+    other = path.with_name(path.name.replace('-images-idx3-', '-labels-idx1-'))
+    images, labels = _idx_array(path, 3), _idx_array(other, 1)
+    labels, classes = _labels(labels, len(images), other)
+    names = _numbered(path.name.split('-')[0], len(images))
+    return _ImageSource(_ArrayReader(images), labels, names, classes)
+
+def _lmdb(path:Path) -> _ImageSource:
+    "Return the pictures of an LMDB as a source, without labels"
+    read = _LmdbReader(path)
+    return _ImageSource(read, None, _numbered(path.name, len(read.keys)), None)
+
 def _find(name_or_path:str|Path, seed:int, split:str, options:dict, orient:bool=True) -> _ImageSource:
     "Return the source that `name_or_path` means: a built-in name, else a path, else a name of torchvision"
     name, path = str(name_or_path), Path(name_or_path).expanduser()
@@ -262,6 +277,8 @@ def _find(name_or_path:str|Path, seed:int, split:str, options:dict, orient:bool=
                              f'folder, zip, npz or image; of torchvision {theirs}')
     if options: raise ValueError(f'{name!r} takes no {"=, ".join(options)}=: that is for torchvision sets')
     if name in EMBEDDED: return EMBEDDED[name](seed)
+    if path.is_dir() and path.name.endswith('_lmdb') and (path / 'data.mdb').exists(): return _lmdb(path)
+    if '-images-idx3-ubyte' in path.name and not path.is_dir(): return _idx(path)
     if path.is_dir() or path.suffix.lower() == '.zip': return _files(path, split, orient)
     if path.suffix.lower() == '.npz': return _npz(path, path)
     return _ImageSource(_FileReader(path.parent, [path.name], orient=orient), None, [path.name], None)

@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..files import Gate
 from .builtin import _mnist_m
-from .canvas import save_images
+from .canvas import EXTENSIONS, save_images
 from .checks import check_number
+from .readers import _FileReader, _LazyImages
 from .sets import ImageSet, load_images
 from .transforms import _Crop, _crop, _mirror, _random_part, _resize, _squeeze, _TransformedSet
 
@@ -70,7 +72,30 @@ def _folders(name:str, data_dir:Path, split:str) -> list[ImageSet]:
     "Return the folder of a part as a set, where there is one"
     names = ('train',) if split == 'train' else ('test', 'val')
     there = [data_dir / name / part for part in names if (data_dir / name / part).is_dir()]
+    if not there and split == 'train' and _is_of_classes(name, data_dir): there = [data_dir]
     return [load_images(there[0], orient=False)] if there else [] # as they were read then
+
+def _is_of_classes(name:str, data_dir:Path) -> bool:
+    "Return whether a folder is what the study's script takes: one folder for each class, of training images"
+    if name in ('mnist', 'cifar10') or not data_dir.is_dir(): return False
+    inside = [p for p in data_dir.iterdir() if p.is_dir()]
+    pictures = lambda folder: any(p.suffix.lower() in EXTENSIONS for p in folder.iterdir())
+    return len(inside) == PUBLISHED_SETS[name].num_classes and all(map(pictures, inside))
+
+_PARTS_OF_FLOWERS = {'train': ('trnid', 'valid'), 'test': ('tstid',)}
+
+def _flowers(data_dir:Path, split:str) -> list[ImageSet]:
+    "Return Oxford's flowers as they are published, in jpg with two files of MATLAB's, where they are there"
+    from scipy.io import loadmat
+    files = [data_dir / name for name in ('setid.mat', 'imagelabels.mat')]
+    if not (data_dir / 'jpg').is_dir() or not all(file.is_file() for file in files): return []
+    try: parts, numbers = (loadmat(str(Gate.regular_file(file))) for file in files)
+    except Exception as error: raise ValueError(f'{files[0]}, {files[1]}: cannot be read ({error})') from None
+    chosen = np.concatenate([parts[part].ravel() for part in _PARTS_OF_FLOWERS[split]]).astype(int) # from 1
+    names = [f'jpg/image_{i:05d}.jpg' for i in chosen]
+    read = _LazyImages(_FileReader(data_dir, names, orient=False), np.arange(len(names)), None, None)
+    labels = numbers['labels'].ravel().astype(int)[chosen - 1] - 1
+    return [ImageSet(read, labels, names, [str(i + 1) for i in range(102)])]
 
 def _of_torchvision(name:str, data_dir:Path, split:str, download:bool) -> list[ImageSet]:
     "Return the parts that torchvision has; of Oxford's flowers two of three are for training"
@@ -99,13 +124,14 @@ def _missing(name:str, data_dir:Path, split:str) -> str:
     entry = PUBLISHED_SETS[name]
     number = entry.train_images if split == 'train' else entry.val_images
     text = (f'{name} is not in {data_dir}: put its {number} {split} images in {data_dir / name / split}, '
-            f'{entry.num_classes} folders, one a class; from {entry.source}')
+            f'{entry.num_classes} folders, one a class{"" if split == "test" else ", or give their folder"}; '
+            f'from {entry.source}')
     return text + ', which fetches it with download=True' * (entry.source == 'torchvision')
 
 # %% ../../nbs/data/10_studies.ipynb #87d5e2e6
 def published_set(
     name:str, # of `PUBLISHED_SETS`
-    data_dir:str|Path='dataset', # holds the files
+    data_dir:str|Path='dataset', # holds the files; or, for the training part, the folders of the classes
     split:str='train', # or 'test'
     download:bool=False, # let torchvision fetch what it can
     size:int|None=None, # side in pixels, >= 1; None: the published one
@@ -118,6 +144,7 @@ def published_set(
     if split not in ('train', 'test'): raise ValueError(f'split={split!r}: allowed: train, test')
     if split == 'test' and not entry.val_images: raise ValueError(f'{name} has no test images')
     parts, why = _folders(name, data_dir, split), ''
+    if not parts and name == 'flowers': parts = _flowers(data_dir, split)
     if not parts and entry.torchvision:
         try: parts = _of_torchvision(name, data_dir, split, download)
         except ValueError as error: why = f' ({error})'

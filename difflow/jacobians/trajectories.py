@@ -140,6 +140,7 @@ def ranks_along(
     energy:float=0.99, # share of the norm, see `numerical_rank`
     chunk:int=256, # rows of the network at once
     walk:dict|None=None, # further arguments of `trajectory`: steps, at, scheduler, sampler, shape
+    labelled:bool=True, # False: the labels are of the walk alone
     **options:Any, # of `jacobian_spectrum`: iterations, probes
 ) -> Iterator[tuple[float, Rank, Spectrum]]: # sigma falling
     "Return a generator of (sigma, ranks, spectra) along the walk; ValueError for bad input at once."
@@ -150,7 +151,8 @@ def ranks_along(
     _check_dropout(denoiser)
     labels = denoiser.labels_of(labels, len(seeds))
     if labels is not None: labels = labels.to(device_of(denoiser))
-    return _ranks(denoiser, labels, trajectory(denoiser, seeds=seeds, labels=labels, **walk), options)
+    own = labels if check_kind('labelled', labelled, bool) else denoiser.labels_of(None, len(seeds))
+    return _ranks(denoiser, own, trajectory(denoiser, seeds=seeds, labels=labels, **walk), options)
 
 def _ranks(denoiser:Denoiser, labels:Tensor|None, points:Iterator[tuple[float, Tensor]],
            options:dict) -> Iterator[tuple[float, Rank, Spectrum]]:

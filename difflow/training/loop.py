@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class _RunSteps(_RunState):
     def part(self, step:int, part:slice, rows:range, x0:Tensor, labels:Tensor|None):
         "Add the gradient of a part of the rows of this process."
         s = self.settings
-        random = _draw(step, rows[part], s.batch_size, tuple(x0.shape[1:]), s.seed, self.device)
+        random = _draw(step, rows[part], s.batch_size, tuple(x0.shape[1:]), s.seed, self.device, s.levels)
         x, conditioning = self.augmented(step, x0[part], rows[part])
         with self.accelerator.autocast(), dropout_by(_RowMasks(step, rows[part], s.seed)):
             mine = None if labels is None else labels[part]
@@ -194,14 +195,15 @@ class _Run(_RunSteps):
 # %% ../../nbs/training/06_loop.ipynb #13746087
 class _RunFiles(_Run):
     "The files that a run leaves on its way, and at its end."
-    def preview(self, step:int, n:int=64, **options): # arguments of `sample`
-        "Write a grid of samples of the averaged weights."
+    def preview(self, step:int, n:int=64, averaged:bool=True, row:str|None=None, **options): # of `sample`
+        "Write a grid of samples of the averaged or the last weights, and all in a row as the file `row`."
         if not self.out or not self.accelerator.is_main_process: return
-        denoiser = self.ema.model
+        denoiser = self.ema.model if averaged else deepcopy(self.objective.denoiser).eval()
         labels = None if denoiser.num_classes is None else torch.arange(n) % denoiser.num_classes
         images = sample(denoiser, (n, *denoiser.image_shape), labels=labels, progress=False, **options)
         grid = image_grid(images.clamp(-1, 1), columns=10)
         write_png(grid, self.out / f'samples_{step:06d}.png')
+        if row: write_png(image_grid(images.clamp(-1, 1), columns=n, scale=1, gap=0), self.out / row)
 
     def keep(self, step:int, name:str):
         "Write the averaged network under a name of its own."
@@ -242,7 +244,7 @@ def _due_after(run:_RunFiles, plan:dict) -> Callable[[int], None]:
     return due
 
 def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loop:tuple, model:tuple,
-           out:Path|None, resume:bool|str|Path, numbered:str|None, compile:bool, precision:str,
+           out:Path|None, resume:bool|str|Path|Mapping, numbered:str|None, compile:bool, precision:str,
            log_with:object) -> Training:
     "Return what `train` does with what is checked."
     accelerator = _accelerator_in(precision, log_with, out)
@@ -253,6 +255,8 @@ def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loo
         out, about = _claim(stack, accelerator, out, resume, identity, files, numbered)
         run = _RunFiles(accelerator, denoiser, images, settings, out, compile, **about)
         start = run.load(resume)
+        if plan['opened'] and run.rank == 0:
+            plan['opened'](out, start[0], run.objective.denoiser, run.ema.model)
         if out: _LOG.info('%s: %d of %d steps are made', out, start[0], settings.steps)
         with _tracked(accelerator, about): result = run.loop(*start, _due_after(run, plan), *loop)
         run.write_model(result, *model)
@@ -263,7 +267,7 @@ def train(
     images:ImageSet|Tensor, # or what `ImageSet.of` takes; with labels where the denoiser has classes
     settings:Settings|None=None, # or its fields by name
     out:str|Path|None=None, # folder of the state, the files of the way and model.safetensors; None: no files
-    resume:bool|str|Path=True, # go on from the state in `out`, or else from this file; False: begin anew
+    resume:bool|str|Path|Mapping=True, # go on from `out`, or else from this state; False: begin anew
     save_every:int|Collection[int]=1000, # steps between states, or the steps after which there is one
     sample_every:int|Collection[int]|None=None, # the same for grids of samples, None: never
     mixed_precision:str='no', # 'no', 'bf16' or, on a GPU, 'fp16'
@@ -273,7 +277,8 @@ def train(
     callback:Callable[[int, Tensor], None]|None=None, # callback(step, loss on the device), every step
     snapshot:Callable[[int, Denoiser], None]|None=None, # snapshot(steps done, averaged), in the first process
     snapshot_every:int|Collection[int]|None=None, # steps between them, or the steps after which there is one
-    preview:dict|None=None, # how the grids are made: arguments of `sample`, None: its defaults
+    preview:dict|None=None, # how the grids are made: arguments of `sample`, and averaged, row
+    opened:Callable|None=None, # opened(folder, steps done, raw, averaged), in the first process
     snapshots:Mapping[int, str]|None=None, # names of files of the averaged network, by steps done
     dumps:Mapping[int, str]|None=None, # names of copies of the state, by steps done
     log_with:object=None, # 'tensorboard', 'wandb', 'trackio', a tracker of Accelerate, or several; None: none
@@ -286,7 +291,7 @@ def train(
     every = dict(save_every=_steps_after('save_every', save_every),
                  sample_every=_steps_after('sample_every', sample_every, optional=True),
                  snapshot_every=_steps_after('snapshot_every', snapshot_every, optional=True))
-    files = dict(snapshot=snapshot, preview=preview, snapshots=snapshots, dumps=dumps)
+    files = dict(snapshot=snapshot, preview=preview, snapshots=snapshots, dumps=dumps, opened=opened)
     settings, images = _checked(denoiser, images, settings, fields, out=out, resume=resume, compile=compile,
                                 workers=workers, progress=progress, callback=callback, card=card,
                                 numbered=numbered, dtype=dtype, **files)

@@ -32,12 +32,15 @@ def _draw(
     shape:tuple[int, ...], # (C, H, W)
     seed:int=0,
     device:str|torch.device='cpu',
+    levels:str='spread', # as in `Settings`
 ) -> _Draw:
     "Return the random numbers for some `rows` of step `step`, the same however the batch is split."
+    own = dict(images=rows, device=device)
     shift = uniform((1,), seed, step, Stream.LEVELS, device=device)
     u = (shift + integers_on_device(rows, device) / batch_size) % 1
-    drop = uniform((len(rows),), seed, step, Stream.LABEL_DROP, images=rows, device=device)
-    noise = normal((len(rows), *shape), seed, step, Stream.NOISE, images=rows, device=device)
+    if levels == 'independent': u = uniform((len(rows),), seed, step, Stream.LEVELS, **own)
+    drop = uniform((len(rows),), seed, step, Stream.LABEL_DROP, **own)
+    noise = normal((len(rows), *shape), seed, step, Stream.NOISE, **own)
     return _Draw(u.clamp(1e-6, 1 - 1e-6), noise, drop)
 
 # %% ../../nbs/training/03_objective.ipynb #1b092216

@@ -103,7 +103,7 @@ def _known_by(images:ImageSet) -> ImageSet:
 
 # %% ../../nbs/training/02_order.ipynb #c93a5f18
 _OPTIONAL = dict(settings=Settings, out=(str, Path), preview=Mapping, snapshots=Mapping, dumps=Mapping,
-                 card=dict, numbered=str, callback=Callable, snapshot=Callable)
+                 card=dict, numbered=str, callback=Callable, snapshot=Callable, opened=Callable)
 _DTYPES = None, torch.float32, torch.float16, torch.bfloat16
 
 def _check_options(denoiser:Denoiser, **options:object): # arguments of `train`, by name
@@ -111,7 +111,7 @@ def _check_options(denoiser:Denoiser, **options:object): # arguments of `train`,
     check_kind('denoiser', denoiser, Denoiser)
     for name, kind in _OPTIONAL.items(): check_kind(name, options[name], kind, optional=True)
     for name in ('compile', 'progress'): check_kind(name, options[name], bool)
-    check_kind('resume', options['resume'], (bool, str, Path))
+    check_kind('resume', options['resume'], (bool, str, Path, Mapping))
     check_number('workers', options['workers'], 0, whole=True)
     check_choice('dtype', options['dtype'], _DTYPES)
     for name in ('snapshots', 'dumps'):

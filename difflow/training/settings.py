@@ -9,7 +9,7 @@ __all__ = ['Settings']
 import math
 from dataclasses import dataclass
 
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_number
 
 # %% ../../nbs/training/01_settings.ipynb #7e1170fe
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Settings:
     label_dropout:float=0.1 # share of labels not shown, where the denoiser has a null class
     augment:float=0. # probability of each of EDM's augmentations, with labels for the network, 0..1
     accumulate:int=1 # parts that a batch is computed in
+    levels:str='spread' # noise levels of a batch: 'spread' by one shift, or 'independent', as published
     seed:int=0
 
     def __post_init__(self):
@@ -45,6 +46,7 @@ class Settings:
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise ValueError(f'betas must be two numbers >= 0 and < 1, got {self.betas!r}')
         self._set('betas', tuple(check_number('betas', beta, 0, below=1) for beta in self.betas))
+        check_choice('levels', self.levels, ('spread', 'independent'))
         if not isinstance(self.ema_rampup, bool):
             raise ValueError(f'ema_rampup must be True or False, got {self.ema_rampup!r}')
 

@@ -56,8 +56,9 @@ def _save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema
     metadata |= {name: json.dumps(value) for name, value in about.items()} | _model_of(ema, tensors)
     write_tensors(tensors, path, metadata)
 
-def _read_state(path:Path, whole:bool=True) -> tuple[dict, dict[str, Tensor]]: # header by name, tensors
+def _read_state(path:Path|Mapping, whole:bool=True) -> tuple[dict, dict[str, Tensor]]: # header, tensors
     "Read a state, or its header alone; raise ValueError when it is none, or cut short."
+    if isinstance(path, Mapping): return dict(step=path['step']), dict(path['tensors'])
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(Gate.regular_file(path), 'pt') as file:
@@ -97,10 +98,11 @@ def _identity(denoiser:Denoiser, images:ImageSet, settings:Settings, mixed_preci
     net = getattr(denoiser, 'net', None)
     words = lambda values, prefix='': {f'{prefix}{k}': json.loads(json.dumps(v, default=str))
                                        for k, v in values.items()}
+    numbers = {k: v for k, v in vars(settings).items() if (k, v) != ('levels', 'spread')} # as ever
     made_of = dict(parametrisation=type(denoiser).__name__, **words(getattr(denoiser, 'options', {})),
                    network=type(net).__name__, **words(network_facts(net).config, 'network '))
     made_of['dropout'] = sorted({layer.p for layer in denoiser.modules() if isinstance(layer, nn.Dropout)})
-    return run_identity(denoiser, _known_by(images), **made_of, **words(vars(settings)),
+    return run_identity(denoiser, _known_by(images), **made_of, **words(numbers),
                         mixed_precision=mixed_precision, compile=compile)
 
 def _due(step:int, every:int|Collection[int]|None) -> bool:
@@ -201,12 +203,13 @@ class _RunState:
         "Return what a state consists of, in the order of `_save_state`."
         return self.settings, self.objective, self.ema, self.optimizer, self.losses, self.accelerator.scaler
 
-    def load(self, other:bool|str|Path=True) -> tuple[int, bool]: # steps done, their files made
+    def load(self, other:bool|str|Path|Mapping=True) -> tuple[int, bool]: # steps done, their files made
         "Go on from the state in the folder, where there is one, or else from the file `other`."
         path = self.state_path if self.out and self.state_path.exists() else other
         if not other or isinstance(path, bool): return 0, True
-        self.checked = _load_state(Path(path), *self.parts())
-        return self.checked, _read_state(Path(path), whole=False)[0].get('complete', True)
+        path = path if isinstance(path, Mapping) else Path(path)
+        self.checked = _load_state(path, *self.parts())
+        return self.checked, _read_state(path, whole=False)[0].get('complete', True)
 
     def check_finite(self, step:int, weights:bool=False):
         "Raise ValueError naming the first loss before `step`, or else the first weight, that is not finite."
@@ -242,28 +245,32 @@ def _clear(out:Path):
         for file in sorted(out.glob(pattern)): file.unlink()
 
 def _numbered(parent:Path, name:str, run:dict) -> Path:
-    "Return the last numbered folder in `parent` whose options are those of a run, or the next to be made"
+    "Return the last numbered folder in `parent` of that name and run, or the next to be made"
     there = [p for p in parent.iterdir() if re.match(r'\d{5,}-', p.name)] if parent.is_dir() else []
+    called = lambda words: re.sub(r'-gpus\d+-', '-', words) # the same run on more of them
     for folder in sorted(there, key=lambda p: -int(p.name.split('-')[0])):
+        if called(folder.name.split('-', 1)[1]) != called(name): continue
         try:
-            if read_json(folder / _OPTIONS) == run: return folder
-        except (OSError, ValueError): pass # of another program, or not whole
+            kept = read_json(folder / _OPTIONS)
+            if run in (kept, kept.get('run')): return folder
+        except (OSError, ValueError, AttributeError): pass # of another program, or not whole
     return parent / f'{max([int(p.name.split("-")[0]) for p in there], default=-1) + 1:05d}-{name}'
 
-def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, run:Callable[[], dict],
+def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path|Mapping, run:Callable[[], dict],
            files:dict, numbered:str|None=None) -> tuple[Path|None, dict]: # folder, what its state states
     "Choose a folder, lock it and check what is in it, in the first process; ValueError in all of them."
     about, problem, other = {}, None, not isinstance(resume, bool)
     if (out or other) and accelerator.is_main_process:
         try:
             about = dict(run=run(), files=files)
+            if isinstance(resume, Mapping): about['run']['resumed'] = resume['name'] # of another program
             if out and numbered: out = _numbered(out, numbered, about['run'])
             if out: stack.enter_context(held(out))
             for half in out.glob('.*.partial*') if out else (): half.unlink() # of a run that was killed
             if out and numbered: _write_options(out, about['run'])
             if out and not resume: _clear(out)
             elif out and (out / _STATE).exists(): _check_state(out / _STATE, **about)
-            elif other: _check_state(Path(resume), about['run'])
+            elif other and not isinstance(resume, Mapping): _check_state(Path(resume), about['run'])
         except (ValueError, OSError) as error: problem = str(error)
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
@@ -273,13 +280,14 @@ def _claim(stack:ExitStack, accelerator, out:Path|None, resume:bool|str|Path, ru
 
 def _write_options(out:Path, run:dict):
     "Write what a numbered run is made of, by which it is found again."
-    with atomic(out / _OPTIONS) as partial: partial.write_text(json.dumps(run, indent=1) + '\n')
+    with atomic(out / _OPTIONS) as partial: partial.write_text(json.dumps(dict(run=run), indent=1) + '\n')
 
 def _files_of(sample_every:int|Collection[int]|None, preview:dict|None, snapshots:Mapping[int, str]|None,
               dumps:Mapping[int, str]|None) -> dict: # {name: (after which steps, how)}, json-able
     "Return which files a run leaves on its way."
     plain = lambda every: every if every is None or isinstance(every, int) else sorted(every)
-    files = dict(samples=(plain(sample_every), preview or {}), snapshots=(plain(snapshots), None),
+    preview = {name: value for name, value in (preview or {}).items() if name != 'row'} # of the same pixels
+    files = dict(samples=(plain(sample_every), preview), snapshots=(plain(snapshots), None),
                  dumps=(plain(dumps), None))
     return json.loads(json.dumps(files, default=str))
 

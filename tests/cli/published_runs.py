@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 # what may differ from the published line: where files lie, and how much there is to do
 PLACES_AND_SIZES = (
     'outdir data dest source network dataset images features target model_path data_dir output '
@@ -24,6 +26,7 @@ class Run(NamedTuple):
     check: Callable[[Path, str], None] = lambda folder, printed: None  # of the folder, of what was printed
     refused: str | None = None  # words of the refusal of a line that cannot be had; None: it runs
     environment: dict[str, str] = {}  # as a launcher sets it
+    smaller: Callable[[pytest.MonkeyPatch], None] = lambda patch: None  # sizes that no word of the line has
 
 
 def changed_words(words: str, change: dict[str, str]) -> list[str]:

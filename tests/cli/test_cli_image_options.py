@@ -70,6 +70,7 @@ GENERATE = {
     'optimal_denoiser': None,  # a model of its own: below
     'dataset': None,
     'noise': 'counter',
+    'as_published': ('', 'noise'),
     'restart': '',
     'device': 'cpu',
 }

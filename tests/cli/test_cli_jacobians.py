@@ -12,8 +12,8 @@ import torch
 from option_changes import call, check_change, command_options, files_of
 from PIL import Image
 
-from difflow import EDMDenoiser, Scheduler, UNet, load_denoiser, save
-from difflow.jacobians import trajectory_ranks
+from difflow import EDMDenoiser, Scheduler, UNet, jacobian_spectrum, load_denoiser, save
+from difflow.jacobians import ranks_along, trajectory, trajectory_ranks
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--steps 4 --samples 3 --batch-size 2'
@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
     save(tiny(), folder / 'plain.safetensors', card={'steps': 0})
     save(tiny(num_classes=3), folder / 'classes.safetensors')
+    save(tiny(num_classes=3, null_class=True), folder / 'free.safetensors')
     return folder
 
 
@@ -65,12 +66,14 @@ def test_table_is_what_the_library_says(difflow, folder):
         f'jacobian --network DIR/plain.safetensors {SMALL} --sigma_min 0.01 --sigma_max 20 --rho 5'
     )
     assert code == 0, err
-    first, last = out.strip().split('\n')
+    first, *lines, last = out.strip().split('\n')
     assert first.startswith('model ') and first.endswith(
         '4x4x1, no classes; 3 points of seeds 0..2 at 4 noise levels, 20..0.01'
     )
     assert '3 points at 4 levels' in last
     file = np.load('jacobian.npz')
+    means = zip(file['sigmas'], file['rank'].mean(1))
+    assert lines == [f'SNR 1/sigma_t: {1 / sigma:.3f}, rank: {mean:.6g}' for sigma, mean in means]
     expected = trajectory_ranks(
         load_denoiser(folder / 'plain.safetensors'), 4, range(3), scheduler=Scheduler.karras(4, 0.01, 20, 5)
     )
@@ -96,24 +99,26 @@ def test_goes_on_where_it_stopped(difflow, monkeypatch):
 
     line = 'jacobian --network DIR/plain.safetensors --steps 4 --batch-size 2'
     assert difflow(f'{line} --samples 5 --out whole.npz')[0] == 0
-    real, calls = module.trajectory_ranks, []
+    real, calls = module.ranks_along, []
 
-    def stopping(*args, seeds, **options):
+    def stopping(*args, seeds=None, **options):
+        if seeds is None:  # the check before any work
+            return real(*args, **options)
         calls.append(seeds)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*args, seeds=seeds, **options)
 
-    monkeypatch.setattr(module, 'trajectory_ranks', stopping)
+    monkeypatch.setattr(module, 'ranks_along', stopping)
     assert difflow(f'{line} --samples 5 --out part.npz')[0] == 130
-    assert sorted(p.name for p in Path('part.npz.parts').glob('*.npz')) == ['000000.npz', '000001.npz']
+    assert sorted(p.name for p in Path('part.npz.parts').glob('*.npz')) == ['000000.npz']
     assert difflow(f'{line} --samples 5 --out part.npz')[0] == 0
-    assert calls[2:] == [[2, 3], [4]]
+    assert calls[2:] == [[1], [2], [3], [4]]
     assert sorted(p.name for p in Path().iterdir()) == ['part.npz', 'part.png', 'whole.npz', 'whole.png']
     assert Path('part.npz').read_bytes() == Path('whole.npz').read_bytes()
     assert difflow(f'{line} --samples 3 --out grown.npz')[0] == 0
     assert difflow(f'{line} --samples 5 --out grown.npz')[0] == 0
-    assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes() and calls[-1] == [3, 4]
+    assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes() and calls[-2:] == [[3], [4]]
     code, out, _ = difflow(f'{line} --samples 3 --out grown.npz')
     assert code == 0 and '5 points at 4 levels' in out and '2 of the points from before' in out
     assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes()
@@ -128,8 +133,54 @@ def test_with_k_a_point_does_not_depend_on_its_neighbours(difflow):
     assert Path('grown.npz').read_bytes() == Path('whole.npz').read_bytes()
 
 
+@pytest.mark.parametrize('more', ['', ' --k 8'])
+def test_another_threshold_is_answered_from_the_values_that_were_kept(more, difflow, monkeypatch):
+    import difflow.jacobians.trajectories as module
+
+    line = f'jacobian --network DIR/plain.safetensors {SMALL} --out ranks.npz{more}'
+    assert difflow(line)[0] == 0
+    first = np.load('ranks.npz')
+    values = first['values']
+    assert values.shape == (4, 3, 8 if more else 16) and (np.diff(values, axis=2) <= 0).all()
+    count = []
+    monkeypatch.setattr(module, 'jacobian_spectrum', lambda *_, **__: count.append(1))
+    code, out, err = difflow(f'{line} --energy 0.9')
+    assert code == 0 and not count, err
+    assert 'at energy 0.9 from the singular values that were kept' in out
+    again = np.load('ranks.npz')
+    energy = np.sqrt(np.cumsum(again['values'] ** 2, axis=2))
+    if not more:  # all values are known: the published rule, word for word
+        assert (again['rank'] == (energy <= 0.9 * energy[..., -1:]).sum(2) + 1).all()
+    assert (again['rank'] <= first['rank']).all() and (again['rank'] < first['rank']).any()
+    assert (again['values'] == first['values']).all()
+    assert difflow(line)[0] == 0 and not count
+    assert (np.load('ranks.npz')['rank'] == first['rank']).all()
+    if more:  # what is searched for new points depends on it
+        code, _, err = difflow(f'{line} --energy 0.9 --samples 4')
+        assert code == 2 and 'energy 0.99 -> 0.9' in err
+
+
+def test_jacobian_as_the_published_script_takes_it(difflow, folder):
+    "One point, by the network's published name or by --as-published, which leaves the class to the walk"
+    line = 'jacobian --class 2 --steps 4 --S_churn 0 --S_min=0 --S_max inf --S_noise 1'
+    code, out, err = difflow(f'{line} --network_pkl DIR/free.safetensors --out one.npz')
+    assert code == 0 and err.count('has nothing to do here: the published script takes it') == 4
+    assert [len(np.load('one.npz')[name]) for name in ('seeds', 'sigmas')] == [1, 4]
+    assert difflow(f'{line} --network DIR/free.safetensors --as-published --out bare.npz')[0] == 0
+    bare, denoiser = np.load('bare.npz'), load_denoiser(folder / 'free.safetensors')
+    found = ranks_along(denoiser, 2, seeds=[0], walk=dict(steps=4), labelled=False)
+    for level, (sigma, x) in enumerate(trajectory(denoiser, seeds=[0], labels=2, steps=4)):
+        values = jacobian_spectrum(denoiser, x, sigma).values
+        assert bare['values'][level] == pytest.approx(values.numpy(), abs=1e-5)
+        assert next(found)[2].values == pytest.approx(values.numpy(), abs=1e-5)
+    code, _, err = difflow('jacobian --network DIR/classes.safetensors --unlabelled')
+    assert code == 2 and 'labels' in err
+    code, _, err = difflow('jacobian --network DIR/plain.safetensors --network_pkl DIR/plain.safetensors')
+    assert code == 2 and 'give one of them' in err
+
+
 def test_two_processes_share_the_points(run, folder, tmp_path):
-    line = [DIFFLOW, 'jacobian', '--network', folder / 'plain.safetensors', '--batch-size', '1']
+    line = [DIFFLOW, 'jacobian', '--network', folder / 'plain.safetensors']
     line = [str(word) for word in [*line, *'--steps 4 --samples 6'.split()]]
     ranks, env = [], os.environ | {'WORLD_SIZE': '2', 'OMP_NUM_THREADS': '1'}
     for rank in '01':
@@ -212,6 +263,13 @@ CHANGES = dict(
     at='5,1',
     k='16',
     energy='0.5',
+    unlabelled='',
+    network_pkl=None,  # below
+    S_churn='40',
+    S_min='1',
+    S_max='50',
+    S_noise='1.003',
+    as_published=('', 'unlabelled'),
     sampler='euler',
     out='other.npz',
     batch_size='1',

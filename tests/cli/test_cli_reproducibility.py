@@ -340,6 +340,11 @@ def test_features_and_scores_from_folders(difflow, models, tmp_path):
     assert 'RP score = 0.4000' in difflow('sscd rpscore --source a.npz --target b.npz --t 0.99999')
     printed = difflow('sscd mscore --source b.npz --target train.npz --t 0.99999')
     assert 'M score = 0.4000' in printed.split('\n')[1] and 'GL score = 0.6000' in printed.split('\n')[2]
+    assert printed.split('\n')[2].endswith('what the published script prints as "M score"')
+    line = 'sscd mscore --source b.npz --target train.npz --t 0.99999 --as-published'
+    assert difflow(line).split('\n')[1:] == ['M score =  0.6', '']
+    line = 'sscd rpscore --source a.npz --target b.npz --t 0.99999 --as_published'
+    assert difflow(line).split('\n')[1:] == ['RP score =  0.4', '']
 
 
 def test_features_of_the_published_script_are_read(difflow):

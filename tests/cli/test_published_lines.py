@@ -38,6 +38,7 @@ def test_published_line(line, tmp_path, monkeypatch):
     run.prepare(tmp_path)
     for name, value in run.environment.items():
         monkeypatch.setenv(name, value)
+    run.smaller(monkeypatch)
     words = shlex.join([*line.command.split(), *changed_words(line.words, run.change)])
     code, printed = call(words, tmp_path)
     if run.refused is None:

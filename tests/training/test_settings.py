@@ -41,7 +41,7 @@ class Untouched:
     [
         (dict(compile='no'), "compile must be bool, got 'no'"),
         (dict(progress=1), 'progress must be bool, got 1'),
-        (dict(resume=None), 'resume must be bool or str or Path, got None'),
+        (dict(resume=None), 'resume must be bool or str or Path or Mapping, got None'),
         (dict(workers=-1), 'workers must be an integer >= 0, got -1'),
         (dict(save_every=0), 'save_every must be an integer >= 1, got 0'),
         (dict(sample_every=-5), 'sample_every must be an integer >= 1, got -5'),
