@@ -31,19 +31,15 @@ if TYPE_CHECKING:
 _RUN = ('mixed_precision', 'compile', 'workers')
 _LENGTHS = ('steps', 'duration', 'epochs')
 _WHERE = 'out', 'outdir', 'resume', 'restart', 'workers', 'download', 'local_rank', 'log_with'
-_SAMPLE = 'difflow sample --model FILE --num-sampled-images 50000 --sampling-steps 250'
 
 def _check_given(options:dict, given:set[str]) -> None:
-    "Raise ValueError for two answers to one question, and for what another command does"
+    "Raise ValueError for two answers to one question"
     for group in (_LENGTHS, ('data', 'dataset'), ('out', 'outdir'), ('sample_every', 'sample_epochs')):
         named = [f'--{name.replace("_", "-")}' for name in group if name in given]
         if len(named) > 1: raise ValueError(f'{" and ".join(named)}: give one of them')
     for name in ('size', 'split'):
         if options['dataset'] and name in given:
             raise ValueError(f'--{name} goes with --data: --dataset trains on its published training images')
-    for name in ('sampling_only', 'num_sampled_images'):
-        if name in given:
-            raise ValueError(f'--{name.replace("_", "-")}: training samples no set; {_SAMPLE} does')
 
 def _take_keys(context:typer.Context) -> None:
     "Join --delete-keys a,b --delete-keys c, and --delete-keys a b c as published, one list"

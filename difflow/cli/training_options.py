@@ -8,7 +8,8 @@ __all__ = []
 # %% ../../nbs/cli/05_training_options.ipynb #174db0bd
 from pathlib import Path
 
-from .options import _count, _DataOption, _flag, _option, _share
+from .options import _count, _DataOption, _flag, _option, _share, _without_effect
+from .sampling import _sample_instead
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
@@ -92,6 +93,7 @@ _KEPT = dict(
                      'default: none'), None),
     half=(_flag('--half', 'save in float16'), False))
 _ELSEWHERE = dict(
-    sampling_only=(_option(bool, 'is: difflow sample --model FILE'), False),
-    num_sampled_images=(_option(int|None, 'is an option of difflow sample; default: none'), None),
+    sampling_only=(_option(bool, 'make images: the same as difflow sample with the words of this line',
+                           is_eager=True, callback=_sample_instead), False),
+    num_sampled_images=(_without_effect('training makes no set, --sampling-only does', int), None),
     local_rank=(_option(int|None, 'is read from the environment instead; default: none'), None))
