@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/04_sampling.ipynb #be29e2e9
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,10 @@ def _check_network(denoiser:'Denoiser', options:dict) -> None:
         there = f'{classes} classes' if classes else 'no classes'
         wanted = '--class-cond' if options['class_cond'] else 'no --class-cond on this line'
         raise ValueError(f'{wanted}, but {model} has {there}')
+    named = re.match(r'\w+?_(\w+)-epoch_\d+-timesteps_(\d+)-', Path(model).name) if options['main'] else None
+    there = (options['dataset'], str(options['diffusion_steps'] or 1000))
+    for option, line, file in zip(('dataset', 'diffusion-steps'), there, named.groups() if named else ()):
+        if line != file: raise ValueError(f'--{option} {line}, but {model} is named after {file}')
     if arch is None: return
     channels, side, _ = denoiser.pixel_shape
     config = network_facts(getattr(denoiser, 'net', denoiser)).config
@@ -273,5 +278,8 @@ def _sample_instead(context:typer.Context, option:typer.CallbackParam, value:boo
     "Sample by the words of a line of `difflow train` where `value` is true, and end; else return `value`"
     if not value: return value
     sample = typer.main.get_command(app).commands['sample']
-    sample.main(context.meta['words'], prog_name='difflow sample', standalone_mode=False)
+    try: sample.main(context.meta['words'], prog_name='difflow sample', standalone_mode=False)
+    except Exception as error: # typer's own errors have no common base over its versions
+        if not hasattr(error, 'format_message'): raise
+        raise ValueError(f'--sampling-only: as difflow sample has it: {error.format_message()}') from None
     raise typer.Exit()
