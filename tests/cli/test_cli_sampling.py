@@ -11,6 +11,7 @@ from difflow import UNet, sample
 from difflow.checkpoints import published_config
 from difflow.cli.models import _load_model
 from difflow.runs import minimal_walk, wanted_images
+from golden import FIXTURES, fill
 
 LINE = (
     'sample --arch UNetSmall --dataset mnist --class-cond --sampling-only --num-sampled-images 5 '
@@ -106,6 +107,27 @@ def test_as_published(words, sampler, run, folder, tmp_path):
     assert (images == published).all()
 
 
+@pytest.mark.parametrize('words, name', [('', 'ddpm'), ('--ddim', 'ddim')])
+def test_the_npz_is_that_of_the_original(words, name, tmp_path):
+    "See tests/runs/test_minimal_diffusion.py for how theirs was made"
+    config = dict(image_size=8, in_channels=3, model_channels=32, out_channels=3, num_res_blocks=1)
+    config |= dict(attention_resolutions=[8, 4], time_embed_mult=2, channel_mult=(1, 2), num_classes=4)
+    config |= dict(num_head_channels=16, resblock_updown=True, use_new_attention_order=True)
+    net = fill(UNet(**config))
+    with torch.no_grad():
+        net.out[2].weight.mul_(0.1), net.out[2].bias.mul_(0.1)
+    torch.save(net.state_dict(), tmp_path / 'tiny.pt')
+    tell = '--image-size 8 --num-head-channels 16 --use-new-attention-order --noise-schedule cosine'
+    line = f'sample --model tiny.pt {tell} --n 4 --seed 112233 --sampling-steps 20 --as-published {words}'
+    code, printed = call(f'{line} --load variance=fixed_small --npz made.npz', tmp_path)
+    assert code == 0, printed
+    images, labels = read(tmp_path / 'made.npz')
+    with np.load(FIXTURES / 'minimal_diffusion_samples.npz') as theirs:
+        assert labels.tolist() == theirs['labels'].tolist()
+        apart = np.abs(images.astype(int) - theirs[f'{name}_20_uint8'])
+    assert apart.max() <= 1 and (apart > 0).mean() < 0.01
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -122,7 +144,7 @@ def test_as_published(words, sampler, run, folder, tmp_path):
         (('--class-cond', '--class-cond --steps 4'), '--steps and --sampling-steps: give one of them'),
         (('--class-cond', '--class-cond --diffusion-steps 4000'), '--diffusion-steps 4000, but CLASSES is '),
         (('--class-cond', '--class-cond --delete-keys out.7'), '--delete-keys out.7: the network has no '),
-        (('--class-cond', '--class-cond --random-labels --label 1'), '--random-labels draws the classes'),
+        (('--class-cond', '--class-cond --random-labels --label 1'), '--random-labels draws'),
         (('--sampling-steps 3', '--sampling-steps 1'), '--sampling-steps'),
     ],
 )
