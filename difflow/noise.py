@@ -156,6 +156,7 @@ class Stream:
     # samplers, sweeps, codes of noisy images
     FORWARD: int = 0  # the noise that is added to an image; level r with noise of its own: FORWARD + 2 r
     BACKWARD: int = 1  # the noise of the way back; level r with noise of its own: BACKWARD + 2 r
+    LABELS: int = 2**16  # the class of a sampled image, where it is drawn
     # training of a denoiser, by seed and step
     ORDER: int = 0  # the order of the images
     LEVELS: int = 1  # the noise levels

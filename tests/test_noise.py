@@ -123,7 +123,7 @@ def test_slabs_do_not_matter(monkeypatch, blocks):
 
 def test_streams_of_one_purpose_are_apart():
     names = {name: number for name, number in vars(Stream).items() if name.isupper()}
-    assert len(names) == 21 and all(isinstance(number, int) for number in names.values())
+    assert len(names) == 22 and all(isinstance(number, int) for number in names.values())
     drawn = {number: tuple(normal((1, 2), 5, stream=number)[0].tolist()) for number in names.values()}
     assert len(set(drawn.values())) == len(set(names.values())) == 8
 

@@ -50,8 +50,47 @@ _TRAINING:tuple[_Line, ...] = (
           f'{_MINIMAL_FILES} {_MINIMAL_LOOP} Weights that do not fit are refused unless --delete-keys names '
           'them; the original goes on without them.'))
 
+# %% ../../nbs/cli/34_published_synthetic_data.ipynb #2d51cde3
+_LAUNCH = 'CUDA_VISIBLE_DEVICES=0,1,2,3 python -m torch.distributed.launch --nproc_per_node=4'
+_SAMPLES_DIFFER = (
+    'Classes come in turn, so each has the same number of images; they are drawn there (--random-labels).'
+    ' Grey levels are rounded; they are cut off there (--truncate). With --ddim the noise is what belongs'
+    ' to the clamped image; there it is kept as predicted (--legacy). --as-published has all three as '
+    'there. The starting noise is new for every image and its seed is in the name of its file: main.py '
+    'draws one batch of it and starts every batch from the same, which is not copied, and what its seed '
+    'draws on a GPU cannot be. The tables of levels are in float64; in float32, as there, six steps or '
+    'fewer make NaN. A checkpoint that does not fit is an error; there it is loaded as far as it fits. '
+    'arr_1 has as many labels as there are images; there it has those of whole batches. On four GPUs type'
+    ' torchrun --nproc_per_node=4 -m difflow in place of the launcher and difflow; the images are the '
+    'same, and --batch-size is what each of them has at once.')
+_SAMPLES_BETTER = (
+    'The images lie as PNG files in a folder beside the npz: killed at any moment, the same line goes on,'
+    ' and a larger --num-sampled-images makes only what is missing. The same images come out on one '
+    'process or many, and one GPU or none is enough; on one, the script there ends in an error. What'
+    ' the line says of the network is checked against the file, and the file is read without running it.')
+
+def _sampling_line(name:str, epochs:int, batch:int, port:int) -> _Line:
+    "Return the line of scripts/sample.sh for a data set"
+    words = (f'--arch UNet --dataset {name} --batch-size {batch} --num-sampled-images 50000 --arch UNet '
+             '--class-cond --sampling-steps 250 --sampling-only --save-dir ./sampled_images/ '
+             '--pretrained-ckpt '
+             f'./trained_models/UNet_{name}-epoch_{epochs}-timesteps_1000-class_condn_True_ema_0.9995.pt')
+    return _Line(f'S3 sample {name}', 'main.py', words, 'sample', f'Line {port % 100} of scripts/sample.sh: '
+                 '--dataset alone says what the checkpoint leaves out.', '--as-published, as above.',
+                 f'{_LAUNCH} --master_port {port}')
+
 # %% ../../nbs/cli/34_published_synthetic_data.ipynb #154999db
-_SAMPLING:tuple[_Line, ...] = ()
+_README_SAMPLE = ('--arch UNet --dataset cifar10 --class-cond --sampling-only --sampling-steps 250 '
+                  '--num-sampled-images 50000 --pretrained-ckpt path_to_pretrained_model')
+_SAMPLING:tuple[_Line, ...] = (
+    _Line('S3 sample', 'main.py', _README_SAMPLE, 'sample', _SAMPLES_BETTER, _SAMPLES_DIFFER, _LAUNCH),
+    _Line('S3 sample by train', 'main.py', _README_SAMPLE, 'train', 'main.py trains and samples; so does '
+          'difflow train: with --sampling-only it is difflow sample with the same words.',
+          '--as-published, as above.', _LAUNCH),
+    *(_sampling_line(*row) for row in (
+        ('mnist', 100, 256, 8101), ('mnist_m', 250, 256, 8102), ('cifar10', 500, 256, 8103),
+        ('melanoma', 250, 128, 8104), ('afhq', 500, 128, 8205), ('celeba', 100, 128, 8206),
+        ('cars', 500, 128, 8207), ('flowers', 1000, 128, 8208), ('gtsrb', 500, 256, 8209))))
 
 # %% ../../nbs/cli/34_published_synthetic_data.ipynb #0e7bbc50
 _LINES = (*_TRAINING, *_SAMPLING)

@@ -58,7 +58,7 @@ _AS_PUBLISHED:dict[str, str] = {} # command: the words that its --as-published s
 class _Command(typer.core.TyperCommand):
     "A command that takes the spelling of the published scripts as well."
     def parse_args(self, ctx, args):
-        asked = {'--as-published', '--as_published'} & set(args)
+        ctx.meta['words'], asked = list(args), {'--as-published', '--as_published'} & set(args)
         more = shlex.split(_AS_PUBLISHED.get(self.name, '')) if asked else []
         return super().parse_args(ctx, _click_words(self.params, [*more, *args])) # the last word counts
 

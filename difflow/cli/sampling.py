@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/04_sampling.ipynb #be29e2e9
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _as_published,
     _BatchSizeOption,
     _check_ending,
     _check_output,
     _count,
     _DeviceOption,
     _flag,
+    _foreign_options,
     _given_options,
     _GuidanceOption,
     _ModelOption,
@@ -28,7 +31,8 @@ from difflow.cli.options import (
     _overrides,
     _RestartOption,
     _SamplerOption,
-    _takes_model,
+    _with_options,
+    _without_effect,
 )
 
 from .models import _check_label, _load_model, _model_facts
@@ -38,6 +42,108 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Report
     from difflow.runs.samples import SampleRequest
+
+# %% ../../nbs/cli/04_sampling.ipynb #bf4fdcf1
+_ARCHS = 'UNet', 'UNetBig', 'UNetSmall'
+_MAIN = dict(n=50_000, sampling_steps=250, batch_size=128, seed=112233, out=Path('trained_models'))
+_TRAINING = 'training has it, sampling does not'
+_MAIN_OPTIONS = dict( # of main.py, beside those that it shares with ours
+    arch=(_option(str|None, 'UNet, UNetBig or UNetSmall of minimal-diffusion: checked against the file; '
+                  'default: as the file says'), None),
+    class_cond=(_option(bool|None, 'the model has classes: checked against the file; default: as the file '
+                        'says; main.py: no'), None),
+    sampling_only=(_flag('--sampling-only', 'the line is one of minimal-diffusion\'s main.py: its defaults, '
+                         'its files'), False),
+    pretrained_ckpt=(_option(str|None, 'the same as --model, and --sampling-only; default: none'), None),
+    delete_keys=(_option(list[str]|None, 'weights that are drawn instead of read; default: none'), None),
+    random_labels=(_flag('--random-labels', 'draw the class of each image, instead of each in turn'), False),
+    truncate=(_flag('--truncate', 'cut grey levels off instead of rounding them'), False),
+    as_published=(_as_published('sample', '--random-labels --truncate --legacy'), False),
+    data_dir=(_without_effect('samples are made of noise, not of data'), None),
+    lr=(_without_effect(_TRAINING), None), epochs=(_without_effect(_TRAINING), None),
+    ema_w=(_without_effect(f'{_TRAINING}; the averaged weights are in their own file'), None),
+    local_rank=(_without_effect('each process reads it from its environment'), None))
+
+def _as_main(options:dict, given:set[str]) -> dict:
+    "Return the options of a line of main.py with its defaults; ValueError for what the line lacks"
+    word = '--sampling-only' if options['sampling_only'] else '--pretrained-ckpt'
+    for name in ('arch', 'dataset'):
+        if options[name] is None:
+            raise ValueError(f'{word} names its file by --arch and --dataset: give --{name}')
+    if not (options['pretrained_ckpt'] or 'model' in given):
+        raise ValueError(f'{word}: give --pretrained-ckpt, the model to sample from')
+    defaults = {name: value for name, value in _MAIN.items() if name not in given}
+    if options['class_counts']: defaults.pop('n', None)
+    if 'steps' in given: defaults.pop('sampling_steps', None)
+    return options | defaults | dict(main=True, class_cond=bool(options['class_cond']))
+
+def _resolve(options:dict, given:set[str]) -> dict:
+    "Return all options: those given, the defaults of main.py where the line is one of its, and ours"
+    if options['pretrained_ckpt'] and 'model' in given:
+        raise ValueError('--model and --pretrained-ckpt: give one of them')
+    if options['random_labels'] and given & {'label', 'class_counts'}:
+        raise ValueError('--random-labels draws the classes, --label and --class-counts give them')
+    if options['arch'] not in (None, *_ARCHS):
+        raise ValueError(f'--arch {options["arch"]!r}: allowed are {", ".join(_ARCHS)}')
+    main = options['sampling_only'] or options['pretrained_ckpt']
+    options = _as_main(options, given) if main else options | dict(main=False)
+    return options | dict(model=options['pretrained_ckpt'] or options['model'])
+
+# %% ../../nbs/cli/04_sampling.ipynb #465ffe24
+def _check_network(denoiser:'Denoiser', options:dict) -> None:
+    "Raise ValueError where the file holds another network than --arch and --class-cond say"
+    import torch
+
+    from difflow.checkpoints.catalogue import published_config
+    from difflow.networks.protocol import network_facts
+    from difflow.networks.unet import UNet
+    model, arch, classes = options['model'], options['arch'], denoiser.num_classes
+    if options['class_cond'] not in (None, bool(classes)):
+        there = f'{classes} classes' if classes else 'no classes'
+        wanted = '--class-cond' if options['class_cond'] else 'no --class-cond on this line'
+        raise ValueError(f'{wanted}, but {model} has {there}')
+    named = re.match(r'\w+?_(\w+)-epoch_\d+-timesteps_(\d+)-', Path(model).name) if options['main'] else None
+    there = (options['dataset'], str(options['diffusion_steps'] or 1000))
+    for option, line, file in zip(('dataset', 'diffusion-steps'), there, named.groups() if named else ()):
+        if line != file: raise ValueError(f'--{option} {line}, but {model} is named after {file}')
+    if arch is None: return
+    channels, side, _ = denoiser.pixel_shape
+    config = network_facts(getattr(denoiser, 'net', denoiser)).config
+    with torch.device('meta'): wanted = UNet(**published_config(arch, side, channels, classes)).config
+    others = [f'{name} {wanted[name]}, {model} {config.get(name)}' for name in wanted
+              if name not in ('dropout', 'null_class') and config.get(name) != wanted[name]]
+    if others: raise ValueError(f'--arch {arch} of {side} pixels has {"; ".join(others)}')
+
+def _draw_weights(denoiser:'Denoiser', keys:list[str]|None, seed:int) -> None:
+    "Replace the weights `keys` by fresh ones; ValueError for a name that the network does not have"
+    import torch
+    keys = [key.removeprefix('module.') for part in keys or () for key in part.split(',') if key]
+    unknown = [key for key in keys if key not in denoiser.net.state_dict()]
+    if unknown: raise ValueError(f'--delete-keys {unknown[0]}: the network has no such weights')
+    if not keys: return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(denoiser.net)(**denoiser.net.config).state_dict()
+    with torch.no_grad():
+        for key in keys: denoiser.net.state_dict()[key].copy_(fresh[key])
+
+def _main_places(options:dict, images:list['SampleRequest']) -> dict: # options
+    "Return the folder of the images and the npz that main.py would write, both in --save-dir"
+    out, cond = options['out'], f'class_condn_{options["class_cond"]}'
+    stem = f'{options["arch"]}_{options["dataset"]}-{options["sampling_steps"]}-sampling_steps'
+    npz = options['npz'] or out / f'{stem}-{len(images)}_images-{cond}.npz'
+    out = out / f'{stem}-{cond}'
+    if npz.exists() and not (out / 'run.json').exists() and not options['restart']:
+        raise ValueError(f'{npz} is there, but not {out}, of which this command makes it: move it, or '
+                         '--restart to write another one')
+    return dict(out=out, npz=npz)
+
+def _main_facts(options:dict, images:list['SampleRequest']) -> str:
+    "Return in words what holds where the line is one of main.py"
+    if not options['main']: return ''
+    order = 'at random' if options['random_labels'] else 'in turn'
+    labels = f', labels {order}' if images[0].label is not None else ''
+    return f'as main.py: seed {options["seed"]}, {options["batch_size"]} at once{labels}; '
 
 # %% ../../nbs/cli/04_sampling.ipynb #63e87163
 def _class_counts(text:str|None) -> dict[int, int]|None:
@@ -56,7 +162,8 @@ def _wanted(denoiser:'Denoiser', options:dict) -> list['SampleRequest']:
     if counts is not None and n is not None and n != sum(counts.values()):
         raise ValueError(f'--n {n}, and --class-counts of {sum(counts.values())} images: give one of them')
     n = None if counts is not None else 64 if n is None else n
-    try: return wanted_images(denoiser.num_classes, n, counts, options['label'], options['seed'])
+    drawn = options['random_labels']
+    try: return wanted_images(denoiser.num_classes, n, counts, options['label'], options['seed'], drawn)
     except ValueError as error: raise ValueError(f'--class-counts: {error}') from None
 
 def _check_walk(options:dict, given:set[str]) -> None:
@@ -78,7 +185,7 @@ def _walk(denoiser:'Denoiser', options:dict, given:set[str]) -> dict: # argument
         steps, sampler = options['sampling_steps'], sampler if 'sampler' in given else 'ddpm'
         scheduler = minimal_walk(denoiser, steps)
     if options['ddim']: sampler = legacy_ddim if options['legacy'] else 'ddim'
-    elif options['legacy']: raise ValueError('--legacy goes with --ddim')
+    elif options['legacy'] and not options['as_published']: raise ValueError('--legacy goes with --ddim')
     return dict(sampler=sampler, steps=steps, scheduler=scheduler, guidance=options['guidance'])
 
 def _walk_facts(denoiser:'Denoiser', walk:dict) -> str:
@@ -109,47 +216,70 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
     out = options['out']
     report = sample_folder(denoiser, out, images, batch_size=options['batch_size'],
                            progress=sys.stderr.isatty(), restart=options['restart'],
-                           on_start=first, **walk)
+                           truncate=options['truncate'], on_start=first, **walk)
     if not report.tells: return report
-    if options['npz']: write_npz(out, images, options['npz'])
+    if options['npz']: write_npz(out, images, options['npz'], options['main'])
     if options['grid']:
         pictures = torch.from_numpy(read_images(out, images)).permute(0, 3, 1, 2)
         write_png(image_grid(pictures), out / 'grid.png')
     return report
 
-# %% ../../nbs/cli/04_sampling.ipynb #da4c22e2
-@app.command('sample', short_help='Make images from noise; again: go on with a stopped run.')
-@_takes_model
-def _sample_command(context:typer.Context,
-    model:_ModelOption='mnist',
-    n:_option(int|None, 'images to make; default: 64', '--n', '--num-sampled-images',
-             '--num_sampled_images', min=1)=None,
-    label:_option(int|None, 'class of all images, 0..classes-1; default: each in turn', min=0)=None,
-    class_counts:_option(str|None, 'images of each class, as 0:100,3:50; default: each in turn')=None,
-    guidance:_GuidanceOption=1., steps:_count('noise levels of the walk')=18, sampler:_SamplerOption='heun',
-    sampling_steps:_option(int|None, 'instead, as minimal-diffusion walks: ddpm, or --ddim, on so many of '
-                           'the model\'s levels, 250 as published; default: none',
-                          '--sampling-steps', '--sampling_steps', min=2)=None,
-    ddim:_flag('--ddim', 'the same as --sampler ddim')=False,
-    legacy:_flag('--legacy', 'with --ddim: keep the predicted noise where the image is clamped')=False,
-    seed:_count('seed of the first image; the next one has one more', least=0)=0,
-    out:_option(Path, 'folder of the PNG files; or, ending in .png, one picture of all')=Path('samples'),
-    grid:_flag('--grid', 'also one picture of all in the folder, grid.png')=False,
-    npz:_option(Path|None, 'also all in one file: arr_0 images, arr_1 labels; default: none')=None,
-    batch_size:_BatchSizeOption=64, restart:_RestartOption=False, device:_DeviceOption='auto', **foreign,
-) -> None:
-    "Make images from noise, seed after seed; the same command again makes what is missing."
-    start, options = time.perf_counter(), context.params
-    _check_ending(npz, '.npz')
-    alone = out.suffix.lower() == '.png'
-    if alone: _check_output(out)
-    if alone and npz: raise ValueError(f'--npz goes with a folder, --out is {out}')
-    denoiser = _load_model(model, device, **_overrides(options))
-    images, walk = _wanted(denoiser, options), _walk(denoiser, options, _given_options(context))
-    facts = f'{_model_facts(model, denoiser)}; {_walk_facts(denoiser, walk)}; {len(images)} images'
+# %% ../../nbs/cli/04_sampling.ipynb #19d3cc93
+def _sample(options:dict, given:set[str]) -> None:
+    "Make the images that the options ask for; the first process speaks"
+    start, options = time.perf_counter(), _resolve(options, given)
+    _check_ending(options['npz'], '.npz')
+    alone = options['out'].suffix.lower() == '.png' and not options['main']
+    if alone: _check_output(options['out'])
+    if alone and options['npz']: raise ValueError(f'--npz goes with a folder, --out is {options["out"]}')
+    if alone and options['truncate']: raise ValueError('--truncate goes with a folder')
+    model = options['model']
+    denoiser = _load_model(model, options['device'], **_overrides(options, 'class_cond'))
+    _check_network(denoiser, options)
+    _draw_weights(denoiser, options['delete_keys'], options['seed'])
+    images, walk = _wanted(denoiser, options), _walk(denoiser, options, given)
+    if options['main']: options |= _main_places(options, images)
+    facts = (f'{_model_facts(model, denoiser)}; {_main_facts(options, images)}'
+             f'{_walk_facts(denoiser, walk)}; {len(images)} images')
     if alone: _one_picture(denoiser, images, options, walk, _print_first(facts))
     else:
         report = _folder(denoiser, images, options, walk, _print_first(facts))
         if not report.tells: return _print_share(report)  # another rank reports the end
     made = '' if alone or report.made == len(images) else f', {report.made} made here{_others(report)}'
-    _print_done(f'{len(images)} images by {model}{made}', [p for p in (out, npz) if p], start)
+    paths = [options[name] for name in ('out', 'npz') if options[name]]
+    _print_done(f'{len(images)} images by {model}{made}', paths, start)
+
+# %% ../../nbs/cli/04_sampling.ipynb #da4c22e2
+@app.command('sample', short_help='Make images from noise; again: go on with a stopped run.')
+@_with_options(**_MAIN_OPTIONS, **_foreign_options('class_cond'))
+def _sample_command(context:typer.Context,
+    model:_ModelOption='mnist',
+    n:_option(int|None, 'images to make; default: 64; main.py: 50000', '--n', '--num-sampled-images',
+              min=1)=None,
+    label:_option(int|None, 'class of all images, 0..classes-1; default: each in turn', min=0)=None,
+    class_counts:_option(str|None, 'images of each class, as 0:100,3:50; default: each in turn')=None,
+    guidance:_GuidanceOption=1., steps:_count('noise levels of the walk')=18, sampler:_SamplerOption='heun',
+    sampling_steps:_option(int|None, 'instead, as minimal-diffusion walks: ddpm, or --ddim, on so many of '
+                           'the model\'s levels; default: none; main.py: 250', min=2)=None,
+    ddim:_flag('--ddim', 'the same as --sampler ddim')=False,
+    legacy:_flag('--legacy', 'with --ddim: keep the predicted noise where the image is clamped')=False,
+    seed:_count('seed of the first image; the next one has one more', least=0)=0,
+    out:_option(Path, 'folder of the PNG files; or, ending in .png, one picture of all; main.py: of the npz, '
+                'and of the folder', '--out', '--save-dir')=Path('samples'),
+    grid:_flag('--grid', 'also one picture of all in the folder, grid.png')=False,
+    npz:_option(Path|None, 'also all in one file: arr_0 images, arr_1 labels; default: none')=None,
+    batch_size:_BatchSizeOption=64, restart:_RestartOption=False, device:_DeviceOption='auto', **more,
+) -> None:
+    "Make images from noise, seed after seed; the same command again makes what is missing."
+    _sample(context.params, _given_options(context))
+
+# %% ../../nbs/cli/04_sampling.ipynb #11562832
+def _sample_instead(context:typer.Context, option:typer.CallbackParam, value:bool) -> bool:
+    "Sample by the words of a line of `difflow train` where `value` is true, and end; else return `value`"
+    if not value: return value
+    sample = typer.main.get_command(app).commands['sample']
+    try: sample.main(context.meta['words'], prog_name='difflow sample', standalone_mode=False)
+    except Exception as error: # typer's own errors have no common base over its versions
+        if not hasattr(error, 'format_message'): raise
+        raise ValueError(f'--sampling-only: as difflow sample has it: {error.format_message()}') from None
+    raise typer.Exit()

@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 _RUN = ('mixed_precision', 'compile', 'workers')
 _LENGTHS = ('steps', 'duration', 'epochs')
 _WHERE = ('out', 'outdir', 'resume', 'restart', 'workers', 'download', 'local_rank', 'log_with', 'cache',
-          'ls', 'bench', 'desc', 'nosubdir')
-_SAMPLE = 'difflow sample --model FILE --num-sampled-images 50000 --sampling-steps 250'
+          'ls', 'bench', 'desc', 'nosubdir', 'num_sampled_images')
 
 def _check_given(options:dict, given:set[str]) -> None:
-    "Raise ValueError for two answers to one question, and for what another command does"
+    "Raise ValueError for two answers to one question"
     for group in (_LENGTHS, ('data', 'dataset'), ('out', 'outdir'), ('sample_every', 'sample_epochs'),
                   ('accumulate', 'batch_gpu'), ('fp16', 'mixed_precision'), ('transfer', 'resume')):
         named = [f'--{name.replace("_", "-")}' for name in group if name in given]
@@ -59,9 +58,6 @@ def _check_given(options:dict, given:set[str]) -> None:
             raise ValueError(f'--{name} goes with --data: --dataset trains on its published training images')
     for name in ('desc', 'nosubdir'):
         if options[name] and options['outdir'] is None: raise ValueError(f'--{name} goes with --outdir')
-    for name in ('sampling_only', 'num_sampled_images'):
-        if name in given:
-            raise ValueError(f'--{name.replace("_", "-")}: training samples no set; {_SAMPLE} does')
 
 def _take_keys(context:typer.Context) -> None:
     "Join --delete-keys a,b --delete-keys c, and --delete-keys a b c as published, one list"

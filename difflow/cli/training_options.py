@@ -9,6 +9,7 @@ __all__ = []
 from pathlib import Path
 
 from .options import _count, _DataOption, _flag, _option, _share, _without_effect
+from .sampling import _sample_instead
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
@@ -108,8 +109,9 @@ _FOLDER = dict(
                         'same as --levels independent; EDM: a random --seed; minimal-diffusion: '
                         '--no-ema-rampup, and grids of the last weights'), False))
 _ELSEWHERE = dict(
-    sampling_only=(_option(bool, 'is: difflow sample --model FILE'), False),
-    num_sampled_images=(_option(int|None, 'is an option of difflow sample; default: none'), None),
+    sampling_only=(_option(bool, 'make images: the same as difflow sample with the words of this line',
+                           is_eager=True, callback=_sample_instead), False),
+    num_sampled_images=(_without_effect('training makes no set, --sampling-only does', int), None),
     local_rank=(_option(int|None, 'is read from the environment instead; default: none'), None),
     ls=(_without_effect('fp16 finds the scale of its loss by itself', float), None),
     bench=(_without_effect('PyTorch chooses the kernels', bool), None))

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..data.canvas import open_image
 from ..denoisers.base import Denoiser
 from ..files import Gate, atomic
+from ..noise import Stream, uniform
 from ..samplers.guidance import GuidedDenoiser
 from ..samplers.registry import as_sampler
 from ..samplers.sampling import sample, sampling_plan
@@ -46,18 +47,27 @@ def _check_class(label:int|None, num_classes:int|None) -> None:
     if num_classes is None: raise ValueError(f'class {label}: this model has no classes')
     raise ValueError(f'class {label}: allowed is 0..{num_classes - 1}')
 
+def _random_classes(num_classes:int, seeds:range) -> list[SampleRequest]:
+    "Return an image of each seed, of a class that the seed alone decides"
+    drawn = num_classes * uniform((len(seeds),), seeds, stream=Stream.LABELS).double()
+    return [SampleRequest(seed, int(label)) for seed, label in zip(seeds, drawn)]
+
 def wanted_images(
     num_classes:int|None, # of the model
     n:int|None=None, # images, >= 1, of all classes in turn
     counts:dict[int, int]|None=None, # or {class: images of it}, >= 0
     label:int|None=None, # class of all `n` images
     seed:int=0, # the first
+    random:bool=False, # draw the class of each of `n` images, all with equal probability
 ) -> list[SampleRequest]: # ascending in the seed
     "Return the images of a set; ValueError for unknown classes, for no images, for `n` and `counts` together"
+    if random and (label is not None or counts is not None):
+        raise ValueError('random: the classes are drawn, or given by label or counts')
     _check_class(label, num_classes)
     if (n is None) == (counts is None): raise ValueError('give a number of images, or one for each class')
     if counts is None:
         if n < 1: raise ValueError(f'the number of images must be >= 1, got {n}')
+        if random and num_classes: return _random_classes(num_classes, range(seed, seed + n))
         turn = lambda i: i % num_classes if num_classes and label is None else label
         return [SampleRequest(seed + i, turn(i)) for i in range(n)]
     if label is not None: raise ValueError(f'class {label} for all images, and numbers for each class')
@@ -72,8 +82,8 @@ def wanted_images(
 class _Maker:
     "What `fill` calls: images of a set become files, one batch at a time"
     def __init__(self, denoiser:Denoiser, images:Sequence[SampleRequest], sampler:Sampler, steps:int,
-                 scheduler:Scheduler|None, guidance:float):
-        self.denoiser, self.images = denoiser, {w.file: w for w in images}
+                 scheduler:Scheduler|None, guidance:float, truncate:bool):
+        self.denoiser, self.images, self.truncate = denoiser, {w.file: w for w in images}, truncate
         self.options = dict(sampler=sampler, steps=steps, scheduler=scheduler, guidance=guidance)
 
     def check(self) -> None:
@@ -93,7 +103,9 @@ class _Maker:
         chosen = [self.images[item.name] for item in batch]
         made = sample(self.denoiser, (len(chosen), *self.denoiser.image_shape), labels=self.labels(chosen),
                       seeds=[w.seed for w in chosen], batch_size=len(chosen), progress=False, **self.options)
-        for w, image in zip(chosen, made.clamp(-1, 1)):
+        made = made.clamp(-1, 1)
+        if self.truncate: made = (127.5 * (made + 1)).to(torch.uint8)
+        for w, image in zip(chosen, made):
             if w.file in files: yield Output(w.file, partial(encode_image, image), dict(w._asdict()))
 
 # %% ../../nbs/runs/08_samples.ipynb #682b00c0
@@ -105,6 +117,7 @@ def sample_folder(
     steps:int=SAMPLING_STEPS, # noise levels, >= 1
     scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
     guidance:float=1., # classifier-free guidance, 1: none
+    truncate:bool=False, # cut grey levels off, as minimal-diffusion does, instead of rounding them
     batch_size:int=64, # images in the network at once
     progress:bool=False, # show a bar
     rank:int|None=None, # 0..world-1; None: as in `rank_and_world`
@@ -113,12 +126,13 @@ def sample_folder(
     on_start:Callable[[], None]|None=None, # called once, when all is checked
 ) -> Report:
     "Write the `images` that are missing; ValueError for what does not fit, before any work"
-    make = _Maker(denoiser, images, as_sampler(sampler), steps, scheduler, guidance)
+    make = _Maker(denoiser, images, as_sampler(sampler), steps, scheduler, guidance, truncate)
     make.check()
     walk = (scheduler or denoiser.steps(steps)).walk()
     levels = hashlib.sha256(' '.join(f'{sigma:.6g}' for sigma in walk).encode()).hexdigest()[:16]
+    pixels = dict(truncate=True) if truncate else {}
     settings = run_identity(denoiser, sampler=str(make.options['sampler']), steps=len(walk) - 1,
-                            levels=levels, guidance=float(guidance))
+                            levels=levels, guidance=float(guidance), **pixels)
     items = [Item(w.file, (w.file,)) for w in images]
     return fill(folder, settings, items, make, batch_size, progress=progress, unit='image', rank=rank,
                 world=world, restart=restart, on_start=on_start)
@@ -129,19 +143,28 @@ def read_images(
     images:Sequence[SampleRequest],
 ) -> np.ndarray: # uint8 (N, H, W, C)
     "Load the files of `images`, in their order"
-    files = [Path(folder) / w.file for w in images]
-    pictures = [np.asarray(open_image(Gate.read_bytes(file), file)) for file in files]
-    return np.stack([p if p.ndim == 3 else p[..., None] for p in pictures])
+    pixels = None
+    for i, w in enumerate(images): # never all of it twice in memory
+        file = Path(folder) / w.file
+        picture = np.asarray(open_image(Gate.read_bytes(file), file))
+        picture = picture if picture.ndim == 3 else picture[..., None]
+        if pixels is None: pixels = np.empty((len(images), *picture.shape), np.uint8)
+        if picture.shape != pixels.shape[1:]:
+            raise ValueError(f'{file} is {picture.shape} (H,W,C), images before it {pixels.shape[1:]}')
+        pixels[i] = picture
+    return pixels
 
 # %% ../../nbs/runs/08_samples.ipynb #bf9158f0
 def write_npz(
     folder:str|Path, # of `sample_folder`, complete
     images:Sequence[SampleRequest],
     path:str|Path, # its folder is made if need be
+    always:bool=False, # also arr_1 where there are no labels: None, as minimal-diffusion writes it
 ) -> Path:
     "Write the images as arr_0 and the labels, where there are any, as arr_1, all of it or nothing"
     path = Path(path)
     arrays = [read_images(folder, images)]
     if images[0].label is not None: arrays.append(np.array([w.label for w in images], np.int64))
+    elif always: arrays.append(None)
     with atomic(path) as partial_file, open(partial_file, 'wb') as file: np.savez(file, *arrays)
     return path

@@ -5,6 +5,7 @@ import torch
 from option_changes import all_commands, call, check_change, command_options, files_of
 
 from difflow import UNet, load_denoiser, load_images, save
+from difflow.checkpoints import published_config
 from difflow.data import save_images
 from difflow.features import load_descriptor
 
@@ -14,6 +15,9 @@ NET = dict(
 LINES = {
     'sample': 'sample --model MODELS/digits.safetensors --n 3 --steps 2 --batch-size 2 --npz all.npz --grid',
     'sample of classes': 'sample --model mnist-class --n 2 --sampling-steps 2 --ddim --batch-size 2',
+    'sample as main.py': 'sample --arch UNetSmall --dataset mnist --class-cond --sampling-only '
+    '--num-sampled-images 2 --sampling-steps 2 --batch-size 2 --save-dir out '
+    '--pretrained-ckpt MODELS/small.pt',
     'generate': 'generate --outdir out --network MODELS/digits.safetensors --seeds 0-2 --steps 3 '
     '--batch 2 --S_churn 1',
     'generate exactly': 'generate --outdir out --optimal_denoiser --dataset PICTURES --seeds 0-2 --steps 3',
@@ -40,6 +44,19 @@ SAMPLE = {
     'batch_size': '3',
     'restart': '',
     'device': 'cpu',
+    'arch': None,  # of minimal-diffusion's networks, and what goes with them: below
+    'class_cond': '--no-class-cond',
+    'sampling_only': None,
+    'pretrained_ckpt': None,
+    'delete_keys': ('out.2.bias', 'model'),
+    'random_labels': '',  # of a model with classes: below
+    'truncate': '',
+    'as_published': ('', 'truncate'),
+    'data_dir': 'nowhere',
+    'lr': '1',
+    'epochs': '2',
+    'ema_w': '0.5',
+    'local_rank': '0',
 }
 CLASSES = dict.fromkeys(SAMPLE) | {
     'label': '3',
@@ -47,6 +64,30 @@ CLASSES = dict.fromkeys(SAMPLE) | {
     'guidance': '2',
     'sampling_steps': ('3', 'steps'),
     'legacy': ('', 'sampler'),
+    'class_cond': '',
+    'random_labels': '',
+}
+MAIN = dict.fromkeys(SAMPLE) | {
+    'n': '3',
+    'sampling_steps': '3',  # in a folder of its own, as in a file of its own there
+    'batch_size': '1',
+    'seed': '5',
+    'label': '3',
+    'class_counts': ('--class-counts 1:2', 'sampler'),
+    'ddim': ('', 'sampler'),
+    'out': 'elsewhere',
+    'npz': 'other.npz',
+    'grid': '',
+    'restart': '',
+    'arch': None,  # another one is refused: test_cli_sampling.py
+    'sampling_only': '',
+    'pretrained_ckpt': ('MODELS/other_small.pt', 'model'),
+    'delete_keys': ('module.label_emb.weight', 'model'),
+    'random_labels': '',
+    'truncate': '',
+    'as_published': ('', 'truncate'),
+    'class_cond': '',
+    'data_dir': 'nowhere',
 }
 GENERATE = {
     'outdir': 'elsewhere',
@@ -125,6 +166,7 @@ FEATURE = {
 CHANGES = {
     'sample': SAMPLE,
     'sample of classes': CLASSES,
+    'sample as main.py': MAIN,
     'generate': GENERATE,
     'generate exactly': EXACTLY,
     'forward-backward': FOLDERS,
@@ -147,6 +189,11 @@ def data(tmp_path_factory):
         torch.save(
             {k: v + 0.01 * (name == 'other') for k, v in net.state_dict().items()}, data / f'models/{name}.pt'
         )
+    small = UNet(**published_config('UNetSmall', 28, 1, 10))
+    torch.nn.init.normal_(small.out[2].weight, std=0.02)
+    for name in ('small', 'other_small'):
+        state = {f'module.{k}': v + 0.01 * (name != 'small') for k, v in small.state_dict().items()}
+        torch.save(state, data / f'models/{name}.pt')
     images, mnist = load_images('digits'), load_images('mnist5k', split='test')
     chosen = [i for c in range(2) for i in (images.labels == c).nonzero()[:3, 0].tolist()]
     names = [f'{int(images.labels[i])}/{i:04d}' for i in chosen]

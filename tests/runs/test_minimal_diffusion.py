@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from difflow import GaussianDenoiser, Scheduler, normal
-from difflow.runs import legacy_ddim, minimal_walk
+from difflow import DDPMDenoiser, GaussianDenoiser, Scheduler, UNet, normal, sample
+from difflow.runs import legacy_ddim, minimal_walk, wanted_images
+from golden import FIXTURES, fill
 
 KEPT = [7, 10, 20, 50, 250, 1000]
 
@@ -69,3 +70,48 @@ def test_published_levels():
     for bad in ('linspace0', 'linspace1001', 'linspace', 'linspace5.5'):
         with pytest.raises(ValueError, match="'linspaceN' must have N in 1..1000"):
             Scheduler.cosine(1000).respace(bad)
+
+
+@pytest.mark.parametrize('name, sampler', [('ddpm', 'ddpm'), ('ddim', legacy_ddim)])
+def test_samples_are_those_of_the_original(name, sampler):
+    """The fixture was made by main.py and unets.py of minimal-diffusion (ea0321e): `sample_N_images` of a
+    UNetModel of 8 pixels with the weights of `golden.fill`, the last layer times 0.1, in 20 steps, with the
+    noise and the labels of these seeds in place of torch.randn and torch.randint. Its tables are float32:
+    1e-5 apart with DDPM, 1e-3 with DDIM, which an untrained network makes sensitive"""
+    net = fill(
+        UNet(
+            8,
+            3,
+            32,
+            3,
+            num_res_blocks=1,
+            attention_resolutions=[8, 4],
+            time_embed_mult=2,
+            channel_mult=(1, 2),
+            num_classes=4,
+            num_head_channels=16,
+            resblock_updown=True,
+            use_new_attention_order=True,
+        )
+    )
+    with torch.no_grad():
+        net.out[2].weight.mul_(0.1), net.out[2].bias.mul_(0.1)
+    wanted, denoiser = (
+        wanted_images(4, 4, seed=112233, random=True),
+        DDPMDenoiser(net, Scheduler.cosine(1000)),
+    )
+    with np.load(FIXTURES / 'minimal_diffusion_samples.npz') as theirs:
+        labels, images, pixels = (theirs[key] for key in ('labels', f'{name}_20', f'{name}_20_uint8'))
+    assert [w.label for w in wanted] == labels.tolist()
+    made = sample(
+        denoiser,
+        4,
+        sampler,
+        scheduler=minimal_walk(denoiser, 20),
+        seeds=[w.seed for w in wanted],
+        labels=torch.from_numpy(labels),
+        progress=False,
+    )
+    assert (made - torch.from_numpy(images)).abs().max() < (1e-4 if name == 'ddpm' else 5e-3)
+    ours = (127.5 * (made.permute(0, 2, 3, 1).numpy() + 1)).astype(np.uint8)
+    assert (ours != pixels).mean() < 0.01 and np.abs(ours.astype(int) - pixels).max() <= 1
