@@ -15,10 +15,9 @@ import typer
 
 from .encoder_logs import _CODES, _StudyLog
 from .encoder_options import _check_config, _config_options, _mode_of
-from .encodings import _alone
 from .models import _data_facts
 from .options import _as_published, _count, _option, _share, _value_of, _with_options, _without_effect
-from .representations import _STUDY_DATA, _task_seed
+from .representations import _STUDY_DATA, _alone, _task_seed
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from .published import _Line
 
 # %% ../../nbs/cli/33_published_representations.ipynb #5ffb08e2
 _NO_UNET = (
-    'The denoiser beside the encoder is NCSN++ of the same width as EDM writes it, which takes the code with the '
-    'noise level; the published one takes it at the bottleneck, too. The encoder is the same network, whose '
-    'weights bear the published names and shapes. Its last running statistics keep 90 % of the past in a step, '
-    'published is 10 %: --as-published.')
+    'The denoiser beside the encoder is NCSN++ of the same width as EDM writes it, which takes the code with '
+    'the noise level; the published one takes it at the bottleneck, too. The encoder is the same network, '
+    'its weights bear the published names and shapes. Its last running statistics keep 90 % of the past in a '
+    'step, published is 10 %: --as-published.')
 _TRAIN_BETTER = ('Stopped at any moment, it goes on as if nothing had happened, and another run in the same '
                  'folder is refused. No cluster is needed.')
 
