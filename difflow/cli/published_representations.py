@@ -9,7 +9,35 @@ __all__ = []
 from .published import _Line
 
 # %% ../../nbs/cli/33_published_representations.ipynb #5ffb08e2
-_ENCODERS:tuple[_Line, ...] = ()
+_NO_UNET = (
+    'The denoiser beside the encoder is NCSN++ of the same width as EDM writes it, which takes the code with '
+    'the noise level; the published one takes it at the bottleneck, too. The encoder is the same network, '
+    'its weights bear the published names and shapes. Its last running statistics keep 90 % of the past in a '
+    'step, published is 10 %: --as-published.')
+_TRAIN_BETTER = ('Stopped at any moment, it goes on as if nothing had happened, and another run in the same '
+                 'folder is refused. No cluster is needed.')
+
+def _run_sh(extras:str, drawn:bool, weight:str, share:str, recon:str='l2', data:str='cifar10',
+            widen:str='2', mixup:bool=False) -> _Line:
+    "Return the line that run.sh prints for a mode"
+    mixed = '_mixup' * mixup
+    words = (f"--config=configs/ve/cifar10_ncsnpp_small_continuous.py "
+             f"--workdir=trained_models/2e-4/{extras}/{data}_{widen}_none{mixed} --mode=train "
+             f"--config.data.dataset={data} --config.training.experiment_name='' "
+             f"--config.training.include_encoder=True --config.training.probabilistic_encoder={drawn} "
+             f"--config.training.lambda_z={weight} --config.training.apply_mixup={mixup} "
+             f"--config.training.lambda_reconstr={share} --config.training.n_iters=250000 "
+             f"--config.training.snapshot_freq=250000 --config.training.seed=0 "
+             f"--config.model.widen_factor={widen} --config.training.recon={recon} --config.data.aug=none "
+             f"--config.optim.lr=2e-4")
+    name = f'S2 main.py {extras} {data} {widen}{mixed}'
+    return _Line(name, 'main.py', words, 'train-encoder', _TRAIN_BETTER, _NO_UNET, 'srun -l python3')
+
+_ENCODERS:tuple[_Line, ...] = (
+    _run_sh('probabilistic-drl', True, '1e-5', '0'), _run_sh('reg-drl', False, '1e-5', '0'),
+    _run_sh('noreg-drl', False, '0', '0'), _run_sh('vae-l2', True, '1.', '-1.'),
+    _run_sh('vae-bce', True, '1.', '-1.', 'bce'), _run_sh('ae-l2', False, '0.', '-1.'),
+    _run_sh('ae-bce', False, '0.', '-1.', 'bce'))
 
 # %% ../../nbs/cli/33_published_representations.ipynb #94fa6157
 _MIXERS:tuple[_Line, ...] = ()
