@@ -162,6 +162,40 @@ def _pairs(items:list|tuple=()) -> _PickledDict:
         new[item[0]] = item[1]
     return new
 
+# %% ../../nbs/checkpoints/00_stand_ins.ipynb #82bc4b07
+def _empty_array(kind:object, shape:tuple, code:object) -> np.ndarray:
+    "Return the empty array that the state of an array is written to."
+    return np.empty(0, np.uint8)
+
+def _dtype_of(kind:object) -> np.dtype|None:
+    "Return the type of an array's numbers, None for one that is none of the usual."
+    if not isinstance(kind, _NumpyType): raise UnsafePickleError('the type of an array is damaged')
+    return kind.dtype
+
+def _array_state(array:np.ndarray, state:tuple) -> np.ndarray|_PickledObject:
+    "Write shape, type and numbers to an empty array; return a stand-in for one of unusual type."
+    if not isinstance(state, tuple) or len(state) != 5: raise UnsafePickleError('an array is damaged')
+    version, shape, kind, fortran, data = state
+    if (dtype := _dtype_of(kind)) is None: return _PickledObject('numpy.ndarray')
+    if getattr(data, 'name', '') == 'bytes': data = b'' # as protocol 2 calls for them
+    _check_extent(shape, dtype, data)
+    array.__setstate__((1, shape, dtype, bool(fortran), bytes(data)))
+    return array
+
+def _array(data:bytes|bytearray, kind:object, shape:tuple, order:str) -> np.ndarray|_PickledObject:
+    "Return the array of these bytes; a stand-in for one of unusual type."
+    if (dtype := _dtype_of(kind)) is None: return _PickledObject('numpy.ndarray')
+    _check_extent(shape, dtype, data)
+    return np.frombuffer(data, dtype).reshape(shape, order='F' if order == 'F' else 'C')
+
+def _check_extent(shape:tuple, dtype:np.dtype, data:object):
+    "Raise `UnsafePickleError` unless an array of this shape takes all of these bytes."
+    right = isinstance(shape, tuple) and len(shape) <= 8 and isinstance(data, (bytes, bytearray))
+    if not right or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+        raise UnsafePickleError('the shape of an array is damaged')
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise UnsafePickleError('an array does not have the numbers of its shape')
+
 # %% ../../nbs/checkpoints/00_stand_ins.ipynb #e056fd8a
 def _storage(dtype:torch.dtype, data:torch.UntypedStorage|bytes) -> torch.storage.TypedStorage:
     "Return the numbers of one or several tensors."

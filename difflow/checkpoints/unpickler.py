@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,10 @@ from difflow.checkpoints.stand_ins import (
                                            _TYPES,
                                            UnsafePickleError,
                                            _AllowedCall,
+                                           _array,
+                                           _array_state,
                                            _check_key,
+                                           _empty_array,
                                            _encoded,
                                            _ForeignName,
                                            _HarmlessNames,
@@ -44,6 +48,10 @@ from difflow.checkpoints.stand_ins import (
 )
 
 # %% ../../nbs/checkpoints/01_unpickler.ipynb #6176bce6
+def _rebuilt(storage:torch.storage.TypedStorage, offset:int, size:tuple, stride:tuple, *rest) -> Tensor:
+    "Return the tensor of a view; `rest`: requires_grad, hooks."
+    return _view(storage, offset, size, stride)
+
 def _dead_object(function:object, arguments:tuple) -> _PickledObject:
     "Return the stand-in for what a class of somebody's would make; raise `UnsafePickleError` for a function."
     if not isinstance(function, _ForeignName): raise UnsafePickleError(f'it calls {_kind_of(function)}')
@@ -75,21 +83,20 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can b
         if self.storage is None: raise UnsafePickleError('it refers to objects outside of the file')
         return self.storage(key)
 
-    def tensor(self, storage:torch.storage.TypedStorage, offset:int, size:tuple, stride:tuple,
-               *rest) -> Tensor:
-        "Rebuild a tensor, as long as there are not too many and not too large ones."
-        tensor = _view(storage, offset, size, stride)
-        self.bytes_left -= tensor.nbytes
+    def counted(self, made:object) -> object:
+        "Return a tensor or an array, as long as there are not too many and not too large ones."
+        self.bytes_left -= getattr(made, 'nbytes', 0)
         self.tensors_left -= 1
         if self.bytes_left < 0 or self.tensors_left < 0:
             raise UnsafePickleError('it has more tensors than it can hold')
-        return tensor
+        return made
 
     def call(self, function:object, arguments:tuple) -> object:
         "Return what an allowed function makes, or a dead object of a class."
         if not isinstance(arguments, tuple): raise UnsafePickleError('the arguments of a call are damaged')
         if isinstance(function, _AllowedCall):
-            return (self.tensor if function.function is _view else function.function)(*arguments)
+            made = function.function(*arguments)
+            return self.counted(made) if function.function in (_rebuilt, _array) else made
         return _dead_object(function, arguments)
 
     def load_call(self):
@@ -102,7 +109,8 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its instructions can b
 
     def load_state(self):
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, (_PickledObject, _NumpyType)): target.build(state)
+        if isinstance(target, np.ndarray): self.stack[-1] = self.counted(_array_state(target, state))
+        elif isinstance(target, (_PickledObject, _NumpyType)): target.build(state)
         elif not isinstance(target, _PickledDict):
             raise UnsafePickleError(f'it changes the state of {_kind_of(target)}')
 
@@ -192,20 +200,22 @@ def _storage_in(data:bytes) -> torch.storage.TypedStorage:
 # %% ../../nbs/checkpoints/01_unpickler.ipynb #de338e53
 _ALLOWED = {
     'torch_utils.persistence._reconstruct_persistent_obj': _AllowedCall(_persistent_object),
-    'torch._utils._rebuild_tensor_v2': _AllowedCall(_view),
+    'torch._utils._rebuild_tensor_v2': _AllowedCall(_rebuilt),
     'torch._utils._rebuild_parameter': _AllowedCall(_parameter),
     'torch._utils._rebuild_parameter_with_state': _AllowedCall(_parameter),
     'torch.storage._load_from_bytes': _AllowedCall(_storage_in), '_codecs.encode': _AllowedCall(_encoded),
     'numpy.dtype': _AllowedCall(_NumpyType), 'numpy.core.multiarray.scalar': _AllowedCall(_scalar),
     'numpy._core.multiarray.scalar': _AllowedCall(_scalar)}
+for _core in ('numpy.core', 'numpy._core'):
+    _ALLOWED[f'{_core}.multiarray._reconstruct'] = _AllowedCall(_empty_array)
+    _ALLOWED[f'{_core}.numeric._frombuffer'] = _AllowedCall(_array)
 _DICTS = 'collections.OrderedDict', 'dnnlib.util.EasyDict', 'builtins.dict', '__builtin__.dict'
 _ALLOWED |= dict.fromkeys(_DICTS, _AllowedCall(_pairs))
 _ALLOWED |= dict.fromkeys(('builtins.set', '__builtin__.set', 'builtins.frozenset'), _AllowedCall(_set))
 _ALLOWED |= {'collections.defaultdict': _AllowedCall(lambda *_: _PickledDict())}
 _DEAD = set('''copyreg._reconstructor torch.device torch._utils._rebuild_sparse_tensor torch.dtype
     collections.deque functools.partial datetime.datetime datetime.date datetime.timedelta
-    numpy.core.multiarray._reconstruct
-    numpy._core.multiarray._reconstruct numpy.ndarray'''.split()) # of lower case, and without harm
+    numpy.ndarray'''.split()) # of lower case, and without harm
 _DEAD |= {f'{module}.{name}' for name in _TYPES for module in ('builtins', '__builtin__')}
 
 def unpickle(

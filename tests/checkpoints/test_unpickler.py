@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from difflow import load_denoiser
-from difflow.checkpoints import describe, read_tensors, unpickle
+from difflow.checkpoints import UnsafePickleError, describe, read_tensors, unpickle
 from difflow.checkpoints.stand_ins import _MAX_TUPLES
 from edm_files import Persistent, dumps, storage_bytes
 
@@ -214,6 +214,57 @@ def test_numbers_of_numpy(tmp_path):
     ]
     path.write_bytes(pickle.dumps(numbers, 4))
     assert unpickle(path) == [float(np.sqrt(0.5)), 2, -3, 7, True, 1.5]
-    for thing in (np.str_('x'), np.complex64(1), np.datetime64('2020'), np.array([1.0])):
+    objects = np.array([1.0, None]), np.array(['x']), np.array([1j])
+    for thing in (np.str_('x'), np.complex64(1), np.datetime64('2020'), *objects):
         path.write_bytes(pickle.dumps(thing, 4))
         assert type(unpickle(path)).__name__ == '_PickledObject'  # dead: no number, and no reason to refuse
+
+
+@pytest.mark.parametrize('protocol', range(2, 6))
+def test_arrays_of_numpy(protocol, tmp_path):
+    path, x = tmp_path / 'a.pkl', np.arange(24, dtype='f4').reshape(2, 3, 4)
+    arrays = [x, x.T, x[:, ::2], x[:0], np.array(3.0), x.astype('>i8').astype('i8'), x > 3]
+    path.write_bytes(pickle.dumps({'arrays': arrays, 'again': arrays[0]}, protocol))
+    content = unpickle(path)
+    for array, other in zip(arrays, content['arrays'], strict=True):
+        assert other.dtype == array.dtype.newbyteorder('=') and np.array_equal(other, array)
+    assert content['again'] is content['arrays'][0]
+
+
+class Broken:
+    "Make an array of a state or of bytes that do not fit"
+
+    def __init__(self, shape, code='f4', data=bytes(8)):
+        self.parts = shape, code, data
+
+    def __reduce__(self):
+        shape, code, data = self.parts
+        return (
+            np.array([0]).__reduce__()[0],
+            (np.ndarray, (0,), b'b'),
+            (1, shape, np.dtype(code), False, data),
+        )
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [
+        Broken((3,)),
+        Broken((1 << 40,)),
+        Broken((-2,)),
+        Broken([2]),
+        Broken((2,), data=[1.0, 2.0]),
+        Broken((0,) * 9, data=b''),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(broken, tmp_path):
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(broken, 4))
+    with pytest.raises(UnsafePickleError, match='array'):
+        unpickle(tmp_path / 'a.pkl')
+
+
+def test_arrays_of_the_same_bytes_are_counted(tmp_path):
+    data = bytes(4000)
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps([Broken((1000,), data=data) for _ in range(99)], 4))
+    with pytest.raises(UnsafePickleError, match='more tensors than it can hold'):
+        unpickle(tmp_path / 'a.pkl')
