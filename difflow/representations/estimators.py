@@ -186,7 +186,8 @@ def mine_information(
     steps = 100 * (count // batch_size) if steps is None else steps
     options = dict(steps=check_number('steps', steps, window, whole=True), batch_size=batch_size,
                    hidden=check_number('hidden', hidden, 1, whole=True), lr=check_number('lr', lr, above=0),
-                   seed=check_number('seed', seed, 0, 2**64 - 1, whole=True), device=device, window=window, alike=check_kind('alike', alike, bool))
+                   seed=check_number('seed', seed, 0, 2**64 - 1, whole=True), device=device, window=window,
+                   alike=check_kind('alike', alike, bool))
     check_kind('miss', miss, bool)
     last, variance = _mine_bounds(x, y, **options)
     errors = (last.var(0) / window + variance.mean(0) / count).sqrt() # of the batches, of the examples

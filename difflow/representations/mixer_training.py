@@ -151,6 +151,7 @@ class _RunGrid:
         size = min(batch_size, fit.shape[1])
         for epoch in range(epochs):
             self.hits, steps = torch.zeros_like(best), fit.shape[1] // size
+            self.learnt = steps * size # examples of an epoch, of which `hits` (R,) are answered right
             order = torch.stack([part[_permutation(len(part), s, epoch)] for s, part in enumerate(fit)])
             rng = np.random.default_rng([epoch, 2**16]) # of the dropout
             seeds = rng.integers(2**63, size=steps).tolist()
@@ -160,7 +161,6 @@ class _RunGrid:
             better = accuracy > best
             best = torch.where(better, accuracy, best)
             for name, value in self.ensemble.params.items(): weights[name][better] = value[better]
-        self.train_accuracy = self.hits / (steps * size) # (R,), of the last epoch, while it learnt
         return best, weights
 
     def _learn(self, x:Tensor, labels:Tensor, seed:int):

@@ -76,8 +76,9 @@ class _FittedMixer(_MixerSettings):
         "Train all runs; keep the learning rate, and the time, with the best mean over the seeds, by factor."
         grid = self._new_grid(len(inputs))
         accuracy, weights = grid.train(inputs, labels, parts, self.epochs, self.batch_size)
-        self.valid = accuracy.cpu().reshape(grid.sizes) # (lrs, seeds, F, times)
-        self.train_accuracy = grid.train_accuracy.cpu().reshape(grid.sizes) # of the last epoch
+        share = lambda hits, count: hits.cpu().double().round().reshape(grid.sizes) / count
+        self.valid = share(accuracy * parts[1].shape[1], parts[1].shape[1]) # (lrs, seeds, F, times)
+        self.train_accuracy = share(grid.hits, grid.learnt) # of the last epoch, while it learnt
         mean = self.valid.mean(1) # (lrs, F, times)
         self.lr_index = mean.argmax(0) # (F, times)
         at_best = mean.amax(0) # (F, times)
@@ -109,7 +110,7 @@ class Mixer(_FittedMixer):
         "Return the share of right answers of every seed's network; raise ValueError for other shapes."
         codes, labels = _check_examples(codes, labels)
         self._check_factors(labels)
-        right = (self.answers(codes) == labels.T[:, None]).float().mean(-1).numpy()
+        right = (self.answers(codes) == labels.T[:, None]).double().mean(-1).numpy()
         return right[0] if self.single else right
 
     def score(self,
@@ -176,7 +177,7 @@ class SingleTime(Mixer):
         codes, labels = _check_examples(codes, labels)
         answers = self._probabilities(codes).argmax(-1) # (F, T, seeds, N)
         self._check_factors(labels)
-        right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
+        right = (answers == labels.T[:, None, None]).double().mean(-1).numpy()
         return right[0] if self.single else right
 
 @dataclass
