@@ -40,10 +40,107 @@ _ENCODERS:tuple[_Line, ...] = (
     _run_sh('ae-bce', False, '0.', '-1.', 'bce'))
 
 # %% ../../nbs/cli/33_published_representations.ipynb #94fa6157
-_MIXERS:tuple[_Line, ...] = ()
+_SEEDS = ('Weights, splits and batches are a function of the seed alone, drawn by other generators than '
+          'there: accuracies agree as those of two seeds do.')
+_PLACES = ('The codes are looked for in trained_models, then where the script looks; --root says another '
+           'place.')
+_READ = 'The log that is there ends the run at once, as there; --restart begins anew. '
+_WIDE = 'The size of a code is read off it: a width of 1, with which the script stops, works. '
+
+def _read_out(name:str, script:str, kind:str, words:str) -> _Line:
+    "Return a line of the scripts that train read-outs"
+    return _Line(
+        name, f'{script}_classification_hyp.py', words, f'mix --mixers {kind}',
+        'All learning rates, seeds and times are trained at once, each as if alone; beside the published '
+        f'log mix_G.json has the score of every seed, and a killed run goes on. {_WIDE}{_PLACES}',
+        f'{_READ}{_SEEDS}', 'python3')
+
+_MIXERS = (
+    _read_out('S2 mlp cifar10', 'mlp', 'single', '--data cifar10 --aug none --mode probabilistic-drl '
+              '--widen-factor 1 --seed 0 --granularity 1 --score-lr 2e-4'),
+    _read_out('S2 mlp mini_imgnet', 'mlp', 'single', '--data mini_imgnet --aug none --mode reg-drl '
+              '--widen-factor 2 --seed 2 --granularity 50 --score-lr 2e-4'),
+    _read_out('S2 rnn cifar10', 'rnn', 'gru', '--data cifar10 --aug none --mode probabilistic-drl '
+              '--widen-factor 2 --seed 0 --granularity 10 --score-lr 2e-4'),
+    _read_out('S2 rnn cifar100', 'rnn', 'gru', '--data cifar100 --aug none --mode reg-drl --widen-factor 1 '
+              '--seed 1 --granularity 25 --score-lr 2e-4'),
+    _read_out('S2 transformer cifar10', 'transformer', 'transformer', '--data cifar10 --aug none --mode '
+              'reg-drl --widen-factor 2 --seed 0 --granularity 2 --score-lr 2e-4'),
+    _read_out('S2 transformer mini_imgnet', 'transformer', 'transformer', '--data mini_imgnet --aug none '
+              '--mode probabilistic-drl --widen-factor 1 --seed 2 --granularity 17 --score-lr 2e-4'))
+
+# %% ../../nbs/cli/33_published_representations.ipynb #7d17ba33
+def _hidden_keys(name:str, words:str) -> _Line:
+    "Return a line of attention_ablation.py"
+    return _Line(
+        name, 'attention_ablation.py', words, 'mix --mask 2',
+        'The folders are made. A learning rate and an encoder that are done are not trained again after a '
+        'kill, and another run in the same files is refused.',
+        f'{_SEEDS} The bars have no error bars. {_PLACES}')
+
+def _factors(name:str, script:str, data:str, words:str, launcher:str='python') -> _Line:
+    "Return a line of the scripts that train a read-out for each factor"
+    chosen = '' if data == 'celeba' else (' Task 0..5 of srun chooses the learning rate; --down-lr does '
+                                          'without srun.')
+    return _Line(
+        name, script, words, f'mix --data {data} --feat all',
+        f'--feat NAME trains one factor alone. What is there is kept, and refused where it is of other '
+        f'settings.{chosen}', f'{_SEEDS} {_PLACES}', launcher)
+
+_ABLATIONS = (
+    _hidden_keys('S2 attention ablation', '--data cifar10 --mode probabilistic-drl --granularity 10'),
+    _hidden_keys('S2 attention ablation 0', '--data mini_imgnet --mode reg-drl --aug none --widen-factor 2 '
+                 '--mask 0 --lr 0.001 --granularity 10 --score-lr 2e-4'),
+    _hidden_keys('S2 attention ablation 4', '--data cifar100 --mode reg-drl --mask 4 --granularity 10'),
+    _factors('S2 celeba ablation', 'celeba_ablation.py', 'celeba', '--widen-factor 2 --mode reg-drl '
+             '--granularity 2 --score-lr 2e-4 --down-lr 0.001'),
+    _factors('S2 celeba ablation 5', 'celeba_ablation.py', 'celeba', '--widen-factor 2 --mode '
+             'probabilistic-drl --granularity 5 --score-lr 2e-4 --down-lr 0.00005'),
+    _factors('S2 cm ablation', 'cm_ablation.py', 'cmnist', '--widen-factor 0 --mode reg-drl '
+             '--granularity 10 --score-lr 2e-4', 'srun -l python'),
+    _factors('S2 cm ablation 0.5', 'cm_ablation.py', 'cmnist', '--widen-factor 0.5 --mode probabilistic-drl '
+             '--granularity 10 --score-lr 2e-4', 'srun -l python'),
+    _factors('S2 syn ablation', 'syn_ablation.py', 'synthetic', '--widen-factor 0.0625 --mode reg-drl '
+             '--granularity 10 --score-lr 1e-4', 'srun -l python'),
+    _Line('S2 cm perf', 'cm_perf.py', '--mode reg-drl --granularity 10 --feat Digit --score-lr 2e-4',
+          'mix --data cmnist --perf', 'A missing network is an error that names its file.',
+          'The default of --score-lr is 2e-4: there it is None, a folder that no script makes.'),
+    _Line('S2 syn perf', 'syn_perf.py', '--mode probabilistic-drl --granularity 10 --feat "Object Shape" '
+          '--score-lr 5e-4', 'mix --data synthetic --perf',
+          'A missing network is an error that names its file.', ''))
 
 # %% ../../nbs/cli/33_published_representations.ipynb #46eeaa60
-_INFORMATION:tuple[_Line, ...] = ()
+_CELL = ('The steps of the three critics are the published ones. Without --idx all cells that are missing '
+         'are made, of 66 critics instead of 363, as the information of two times has no order.')
+_NATS = ('The bound is the mean of the last 100 steps, the very last included; examples are drawn with '
+         'replacement. A set of less than 256 images is one batch, where the script stops.')
+_LOOK = ('The accuracies of the networks are computed again and compared with those in their files, which '
+         'are read without running anything.')
+
+_INFORMATION = (
+    _Line('S2 nmi', 'nmi.py', '--data cifar10 --mode probabilistic-drl --seed 0 --s 0 --wf 2 --idx 0',
+          'information', _CELL, _NATS),
+    _Line('S2 nmi 120', 'nmi.py', '--data mini_imgnet --mode reg-drl --seed 2 --s 5 --wf 4 --idx 120',
+          'information', _CELL, _NATS),
+    _Line('S2 nmi 121', 'nmi.py', '--data cifar100 --mode reg-drl --seed 1 --s 3 --wf 2 --idx 121',
+          'information', 'The loop of nmi.sh runs one cell too far: this says so in a line.', ''),
+    _Line('S2 compute_mi', 'compute_mi.py', '', 'information --plot',
+          'Cells of the published scripts and ours are joined; --data, --mode and --wf choose a matrix.',
+          'Seeds of which a cell is missing are left out and said; there a missing cell counts as 0.'),
+    _Line('S2 celeba activations', 'celeba_activations.py', '--mode reg-drl --widen-factor 2 --granularity '
+          '10 --feat 3', 'information --activations --data celeba', _LOOK, ''),
+    _Line('S2 cm activations', 'cm_activations.py', '--feat "Background Color" --mode reg-drl '
+          '--widen-factor 0.25 --granularity 10', 'information --activations --data cmnist', _LOOK,
+          'Each encoder is in the file once, there twice: the mean is the same.'),
+    _Line('S2 cm activations Object Shape', 'cm_activations.py', '--feat "Object Shape" --mode reg-drl '
+          '--widen-factor 0.25 --granularity 10', 'information --activations --data cmnist',
+          'activate.sh asks for factors of another set: they are refused by name.', ''),
+    _Line('S2 syn activations', 'syn_activations.py', '--feat "Location" --mode probabilistic-drl '
+          '--widen-factor 0.25 --granularity 10', 'information --activations --data synthetic',
+          f'Of the encoders of three learning rates the best is taken, as there. {_LOOK}',
+          'Each encoder is in the file once, there twice: the mean is the same.'),
+    _Line('S2 jsd', 'jsd.py', '--mode reg-drl --widen-factor 2 --granularity 10', 'information --jsd',
+          'Profiles that are 0 at a time have a divergence, too, and any granularity is read.', ''))
 
 # %% ../../nbs/cli/33_published_representations.ipynb #1548d064
-_LINES = (*_ENCODERS, *_MIXERS, *_INFORMATION)
+_LINES = (*_ENCODERS, *_MIXERS, *_ABLATIONS, *_INFORMATION)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/08_estimators.ipynb #b4c9e279
@@ -112,8 +112,9 @@ def _critic(inputs:int, hidden:int=256) -> nn.Module:
 
 class _Mine:
     "Critics of P pairs of variables, one for each, trained at once."
-    def __init__(self, pairs:int, inputs:int, hidden:int=256, lr:float=1e-4, seed:int=0, device:str='cpu'):
-        seeds = [seed * 100_003 + p for p in range(pairs)]
+    def __init__(self, pairs:int, inputs:int, hidden:int=256, lr:float=1e-4, seed:int=0, device:str='cpu',
+                 alike:bool=False):
+        seeds = [seed if alike else seed * 100_003 + p for p in range(pairs)]
         lrs = torch.full((pairs,), lr)
         self.ensemble = BatchedEnsemble(lambda: _critic(inputs, hidden), seeds, lrs, device=device)
         self.mean = torch.ones(pairs, device=device) # running mean of E[e^T]
@@ -141,9 +142,9 @@ def _as_variables(x:Tensor|np.ndarray, y:Tensor|np.ndarray) -> tuple[Tensor, Ten
     return x, y
 
 def _mine_bounds(x:Tensor, y:Tensor, steps:int, batch_size:int, hidden:int, lr:float, seed:int, device:str,
-                 window:int) -> tuple[Tensor, Tensor]: # (P, N, D), (P, N, E) -> (window, P) each
+                 window:int, alike:bool) -> tuple[Tensor, Tensor]: # (P, N, D), (P, N, E) -> (window, P) each
     "Train critics of P pairs; return the bounds of the last steps, and the variances of the critics."
-    mine = _Mine(len(x), x.shape[2] + y.shape[2], hidden, lr, seed, device)
+    mine = _Mine(len(x), x.shape[2] + y.shape[2], hidden, lr, seed, device, alike)
     rng, bounds, count = np.random.default_rng(seed), [], x.shape[1]
     x, y = x.to(device), y.to(device)
     for _ in range(steps):
@@ -175,6 +176,8 @@ def mine_information(
     seed:int=0, # of the weights and batches
     device:str='cpu',
     window:int=100, # last steps that the estimate is a mean of
+    alike:bool=False, # all critics begin with the same weights, as published: no pair knows of the others
+    miss:bool=True, # train on Gaussians as well: what is missed there goes into the error
 ) -> list[InformationEstimate]: # one a pair
     "Estimate a lower bound by MINE, its error with what it misses on Gaussians; ValueError for bad input."
     x, y = _as_variables(x, y)
@@ -183,8 +186,10 @@ def mine_information(
     steps = 100 * (count // batch_size) if steps is None else steps
     options = dict(steps=check_number('steps', steps, window, whole=True), batch_size=batch_size,
                    hidden=check_number('hidden', hidden, 1, whole=True), lr=check_number('lr', lr, above=0),
-                   seed=check_number('seed', seed, 0, 2**64 - 1, whole=True), device=device, window=window)
+                   seed=check_number('seed', seed, 0, 2**64 - 1, whole=True), device=device, window=window,
+                   alike=check_kind('alike', alike, bool))
+    check_kind('miss', miss, bool)
     last, variance = _mine_bounds(x, y, **options)
     errors = (last.var(0) / window + variance.mean(0) / count).sqrt() # of the batches, of the examples
-    parts = zip(last.mean(0), errors, _mine_miss(x, y, options))
+    parts = zip(last.mean(0), errors, _mine_miss(x, y, options) if miss else [0.] * len(x))
     return [InformationEstimate(float(m), math.hypot(float(e), miss)) for m, e, miss in parts]

@@ -111,3 +111,30 @@ class _Transformer(nn.Module):
     def forward(self, codes:Tensor) -> Tensor: # (B, T, D) -> (B, classes)
         "Return the logits."
         return self.read(codes)[0]
+
+# %% ../../nbs/representations/04_mixer_networks.ipynb #df130d57
+_PUBLISHED_NAMES = {'embed': 'encoder.0', 'project': 'model.final', 'feed.0': 'model.res.0',
+                    'feed.3': 'model.res.3', 'norm1': 'model.norm1', 'norm2': 'model.norm2', 'out': 'out'}
+_QKV = 'model.query_net', 'model.key_net', 'model.value_net'
+
+def _published_weights(params:dict[str, Tensor]) -> dict[str, Tensor]:
+    "Return the weights of a transformer under their published names."
+    token = params['token']
+    state = {'embedding': token[None], 'pe.pe': _sinusoids(75, token.shape[1])[None]}
+    for kind in ('weight', 'bias'):
+        state |= {f'{theirs}.{kind}': params[f'{ours}.{kind}'] for ours, theirs in _PUBLISHED_NAMES.items()}
+        parts = params[f'qkv.{kind}'].chunk(3)
+        state |= {f'{name}.{kind}': part.clone() for name, part in zip(_QKV, parts)}
+    return state
+
+def _own_weights(state:dict[str, Tensor]) -> dict[str, Tensor]:
+    "Return published weights under the names of a transformer; raise ValueError for those that lack some."
+    wanted = [f'{name}.{kind}' for name in (*_PUBLISHED_NAMES.values(), *_QKV) for kind in ('weight', 'bias')]
+    lacking = [name for name in ('embedding', *wanted) if not isinstance(state.get(name), Tensor)]
+    if lacking: raise ValueError(f'weights of a published read-out have {lacking[0]}, these have not')
+    params = {'token': state['embedding'].reshape(1, -1).float()}
+    for kind in ('weight', 'bias'):
+        for ours, theirs in _PUBLISHED_NAMES.items():
+            params[f'{ours}.{kind}'] = state[f'{theirs}.{kind}'].float()
+        params[f'qkv.{kind}'] = torch.cat([state[f'{name}.{kind}'] for name in _QKV]).float()
+    return params

@@ -50,6 +50,18 @@ def _check_examples(codes:Tensor|np.ndarray, labels:Tensor|np.ndarray) -> tuple[
     if labels is None: raise ValueError('labels must be (N,) or (N, F), got None')
     return check_codes(codes, labels)
 
+def _classes_of(labels:Tensor, known:Sequence[int]|None, binary:bool) -> list[int]: # (N, F), F
+    "Return the number of classes of each factor; raise ValueError for a single class, and for others."
+    most = (labels.amax(0) + 1).tolist()
+    if known is None:
+        single = [f for f, column in enumerate(labels.T) if len(column.unique()) < 2]
+        if single: raise ValueError(f'factor {single[0]} has a single class, {int(labels[0, single[0]])}')
+    classes = most if known is None else [check_number('classes', k, 2, whole=True) for k in known]
+    if len(classes) != len(most) or any(there > allowed for there, allowed in zip(most, classes)):
+        raise ValueError(f'classes must be numbers >= those in the labels, {most}, got {list(known)}')
+    if binary and max(classes) > 2: raise ValueError(f'binary=True is for two classes, got {classes}')
+    return classes
+
 # %% ../../nbs/representations/06_mixer_training.ipynb #1ed29991
 _LRS = 1e-3, 7.5e-4, 5e-4, 2.5e-4, 1e-4, 5e-5
 
@@ -66,6 +78,7 @@ class _MixerSettings:
     validation:float=0.1 # share of the examples that is set aside
     standardise:bool=False # bring each element of a code to mean 0, deviation 1
     device:str='cpu'
+    binary:bool=False # factors of two classes have one logit, and the logistic loss
     clip:float|None=field(default=None, init=False) # largest norm of the gradient
 
     def __post_init__(self):
@@ -75,7 +88,7 @@ class _MixerSettings:
         if not hasattr(self.lrs, '__len__') or isinstance(self.lrs, str) or not len(self.lrs):
             raise ValueError(f'lrs must be numbers > 0, at least one, got {self.lrs!r}')
         self.lrs = tuple(check_number('lrs', lr, above=0) for lr in self.lrs)
-        check_kind('standardise', self.standardise, bool)
+        for name in ('standardise', 'binary'): check_kind(name, getattr(self, name), bool)
         self.weight_decay = check_number('weight_decay', self.weight_decay, 0)
         self.dropout = check_number('dropout', self.dropout, 0, below=1)
         self.validation = check_number('validation', self.validation, 0, 1)
@@ -112,7 +125,7 @@ class _RunGrid:
     "Read-outs of every learning rate, seed, factor and time, each a run, as one ensemble of R networks."
     def __init__(self,
         make:Callable[[], nn.Module], # builds a read-out with max(classes) logits
-        classes:list[int], # of each factor
+        classes:list[int], # of each factor; 1 of all: two classes, one logit
         lrs:Sequence[float],
         seeds:int, # how many
         views:int, # times that are read alone, or 1
@@ -137,9 +150,11 @@ class _RunGrid:
         best, weights = torch.full((len(self.runs['lr']),), -1., device=self.device), self.ensemble.copy()
         size = min(batch_size, fit.shape[1])
         for epoch in range(epochs):
+            self.hits, steps = torch.zeros_like(best), fit.shape[1] // size
+            self.learnt = steps * size # examples of an epoch, of which `hits` (R,) are answered right
             order = torch.stack([part[_permutation(len(part), s, epoch)] for s, part in enumerate(fit)])
             rng = np.random.default_rng([epoch, 2**16]) # of the dropout
-            seeds = rng.integers(2**63, size=fit.shape[1] // size).tolist()
+            seeds = rng.integers(2**63, size=steps).tolist()
             for rows, seed in zip(order.split(size, 1), seeds): # a last, smaller batch has no seed, no step
                 self._learn(*_batch(inputs, labels, rows), seed)
             accuracy = self._accuracy(inputs, labels, held)
@@ -150,12 +165,15 @@ class _RunGrid:
 
     def _learn(self, x:Tensor, labels:Tensor, seed:int):
         "Take a step on each seed's batch, (views, seeds, B, ...), (seeds, F, B), with the dropout of `seed`."
-        runs = self.runs
-        truth = one_hot(labels, max(self.classes)).mT.float()[runs['seed'], runs['factor']] # (R, K, B)
+        runs, binary = self.runs, max(self.classes) == 1
+        right = labels[runs['seed'], runs['factor']] # (R, B)
+        truth = (right[:, None] if binary else one_hot(right, max(self.classes)).mT).float() # (R, K, B)
         allowed = self.allowed[runs['factor']][..., None] # (R, K, 1)
         def logit_gradient(logits:Tensor, group:slice) -> Tensor: # (G, K, B), of the mean cross-entropy
             if len(set(self.classes)) > 1: logits = logits + allowed[group]
-            return softmax(logits, 1).sub_(truth[group]).div_(labels.shape[-1])
+            self.hits[group] += (self._answers(logits, 1) == right[group]).sum(1)
+            p = logits.sigmoid() if binary else softmax(logits, 1)
+            return p.sub_(truth[group]).div_(labels.shape[-1])
         self.ensemble.learn(x.flatten(0, 1), runs['time'] * x.shape[1] + runs['seed'], logit_gradient, seed)
 
     def _accuracy(self, inputs:Tensor, labels:Tensor, held:Tensor) -> Tensor: # (R,)
@@ -163,9 +181,13 @@ class _RunGrid:
         hits = 0
         for rows in held.split(1024, 1):
             x, truth = _batch(inputs, labels, rows)
-            answer = self.logits(x).argmax(-1)
+            answer = self._answers(self.logits(x), -1)
             hits = hits + (answer == truth[self.runs['seed'], self.runs['factor']]).float().sum(1)
         return hits / held.shape[1]
+
+    def _answers(self, logits:Tensor, axis:int) -> Tensor: # without that axis
+        "Return the class with the highest logit; of a lone logit, whether it is >= 0."
+        return (logits.select(axis, 0) >= 0).long() if max(self.classes) == 1 else logits.argmax(axis)
 
     def logits(self, x:Tensor) -> Tensor: # (views, seeds or 1, B, ...) -> (R, B, K)
         "Return the logits of each run, -inf for classes that its factor does not have."

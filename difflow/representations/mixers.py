@@ -6,23 +6,19 @@
 __all__ = ['MIXERS', 'Mixer', 'SingleTime', 'MeanMixer', 'ConcatMixer', 'GRUMixer', 'TransformerMixer']
 
 # %% ../../nbs/representations/07_mixers.ipynb #bd2c3e9d
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softmax
+from torch.nn.functional import pad, softmax
 
 from ..data.checks import check_kind, check_number
-from .mixer_networks import _GRU, _MLP, _Transformer
-from .mixer_training import _check_examples, _MixerSettings, _RunGrid, _split, check_codes
+from .mixer_networks import _GRU, _MLP, _own_weights, _published_weights, _Transformer
+from .mixer_training import _check_examples, _classes_of, _MixerSettings, _RunGrid, _split, check_codes
 
 # %% ../../nbs/representations/07_mixers.ipynb #d4f8196a
-def _check_classes(labels:Tensor): # (N, F)
-    "Raise ValueError for a factor of a single class."
-    single = [f for f, column in enumerate(labels.T) if len(column.unique()) < 2]
-    if single: raise ValueError(f'factor {single[0]} has a single class, {int(labels[0, single[0]])}')
-
 def _append(codes:Tensor, labels:Tensor, validation:tuple[Tensor, Tensor], seeds:int
             ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     "Append the examples to validate on; return codes, labels and the rows of both parts, (seeds, n) each."
@@ -50,15 +46,16 @@ class _FittedMixer(_MixerSettings):
         codes:Tensor|np.ndarray, # (N, T, D)
         labels:Tensor|np.ndarray, # (N,) or (N, F), integers >= 0
         validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # codes, labels; None: split off
+        classes:Sequence[int]|None=None, # of each factor, where the labels may lack some; None: as there
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."
         single = np.ndim(labels) == 1
         codes, labels = _check_examples(codes, labels)
         self._check(len(codes), validation is not None)
-        _check_classes(labels)
+        self.classes = _classes_of(labels, classes, self.binary)
         parts = _split(len(codes), self.validation, self.seeds)
         if validation is not None: codes, labels, parts = _append(codes, labels, validation, self.seeds)
-        self.classes, self.single, self.shape = (labels.amax(0) + 1).tolist(), single, tuple(codes.shape[1:])
+        self.single, self.shape = single, tuple(codes.shape[1:])
         self.mean, self.scale = torch.zeros(()), torch.ones(())
         if self.standardise:
             self.mean, self.scale = codes.mean((0, 1)), codes.std((0, 1)).clamp_min(1e-6)
@@ -69,13 +66,19 @@ class _FittedMixer(_MixerSettings):
         "Return codes on the device, standardised where that is asked for."
         return ((codes - self.mean) / self.scale).to(self.device)
 
+    def _new_grid(self, views:int) -> _RunGrid:
+        "Return untrained read-outs."
+        classes = [1] * len(self.classes) if self.binary else self.classes
+        return _RunGrid(lambda: self.make(*self.shape, max(classes)), classes, self.lrs, self.seeds, views,
+                        self.weight_decay, self.clip, self.device)
+
     def _train(self, inputs:Tensor, labels:Tensor, parts:tuple[Tensor, Tensor]): # (views, N, ...), (N, F)
         "Train all runs; keep the learning rate, and the time, with the best mean over the seeds, by factor."
-        make = lambda: self.make(*self.shape, max(self.classes))
-        grid = _RunGrid(make, self.classes, self.lrs, self.seeds, len(inputs), self.weight_decay, self.clip,
-                        self.device)
+        grid = self._new_grid(len(inputs))
         accuracy, weights = grid.train(inputs, labels, parts, self.epochs, self.batch_size)
-        self.valid = accuracy.cpu().reshape(grid.sizes) # (lrs, seeds, F, times)
+        share = lambda hits, count: hits.cpu().double().round().reshape(grid.sizes) / count
+        self.valid = share(accuracy * parts[1].shape[1], parts[1].shape[1]) # (lrs, seeds, F, times)
+        self.train_accuracy = share(grid.hits, grid.learnt) # of the last epoch, while it learnt
         mean = self.valid.mean(1) # (lrs, F, times)
         self.lr_index = mean.argmax(0) # (F, times)
         at_best = mean.amax(0) # (F, times)
@@ -107,7 +110,7 @@ class Mixer(_FittedMixer):
         "Return the share of right answers of every seed's network; raise ValueError for other shapes."
         codes, labels = _check_examples(codes, labels)
         self._check_factors(labels)
-        right = (self.answers(codes) == labels.T[:, None]).float().mean(-1).numpy()
+        right = (self.answers(codes) == labels.T[:, None]).double().mean(-1).numpy()
         return right[0] if self.single else right
 
     def score(self,
@@ -130,8 +133,12 @@ class Mixer(_FittedMixer):
         "Return the class probabilities of each kept network."
         inputs = self.view(self._inputs(codes))
         with torch.no_grad():
-            parts = [softmax(self._grid.logits(x[:, None]), -1).cpu() for x in inputs.split(1024, 1)]
+            parts = [self._shares(self._grid.logits(x[:, None])).cpu() for x in inputs.split(1024, 1)]
         return torch.cat(parts, 1).unflatten(0, (len(self.classes), -1, self.seeds))
+
+    def _shares(self, logits:Tensor) -> Tensor: # (..., K)
+        "Return the probabilities of the classes; of one logit, those of two."
+        return softmax(pad(logits, (1, 0)) if self.binary else logits, -1)
 
     def _check_factors(self, labels:Tensor): # (N, F)
         "Raise ValueError for another number of factors than that of `fit`."
@@ -170,7 +177,7 @@ class SingleTime(Mixer):
         codes, labels = _check_examples(codes, labels)
         answers = self._probabilities(codes).argmax(-1) # (F, T, seeds, N)
         self._check_factors(labels)
-        right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
+        right = (answers == labels.T[:, None, None]).double().mean(-1).numpy()
         return right[0] if self.single else right
 
 @dataclass
@@ -239,15 +246,48 @@ class TransformerMixer(Mixer):
         return _Transformer(size, classes, times, _width(self.hidden, 256), self.dropout, self.heads,
                            self.iterations, tuple(hide))
 
-    def attention(self, codes:Tensor|np.ndarray) -> np.ndarray: # (N, T, D) -> (F, N, T + 1), rows sum to 1
+    def attention(self,
+        codes:Tensor|np.ndarray, # (N, T, D)
+        each:bool=False, # keep seeds and heads apart
+    ) -> np.ndarray: # (F, N, T + 1), or (F, seeds, N, heads, T + 1); rows sum to 1
         "Return how much the token attends to each code, and to itself, the mean over the heads and seeds."
         codes, parts = self._inputs(codes), []
         ensemble, count = self._grid.ensemble, len(self._grid.runs['lr'])
         with torch.no_grad():
             for rows in torch.arange(len(codes)).split(1024):
                 x = codes[rows].expand(count, *codes[rows].shape)
-                parts.append(ensemble(x, method='read')[1].mean(2).cpu()) # (F * seeds, B, T + 1)
-        return torch.cat(parts, 1).unflatten(0, (-1, self.seeds)).mean(1).numpy()
+                weights = ensemble(x, method='read')[1].cpu() # (F * seeds, B, heads, T + 1)
+                parts.append(weights if each else weights.mean(2))
+        weights = torch.cat(parts, 1).unflatten(0, (-1, self.seeds))
+        return (weights if each else weights.mean(1)).numpy()
+
+    def published_weights(self) -> list[list[dict[str, Tensor]]]: # of each factor, of each seed
+        "Return the weights under the names of the published ablations; raise ValueError before `fit`."
+        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+        params = {name: p.detach().cpu() for name, p in self._grid.ensemble.params.items()}
+        states = [_published_weights({name: p[i] for name, p in params.items()})
+                  for i in range(len(self.classes) * self.seeds)]
+        return [states[f:f + self.seeds] for f in range(0, len(states), self.seeds)]
+
+    def load_published(self,
+        states:Sequence[dict[str, Tensor]], # of one factor, of each seed
+        times:int, # T of the codes
+    ) -> 'TransformerMixer': # this mixer
+        "Take weights that `published_weights` names; raise ValueError for any others."
+        rows = [_own_weights(state) for state in states]
+        outputs, size = len(rows[0]['out.bias']), rows[0]['embed.weight'].shape[1]
+        self.hidden, self.seeds, self.binary = rows[0]['token'].shape[1], len(rows), outputs == 1
+        self.lrs = (1.,)
+        self.classes, self.single, self.shape = [max(outputs, 2)], True, (times, size)
+        self.mean, self.scale, self.time_index = torch.zeros(()), torch.ones(()), torch.zeros(1).long()
+        self._grid = self._new_grid(1)
+        for name, p in self._grid.ensemble.params.items():
+            shapes = {tuple(row[name].shape) for row in rows}
+            if shapes != {tuple(p.shape[1:])}:
+                raise ValueError(f'{name} must be of shape {tuple(p.shape[1:])}, got {shapes}')
+        params = {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
+        self._grid.ensemble.keep(params)
+        return self
 
 MIXERS = {'single': SingleTime, 'mean': MeanMixer, 'concat': ConcatMixer, 'gru': GRUMixer,
           'transformer': TransformerMixer}

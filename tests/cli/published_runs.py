@@ -14,14 +14,14 @@ PLACES_AND_SIZES = (
     'seeds max_images duration batch batch_size snap dump model_channels num_per_class num_classes '
     'timestep_respacing step_reverse time_series num_samples image_size num_channels num_head_channels '
     'num_res_blocks attention_resolutions sample_per_class per_class_dim embed_channels epochs '
-    'sampling_steps num_sampled_images steps num n_iters snapshot_freq nf idx'
+    'sampling_steps num_sampled_images steps num n_iters snapshot_freq nf idx hidden score_seeds'
 ).split()
 
 
 class Run(NamedTuple):
     "What a test changes of a line, what it lays out before, and what it reads afterwards"
 
-    change: dict[str, str] = {}  # option without dashes, with _: its other value
+    change: dict[str, str] = {}  # option without dashes, with _: its other value, or of a default of the line
     prepare: Callable[[Path], None] = lambda folder: None  # lays files in the folder of the run
     check: Callable[[Path, str], None] = lambda folder, printed: None  # of the folder, of what was printed
     refused: str | None = None  # words of the refusal of a line that cannot be had; None: it runs
@@ -44,5 +44,7 @@ def changed_words(words: str, change: dict[str, str]) -> list[str]:
         if not equals:
             left.pop(0)
         result += [f'{name}={change[key]}'] if equals else [name, change[key]]
-    assert done == change.keys(), f'not in the line: {change.keys() - done}'
+    for key, value in change.items():  # a size that the line leaves to its default
+        assert key in PLACES_AND_SIZES, f'{key} is no place or size: it stays as published'
+        result += [] if key in done else [f'--{key.replace("_", "-")}', value]
     return result
