@@ -29,6 +29,7 @@ from difflow.cli.options import (
     _SamplerOption,
     _SplitOption,
     _takes_model,
+    _value_of,
     _without_effect,
 )
 
@@ -94,7 +95,9 @@ def _network_arguments(denoiser:'Denoiser') -> dict:
 
 def _arguments(options:dict, denoiser:'Denoiser', step_reverse:int) -> dict:
     "Return the arguments of the published script: as given, as the network has them, else its defaults"
-    given = {name: value for name, value in options.items() if name in _SCRIPT and value is not None}
+    said = {name.removeprefix('guided_'): value for name, value in options.items() if value is not None}
+    given = {name: _value_of(said[name]) if isinstance(said[name], str) and not isinstance(default, str)
+             else said[name] for name, default in _SCRIPT.items() if name in said}
     every = dict(num_classes=options['num_classes'], num_per_class=options['num_per_class'])
     return _SCRIPT | _network_arguments(denoiser) | given | every | dict(
         step_reverse=step_reverse, output=str(options['out']))
