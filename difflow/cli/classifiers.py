@@ -11,14 +11,29 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from difflow.cli.options import (
+    _as_published,
+    _check_ending,
+    _check_output,
+    _count,
+    _DeviceOption,
+    _flag,
+    _numbers,
+    _option,
+    _RestartOption,
+)
+
+from .folders import _DIFFUSED, _FLAT, _write_log
 from .models import _data_facts, _device_of
-from .options import _check_ending, _check_output, _count, _DeviceOption, _numbers, _option, _RestartOption
-from .root import _print_done, _print_used, app
+from .root import _note, _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from torch import nn
 
     from difflow.data.sets import ImageSet
+    from difflow.features.activations import ActivationStatistics
     from difflow.sweeps.layer_change import LayerChange
 
 # %% ../../nbs/cli/08_classifiers.ipynb #5b1df34a
@@ -26,15 +41,26 @@ _ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of
 _WeightsOption = _option(str, 'of a torchvision classifier: DEFAULT or another name, a .pth file, none')
 _SizeOption = _option(int|None, 'side the images are brought to; default: the classifier\'s own, or 256',
                       min=1)
-_RowsOption = _option(int, 'images in the network at once', min=3)
+_HalfOption = _option(bool, 'the classifier in half precision')
+_STATISTICS = Path('classifier_statistics')
+_OutputOption = _option(Path|None, f'a folder: the files of the published script in its folder NAME; or one '
+                        f'npz; default: {_STATISTICS}', '--output', '--out')
+_LayoutOption = _option(str|None, 'published: --output is a folder; flat: it is an npz; default: by its name')
 
-_OutputOption = _option(Path|None, 'npz; default classifier_statistics/NAME.npz', '--output', '--out')
+def _place(options:dict, npz:Path) -> tuple[Path|None, Path|None]: # the folder of published files, or an npz
+    "Return where `--output` is, `npz` by default in the flat layout; ValueError for what is neither"
+    output, layout, stem = options['output'], options['layout'], Path(options['classifier_name']).stem
+    if layout not in (None, 'flat', 'published'):
+        raise ValueError(f'--layout {layout!r}: allowed are flat, published')
+    output = output or (npz if layout == 'flat' else _STATISTICS)
+    if layout == 'flat' or layout is None and output.suffix and not output.is_dir():
+        _check_ending(output, '.npz')
+        return None, output
+    if output.suffix == '.npz': raise ValueError(f'--layout published writes a folder, not {output}')
+    _check_output(output / stem / 'log.txt')
+    return output / stem, None
 
-def _statistics_path(classifier:str) -> Path:
-    "Return where the statistics of a classifier lie by default"
-    return Path('classifier_statistics') / f'{Path(classifier).stem}.npz'
-
-def _open_classifier(name:str, weights:str, device:str) -> 'nn.Module':
+def _open_classifier(name:str, weights:str, device:str, half:bool=False) -> 'nn.Module':
     "Load a classifier to `device`, random weights always the same; ValueError for a device that is not there"
     import torch
 
@@ -42,12 +68,21 @@ def _open_classifier(name:str, weights:str, device:str) -> 'nn.Module':
     device = _device_of(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return load_classifier(name, None if weights == 'none' else weights).to(device)
+        model = load_classifier(name, None if weights == 'none' else weights).to(device)
+    return _halved(model) if half else model
+
+def _halved(model:'nn.Module') -> 'nn.Module': # takes and returns float32 as before
+    "Return a classifier whose weights and activations are of half precision"
+    single = lambda out: {k: v.float() for k, v in out.items()} if isinstance(out, dict) else out.float()
+    model.half().register_forward_pre_hook(lambda _, given: (given[0].half(), *given[1:]))
+    model.register_forward_hook(lambda _, given, out: single(out))
+    return model
 
 def _classifier_facts(name:str, weights:str, model:'nn.Module') -> str:
     "Return in words which classifier is used"
-    ours = getattr(model, 'card', None) is not None
-    return f'classifier {name}: {type(model).__name__}' + ('' if ours else f', weights {weights}')
+    ours, half = getattr(model, 'card', None) is not None, next(model.parameters()).element_size() == 2
+    more = ('' if ours else f', weights {weights}') + (', half precision' if half else '')
+    return f'classifier {name}: {type(model).__name__}{more}'
 
 def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all') -> 'ImageSet':
     "Open images in the shape that `model` takes, ImageNet in its usual forms with its true classes"
@@ -56,46 +91,84 @@ def _images_for(model:'nn.Module', where:str, size:int|None=None, split:str='all
     channels, side, _ = network_facts(model).image_shape or (3, 256, 256)
     return open_images(where, size or side, channels, split)
 
+# %% ../../nbs/cli/08_classifiers.ipynb #0828e262
+def _statistics_images(model:'nn.Module', options:dict) -> tuple['ImageSet', int, str]: # how many; in words
+    "Return the images to draw from, or the first ones themselves, and how many are used"
+    images = _images_for(model, options['data_dir'], options['image_size'], options['split'])
+    count, rows = options['num_samples'], options['batch_size']
+    if options['first']:
+        images, all_ = images[:-(-count // rows) * rows], len(images)
+        return images, len(images), '' if len(images) == all_ else f'the first {len(images)} of {all_}: '
+    count = min(count, len(images))
+    return images, count, '' if count == len(images) else f'{count} drawn from '
+
+def _take_statistics(options:dict) -> None:
+    "Take the statistics as the `options` of the command say, and print what was found"
+    start, name = time.perf_counter(), options['classifier_name']
+    folder, output = _place(options, _STATISTICS / f'{Path(name).stem}.npz')
+    stem, pickle = f'act_stat_{Path(name).stem}', options['pickle']
+    if folder: output, pickle = folder / f'{stem}.npz', pickle or folder / f'{stem}.pk'
+    _check_output(pickle)
+    from difflow.features.activations import ActivationStatistics, fill_statistics
+    model = _open_classifier(name, options['weights'], options['device'], options['classifier_use_fp16'])
+    images, count, drawn = _statistics_images(model, options)
+    facts = _classifier_facts(name, options['weights'], model)
+    _print_used(f'{facts}; {drawn}{_data_facts(images)}')
+    layers = options['layers'] and options['layers'].split(',')
+    report = fill_statistics(output, model, images, layers, count, options['batch_size'], options['seed'],
+                             options['second_moment'], options['restart'], progress=sys.stderr.isatty())
+    if not report.tells: return
+    result, written = ActivationStatistics.load(output), [output]
+    if pickle: written.append(_export_statistics(result, pickle, options))
+    seconds = time.perf_counter() - start
+    if folder and (report.made or not (folder / 'log.txt').exists()):
+        _write_log(folder, _statistics_log(result, pickle, seconds))
+    known = result.accuracy is not None
+    right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
+    _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
+
+def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict) -> Path:
+    "Write the pickle of the published script with its arguments, under its names"
+    from difflow.features.activations import export_statistics
+    from difflow.files import remove_partials
+    remove_partials(pickle)
+    names = 'classifier_name classifier_use_fp16 batch_size data_dir image_size'.split()
+    about = {name: options[name] for name in names} | dict(num_samples=result.images)
+    return export_statistics(result, pickle, **about | dict(output=str(pickle.parent)))
+
+def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -> list[str]:
+    "Return the lines of the published script's log"
+    lines = [f'evaluated {result.images} samples in {seconds:.2f} seconds']
+    if result.accuracy is not None:
+        lines += [f'Accuracy: {100 * result.accuracy:.2f}%',
+                  f'Top-5 Accuracy: {100 * result.accuracy_top5:.2f}%']
+    return [*lines, f'saving activations statistics to {pickle}', 'Done!']
+
 # %% ../../nbs/cli/08_classifiers.ipynb #417ff5dc
 @app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.')
-def _statistics_command(
+def _statistics_command(context:typer.Context,
     classifier_name:_ClassifierOption='convnext_base',
     data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
         'datasets/ILSVRC2012/validation',
     split:_option(str, 'part of the data: train, test or all')='all',
     num_samples:_option(int, 'images, the same number of each class', min=1)=10_000,
+    first:_flag('--first', 'the first by path in whole batches, instead of equally many of each class')=False,
     layers:_option(str|None, 'names or patterns: stem,stages.*; default: the classifier\'s own list')=None,
     second_moment:_option(bool, 'divide by E[a^2] later on, as published')=False,
-    weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
+    weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
+    batch_size:_count('images in the network at once')=128,
     seed:_count('of the choice of images', least=0)=0,
-    output:_OutputOption=None,
+    output:_OutputOption=None, layout:_LayoutOption=None,
     pickle:_option(Path|None, 'also the file of the published script: act_stat_NAME.pk')=None,
+    as_published:_as_published('classifier-statistics', '--layout published --second-moment --first')=False,
     device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Take mean and variance of the activations of each layer over many images, the same number of each class."
-    start, output = time.perf_counter(), output or _statistics_path(classifier_name)
-    _check_ending(output, '.npz')
-    _check_output(pickle)
-    from difflow.features.activations import ActivationStatistics, export_statistics, fill_statistics
-    from difflow.files import remove_partials
-    model = _open_classifier(classifier_name, weights, device)
-    images = _images_for(model, data_dir, image_size, split)
-    count = min(num_samples, len(images))
-    drawn = '' if count == len(images) else f'{count} drawn from '
-    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; {drawn}{_data_facts(images)}')
-    report = fill_statistics(output, model, images, layers and layers.split(','), count, batch_size, seed,
-                             second_moment, restart, progress=sys.stderr.isatty())
-    if not report.tells: return
-    result, written = ActivationStatistics.load(output), [output]
-    if pickle:
-        remove_partials(pickle)
-        about = dict(classifier_name=classifier_name, data_dir=data_dir)
-        written.append(export_statistics(result, pickle, **about))
-    known = result.accuracy is not None
-    right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
-    _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
+    _take_statistics(context.params)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #34b24c97
+_PUBLISHED_LEVELS = range(25, 251, 25) # the published script's --time_series
+
 def _manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_reverse: sigma}
     "Return the steps and the noise levels in the manifest of a run; the published number and {} without"
     from difflow.runs.folder import MANIFEST, read_lines
@@ -105,12 +178,48 @@ def _manifest_of(data_dir:str) -> tuple[int, dict[int, float]]: # steps, {step_r
     sigmas = {r: float('inf') if sigma is None else sigma for r, sigma in sigmas.items()}
     return next((row['steps'] for row in rows if 'steps' in row), PUBLISHED_STEPS), sigmas
 
-def _end_evaluation(output:Path, picture:Path|None, pickles:Path|None, name:str, steps:int,
-                    start:float) -> None:
+def _chosen_levels(words:list[str]|None) -> list[int]|None: # None: all there are
+    "Return the levels to compare; `published` stands for those of its script where no number is given"
+    numbers = [word for word in words or [] if word != 'published']
+    if numbers: return sorted(set(_numbers(','.join(numbers), '--time_series')))
+    return list(_PUBLISHED_LEVELS) if words else None
+
+def _statistics_of(given:Path|None, folder:Path|None, name:str, second_moment:bool
+                   ) -> tuple['ActivationStatistics', Path]:
+    "Load the statistics, those given or those of `folder`; ValueError where there are none"
+    from dataclasses import replace
+
+    from difflow.features.activations import ActivationStatistics
+    stem = Path(name).stem
+    places = [(folder or _STATISTICS / stem) / f'act_stat_{stem}{end}' for end in ('.npz', '.pk')]
+    file = given or next((place for place in places if place.exists()), _STATISTICS / f'{stem}.npz')
+    if not file.exists():
+        raise ValueError(f'no {given or places[0]}: run difflow classifier-statistics first')
+    found = ActivationStatistics.load(file)
+    return (replace(found, second_moment=True) if second_moment else found), file
+
+def _npz_of(levels:list[int], steps:int, name:str) -> str:
+    "Return what the table of these levels is called beside the published files"
+    words = '-'.join(map(str, levels))
+    if len(levels) > 12: words = f'{levels[0]}-{levels[-1]}-{len(levels)}'
+    return f'change_{Path(name).stem}-t_{words}_{steps}.npz'
+
+def _returned() -> str:
+    "Return where forward-backward writes by default, in the published layout or, where it is not there, flat"
+    return str(_FLAT if _FLAT.is_dir() and not _DIFFUSED.is_dir() else _DIFFUSED)
+
+# %% ../../nbs/cli/08_classifiers.ipynb #d6b240e4
+def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, steps:int, start:float) -> None:
     "Write what follows from the changes in a file, and print what became of the classes"
     from difflow.sweeps.layer_change import LayerChange
-    change = LayerChange.load(output)
-    written = [output, *_write_further(change, picture, pickles, Path(name).stem, steps)]
+    change, name = LayerChange.load(output), Path(options['classifier_name']).stem
+    pickles = options['pickles'] or folder
+    written = [output, *_write_further(change, options['picture'], pickles, name, steps)]
+    if folder and (made or not (folder / 'log.txt').exists()):
+        seconds = time.perf_counter() - start
+        _write_log(folder, [f'evaluated {len(change.names)} samples in {seconds:.1f} seconds', *(
+            f'saving {what} to {pickles}/{kind}_{name}-t_{r}_{steps}.pk' for r in change.levels
+            for what, kind in (('activations', 'act_diff'), ('logits', 'logits'))), 'Done!'])
     same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
     _print_done(f'{len(change.names)} images, same class at {same}', written, start)
 
@@ -129,42 +238,55 @@ def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, n
         for file in export_change(change, pickles, name, str(steps)): remove_partials(file)
     return [path for path in (picture, pickles) if path]
 
+def _evaluate(options:dict) -> None:
+    "Compare as the `options` of the command say, and print what became of the classes"
+    start, name = time.perf_counter(), options['classifier_name']
+    (folder, output), data_dir = _place(options, Path('change.npz')), options['data_dir'] or _returned()
+    _check_output(options['picture'])
+    chosen, rows = _chosen_levels(options['time_series']), options['batch_size']
+    if rows < 3: _note(f'--batch-size {rows}: 3 at once, an image, what came back of it and another image')
+    from difflow.sweeps.change_files import fill_change, pair_images
+    scales, file = _statistics_of(options['statistics'], folder, name, options['second_moment'])
+    model = _open_classifier(name, options['weights'], options['device'], options['classifier_use_fp16'])
+    sent = _images_for(model, options['starting_data_dir'], options['image_size'], options['split'])
+    recorded, sigmas = _manifest_of(data_dir)
+    steps = options['timestep_respacing'] or recorded
+    sent, levels, back = pair_images(sent, _images_for(model, data_dir, options['image_size']), steps, chosen)
+    known = [sigmas[r] for r in levels] if steps == recorded and sigmas.keys() >= set(levels) else None
+    if folder: output = folder / _npz_of(levels, steps, name)
+    _print_used(f'{_classifier_facts(name, options["weights"], model)}; statistics {file}; '
+                f'{_data_facts(sent)}; what came back from step_reverse '
+                f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
+    report = fill_change(output, model, sent, back, scales, levels, None, max(rows, 3), options['seed'],
+                         known, options['restart'], steps, progress=sys.stderr.isatty())
+    if report.tells: _end_evaluation(output, folder, report.made > 0, options, steps, start)
+
 # %% ../../nbs/cli/08_classifiers.ipynb #a146e19e
 @app.command('evaluate-classifier',
              short_help='What changed in each layer from sent to returned images.')
-def _evaluate_command(
-    starting_data_dir:_option(str, 'images that were sent: folder, zip or name'),
-    data_dir:_option(str, 'images that came back, {stem}_t{NNNN}.*, below this folder'),
+def _evaluate_command(context:typer.Context,
+    starting_data_dir:_option(str, 'images that were sent: folder, zip or name')=
+        'datasets/ILSVRC2012/validation',
+    data_dir:_option(str|None, 'images that came back, {stem}_t{NNNN}.*, below this folder; default: where '
+                     'forward-backward writes')=None,
     classifier_name:_ClassifierOption='convnext_base',
-    statistics:_option(Path|None, 'of classifier-statistics; default classifier_statistics/NAME.npz')=None,
-    time_series:_option(list[str]|None, 'step_reverse to compare: 25 50 75; default: all there are')=None,
+    statistics:_option(Path|None, 'of classifier-statistics, npz or the published .pk; default: those in '
+                       f'--output, or {_STATISTICS}')=None,
+    second_moment:_option(bool, 'divide by E[a^2] as published, whatever the statistics say')=False,
+    time_series:_option(list[str]|None, 'step_reverse to compare: 25 50 75; published: 25 50 ... 250; '
+                        'default: all there are')=None,
     timestep_respacing:_option(int|None, 'steps of the whole walk; default: as in its manifest, or 250',
                                min=1)=None,
     split:_option(str, 'part of the images that were sent: train, test or all')='all',
-    weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, batch_size:_RowsOption=128,
+    weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
+    batch_size:_count('images in the network at once')=128,
     seed:_count('of the shuffled pairs', least=0)=0,
-    output:_option(Path, 'npz of all numbers', '--output', '--out')=Path('change.npz'),
+    output:_OutputOption=None, layout:_LayoutOption=None,
     picture:_option(Path|None, 'also the curves, a PNG')=None,
     pickles:_option(Path|None, 'also the files of the published script, in this folder')=None,
+    as_published:_as_published('evaluate-classifier', '--layout published --second-moment --time-series '
+                               'published')=False,
     device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Compare images that came back with those that were sent: activations of each layer, logits, class."
-    start, statistics = time.perf_counter(), statistics or _statistics_path(classifier_name)
-    _check_ending(output, '.npz')
-    _check_output(picture)
-    if not statistics.exists(): raise ValueError(f'no {statistics}: run difflow classifier-statistics first')
-    from difflow.features.activations import ActivationStatistics
-    from difflow.sweeps.change_files import fill_change, pair_images
-    chosen = time_series and sorted(set(_numbers(','.join(time_series), '--time_series')))
-    scales, model = ActivationStatistics.load(statistics), _open_classifier(classifier_name, weights, device)
-    sent = _images_for(model, starting_data_dir, image_size, split)
-    recorded, sigmas = _manifest_of(data_dir)
-    steps = timestep_respacing or recorded
-    sent, levels, back = pair_images(sent, _images_for(model, data_dir, image_size), steps, chosen)
-    known = [sigmas[r] for r in levels] if steps == recorded and sigmas.keys() >= set(levels) else None
-    _print_used(f'{_classifier_facts(classifier_name, weights, model)}; '
-                f'{_data_facts(sent)}; what came back from step_reverse '
-                f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
-    report = fill_change(output, model, sent, back, scales, levels, None, batch_size, seed, known, restart,
-                         progress=sys.stderr.isatty())
-    if report.tells: _end_evaluation(output, picture, pickles, classifier_name, steps, start)
+    _evaluate(context.params)

@@ -7,14 +7,19 @@ __all__ = []
 
 # %% ../../nbs/cli/07_folders.ipynb #df888fa5
 import os
+import pickle
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from difflow.cli.options import (
+    _as_published,
     _count,
     _DeviceOption,
     _GuidanceOption,
@@ -24,6 +29,8 @@ from difflow.cli.options import (
     _SamplerOption,
     _SplitOption,
     _takes_model,
+    _value_of,
+    _without_effect,
 )
 
 from .models import _data_facts, _model_facts, _open_model
@@ -38,6 +45,100 @@ def _levels_of(words:list[str]) -> list[int]:
     "Return the numbers in `words`, each one or several with commas, ascending; ValueError for anything else"
     return sorted(set(_numbers(','.join(words), '--step_reverse')))
 
+# %% ../../nbs/cli/07_folders.ipynb #4545c734
+def _kit_classes(images:'ImageSet', options:dict, synsets:list[str]) -> int|None:
+    "Return how many of the first `num_classes` of the kit are there; ValueError for none"
+    count = options['num_classes']
+    if count is None or options['layout'] != 'published' or images.classes != sorted(synsets): return count
+    known = {images.classes[label] for label in images.labels.tolist()} & set(synsets[:count])
+    if known: return len(known)
+    raise ValueError(f'--num_classes {count}: none of the first {count} of {len(synsets)} classes is in '
+                     f'{options["data_dir"]}')
+
+def _choose(images:'ImageSet', options:dict) -> tuple[list[int], str]: # indices; in words, what is lacking
+    "Return which images are sent, and what there is less of than was asked for"
+    from difflow.sweeps.imagenet import balanced_indices, read_synsets
+    classes, per_class = options['num_classes'], options['num_per_class']
+    synsets = read_synsets(options['synsets'])
+    there = _kit_classes(images, options, synsets)
+    chosen = balanced_indices(images, there, per_class, synsets, strict=False)
+    if classes is per_class is None: return chosen, ''
+    labels = images.labels.reshape(len(images), -1)[chosen, 0]
+    counts, lacking = labels.unique(return_counts=True)[1], ''
+    if classes and len(counts) < classes: lacking += f'; {len(counts)} of {classes} classes are there'
+    if per_class and counts.min() < per_class: lacking += f'; {counts.min()} of {per_class} in the smallest'
+    return chosen, lacking
+
+# %% ../../nbs/cli/07_folders.ipynb #f0c2b59e
+_FLAT, _DIFFUSED = Path('results/forward_backward'), Path('results/diffused_ILSVRC2012_validation')
+
+_SCRIPT = dict( # arguments of the published script, and its defaults
+    clip_denoised=True, num_samples=10000, batch_size=16, use_ddim=False, model_path='', image_size=64,
+    num_channels=128, num_res_blocks=2, num_heads=4, num_heads_upsample=-1, num_head_channels=-1,
+    attention_resolutions='16,8', channel_mult='', dropout=0.0, class_cond=False, use_checkpoint=False,
+    use_scale_shift_norm=True, resblock_updown=False, use_fp16=False, use_new_attention_order=False,
+    learn_sigma=False, diffusion_steps=1000, noise_schedule='linear', timestep_respacing='', use_kl=False,
+    predict_xstart=False, rescale_timesteps=False, rescale_learned_sigmas=False, step_reverse=10,
+    data_dir='datasets/ILSVRC2012/validation', output='', num_per_class=10, num_classes=10)
+
+def _network_arguments(denoiser:'Denoiser') -> dict:
+    "Return what a network and its schedule say of the arguments of the published script"
+    config, schedule = getattr(getattr(denoiser, 'net', None), 'config', {}), denoiser.scheduler
+    text = lambda value: ','.join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    known = {name: text(config[name]) for name in _SCRIPT if name in config}
+    if 'model_channels' in config: known |= dict(num_channels=config['model_channels'],
+                                                 learn_sigma=config['out_channels'] > config['in_channels'])
+    if schedule is not None: known |= dict(diffusion_steps=len(schedule.levels), noise_schedule=schedule.name)
+    predicts, scale = getattr(denoiser, 'prediction', None), getattr(denoiser, 'rescale_timesteps', False)
+    return known | dict(class_cond=denoiser.num_classes is not None, predict_xstart=predicts == 'x0',
+                        rescale_timesteps=bool(scale))
+
+def _arguments(options:dict, denoiser:'Denoiser', step_reverse:int) -> dict:
+    "Return the arguments of the published script: as given, as the network has them, else its defaults"
+    said = {name.removeprefix('guided_'): value for name, value in options.items() if value is not None}
+    given = {name: _value_of(said[name]) if isinstance(said[name], str) and not isinstance(default, str)
+             else said[name] for name, default in _SCRIPT.items() if name in said}
+    every = dict(num_classes=options['num_classes'], num_per_class=options['num_per_class'])
+    return _SCRIPT | _network_arguments(denoiser) | given | every | dict(
+        step_reverse=step_reverse, output=str(options['out']))
+
+# %% ../../nbs/cli/07_folders.ipynb #e8975e7b
+def _write_pickle(path:Path, content:object) -> None: # of plain objects and arrays
+    "Write a pickle that Python 3.4 and later read, all of it or nothing"
+    from difflow.files import atomic
+    with atomic(path) as partial: partial.write_bytes(pickle.dumps(content, protocol=4))
+
+def _write_log(folder:Path, lines:Sequence[str]) -> None:
+    "Write what the logger of the published scripts leaves: its lines, and an empty table"
+    from difflow.files import atomic
+    for name, text in (('log.txt', ''.join(f'{line}\n' for line in lines)), ('progress.csv', '')):
+        with atomic(folder / name) as partial: partial.write_text(text)
+
+def _level_files(options:dict, levels:Sequence[int]) -> dict[int, int]: # {step_reverse: images}
+    "Count the images of each level that are there, in the published layout"
+    place = lambda r: Path(options['out']) / f't_{r}_{options["timestep_respacing"]}_images'
+    return {r: sum(1 for file in place(r).glob('*_t*.*') if file.name[0] != '.') for r in levels}
+
+def _write_published(options:dict, denoiser:'Denoiser', before:dict[int, int], start:float) -> None:
+    "Write arguments, time and log of each level as the published script does, where images were made"
+    root, seconds = Path(options['out']), time.perf_counter() - start
+    for r, count in _level_files(options, list(before)).items():
+        name, made = f't_{r}_{options["timestep_respacing"]}', count - before[r]
+        if not made and any(root.glob(f'{name}_args_*.pk')): continue # nothing new
+        file = root / f'{name}_args_{datetime.now():%Y-%m-%d-%H-%M-%S-%f}.pk'
+        _write_pickle(file, Namespace(**_arguments(options, denoiser, r)))
+        with open(root / f'{name}_timing.txt', 'a') as times: times.write(f'{made} \t {seconds:.3f}\n')
+        _write_log(root / f'{name}_images', [
+            'creating model and diffusion...', 'creating data loader...', f'creating {made} samples...',
+            'sampling...', f'created {made} samples in {seconds:.1f} seconds', f'saving args to {file}',
+            'sampling complete'])
+
+def _settled(options:dict) -> dict:
+    "Return the options with the defaults that depend on the layout"
+    published = options['layout'] == 'published'
+    return options | dict(out=options['out'] or (_DIFFUSED if published else _FLAT),
+                          format=options['format'] or ('jpeg' if published else 'png'))
+
 # %% ../../nbs/cli/07_folders.ipynb #2f263052
 def _load(options:dict) -> 'Denoiser':
     "Load the model to the device of this process, at half precision if asked for"
@@ -50,34 +151,39 @@ def _load(options:dict) -> 'Denoiser':
     denoiser = _open_model(options['model_path'], options)
     return denoiser if kinds[dtype] is None else lighten(denoiser, kinds[dtype])
 
-def _data(denoiser:'Denoiser', options:dict) -> tuple['ImageSet', list[int]]:
-    "Open the images at the size of the model, and choose from them"
-    from difflow.sweeps.imagenet import balanced_indices, open_images, read_synsets
+def _data(denoiser:'Denoiser', options:dict) -> 'ImageSet':
+    "Open the images at the size of the model"
+    from difflow.sweeps.imagenet import open_images
     channels, side, _ = denoiser.pixel_shape or (None, None, None)
-    images = open_images(options['data_dir'], side, channels, options['split'], options['devkit'],
-                         options['synsets'])
-    synsets = read_synsets(options['synsets'])
-    return images, balanced_indices(images, options['num_classes'], options['num_per_class'], synsets)
+    return open_images(options['data_dir'], side, channels, options['split'], options['devkit'],
+                       options['synsets'])
 
-_SAME = 'seed', 'batch_size', 'convention', 'independent', 'guidance', 'format', 'strict', 'restart'
+_SAME = ('seed', 'batch_size', 'convention', 'independent', 'guidance', 'format', 'strict', 'restart',
+         'layout')
 
 def _run(options:dict) -> None:
     "Send the data set forward and backward as the `options` of the command say, and print what was made"
-    start, levels, sampler = time.perf_counter(), _levels_of(options['step_reverse']), options['sampler']
+    start, levels = time.perf_counter(), _levels_of(options['step_reverse'] or ['10'])
+    sampler = options['sampler']
     if options['use_ddim'] and sampler not in ('ddpm', 'ddim'):
         raise ValueError(f'--use_ddim and --sampler {sampler}: allowed is one of them')
     from difflow.sweeps.folders import forward_backward_folder
+    options = _settled(options)
     denoiser = _load(options)
-    images, chosen = _data(denoiser, options)
+    images = _data(denoiser, options)
+    chosen, lacking = _choose(images, options)
+    before = _level_files(options, levels)
     bar, launched = options['progress'], bool({'RANK', 'SLURM_PROCID'} & set(os.environ))
     facts = _model_facts(options['model_path'], denoiser)
-    first = _print_first(f'{facts}; {_data_facts(images[list(chosen)])}')
+    first = _print_first(f'{facts}; {_data_facts(images[list(chosen)])}{lacking}')
     report = forward_backward_folder(
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],
+        clip=options['clip_denoised'],
         progress=sys.stderr.isatty() or launched if bar is None else bar,
         on_start=first, **{name: options[name] for name in _SAME})
     if not report.tells: return _print_share(report) # another rank reports the end
+    if options['layout'] == 'published': _write_published(options, denoiser, before, start)
     for reason in report.broken.values(): print(f'difflow: skipped {reason}', file=sys.stderr)
     skipped = f', {len(report.broken)} files skipped' if report.broken else ''
     what = f'{len(chosen)} images x {len(levels)} levels{skipped}, {report.made} made here{_others(report)}'
@@ -87,22 +193,30 @@ def _run(options:dict) -> None:
 @app.command('forward-backward', short_help='Noise a data set to several levels and return.')
 @_takes_model
 def _forward_backward_command(context:typer.Context,
-    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...'),
     model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model'),
-    step_reverse:_option(list[str], 'levels, each in 0..steps: 25 50 100'),
-    num_classes:_option(int|None, 'the first so many classes; default: all', min=1)=None,
-    num_per_class:_option(int|None, 'the first so many of each; default: all', min=1)=None,
+    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...')=
+        'datasets/ILSVRC2012/validation',
+    step_reverse:_option(list[str]|None, 'levels, each in 0..steps: 25 50 100; default: 10')=None,
+    num_classes:_option(int|None, 'the first so many classes that are there; default: all', min=1)=None,
+    num_per_class:_option(int|None, 'the first so many of each, or all it has; default: all', min=1)=None,
     timestep_respacing:_option(str, 'steps: a number, ddim50, or 10,15,20')='250',
     batch_size:_option(int, 'images in the network at once', min=1)=16,
     use_ddim:_option(bool, 'the deterministic DDIM in place of DDPM')=False,
     class_cond:_option(bool|None, 'tell the model the class; default: if it has classes')=None,
     seed:_count('seed of the noise', least=0)=0,
-    out:_option(Path, 'folder of the images and the manifest')=Path('results/forward_backward'),
-    format:_option(str, 'png; or jpeg, lossy, as the published script writes')='png',
+    out:_option(Path|None, f'folder of the images and the manifest; default: {_FLAT}, of --layout '
+                f'published {_DIFFUSED}', '--out', '--output')=None,
+    layout:_option(str, 'flat; or published: a folder of JPEGs for each level, and the published log, times '
+                   'and arguments')='flat',
+    format:_option(str|None, 'png, or jpeg, lossy; default: png, of --layout published jpeg')=None,
     convention:_option(str, 'matched: noise at the level where the walk back starts; '
                            'repo: one level above, as in the published code')='matched',
     strict:_option(bool, 'stop at the first file that is no image')=False,
     sampler:_SamplerOption='ddpm', guidance:_GuidanceOption=1.,
+    clip_denoised:_option(bool|None, 'clamp what the model predicts to [-1, 1]; default: as it wants')=None,
+    num_samples:_without_effect('--num-classes and --num-per-class say how many images', int)=None,
+    as_published:_as_published('forward-backward', '--layout published --convention repo --independent '
+                               '--num-classes 10 --num-per-class 10')=False,
     independent:_option(bool, 'new noise for each level, instead of the same')=False,
     split:_SplitOption='all',
     devkit:_option(Path|None, "folder of ImageNet's development kit; default: in and beside the images")=None,

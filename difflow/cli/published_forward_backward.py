@@ -9,7 +9,53 @@ __all__ = []
 from .published import _Line
 
 # %% ../../nbs/cli/31_published_forward_backward.ipynb #ecaac76d
-_FORWARD_BACKWARD:tuple[_Line, ...] = ()
+_MODEL_FLAGS = ('--attention_resolutions 32,16,8 --class_cond False --diffusion_steps 1000 --image_size 256 '
+                '--learn_sigma True --noise_schedule linear --num_channels 256 --num_head_channels 64 '
+                '--num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True')
+
+_FORWARD_BACKWARD:tuple[_Line, ...] = (
+    _Line(
+        'S0 forward-backward', 'forward_backward_dataset_sample.py',
+        '--num_per_class 10 --num_classes 1000 --batch_size 32 --timestep_respacing 250 --model_path '
+        f'models/256x256_diffusion_uncond.pt {_MODEL_FLAGS} --data_dir datasets/ILSVRC2012/validation '
+        '--step_reverse 125', 'forward-backward',
+        'It runs: the loop that the published script calls is in none of its commits. Several levels go in '
+        'one pass, on any number of GPUs; a killed run goes on with what is missing and ends with the same '
+        'bytes; the noise of an image depends on the seed and its place alone; every flag of the network is '
+        'checked against the file.',
+        'Images are PNG, rounded, in one folder with a manifest; the noise is of the level where the walk '
+        'back starts, where the script adds that of one level above; every level meets the same noise of an '
+        'image. '
+        '`--layout published` writes `t_125_250_images/*_t0500.JPEG`, the arguments, times and the log '
+        'under `./results/diffused_ILSVRC2012_validation`; `--convention repo` noises as published; '
+        '`--independent` draws new noise for each level. `--as-published` sets all of it, and the 10 classes '
+        'of 10 images that are the script\'s defaults. The noise has a seed, which the script\'s has not.'),
+    _Line(
+        'S0 classifier-statistics', 'classifier_statistics.py',
+        '--classifier_name convnext_base --num_samples 10000 --batch_size 128 --data_dir '
+        'datasets/ILSVRC2012/validation', 'classifier-statistics',
+        'Any classifier of torchvision, or a small one of ours, in place of one; moments in float64; killed '
+        'and shared runs end with the same bytes. It writes the published files, '
+        '`classifier_statistics/convnext_base/act_stat_convnext_base.pk`, `log.txt` and `progress.csv`, and '
+        'a table of our own beside them.',
+        'The images are equally many of each class, and exactly as many as asked for: the script takes the '
+        'first ones by path in whole batches, of 50,000 images those of the first 200 classes '
+        '(`--first` as published). What is divided by later on is the deviation, where the script takes the '
+        'root of the mean of squares (`--second-moment`); the pickle has the mean of squares in any case. '
+        '`--as-published` sets both. A set that is too small is read once, not again from its beginning.'),
+    _Line(
+        'S0 evaluate-classifier', 'evaluate_classifier.py',
+        '--classifier_name convnext_base --starting_data_dir datasets/ILSVRC2012/validation --time_series '
+        '125 --batch_size 128', 'evaluate-classifier',
+        'The images are paired by stem, whatever their order; what was sent goes through the network once '
+        'for all levels; each image is compared with a stranger\'s, too, which shows what a cosine is worth; '
+        'the statistics may be the file of the script. It writes the published files, '
+        '`act_diff_convnext_base-t_125_250.pk` and `logits_convnext_base-t_125_250.pk`, and a table that '
+        '`difflow transition` turns into the figure with the fitted midpoint.',
+        'Without `--time_series` all levels that are there are compared, where the script takes 25 50 ... '
+        '250 (`--time-series published`); the activations are divided by what the statistics say '
+        '(`--second-moment` as published). `--as-published` sets both.'),
+)
 
 # %% ../../nbs/cli/31_published_forward_backward.ipynb #0b23c491
 _LINES = (*_FORWARD_BACKWARD,)

@@ -6,8 +6,11 @@
 __all__ = ['ActivationStatistics', 'activation_statistics', 'fill_statistics', 'export_statistics']
 
 # %% ../../nbs/features/03_activations.ipynb #82900608
+import io
 import json
 import pickle
+import re
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -18,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.stand_ins import UnsafePickleError, check_instructions
 from ..data.checks import check_kind, check_number, read_json
 from ..data.sets import ImageSet
-from ..files import atomic, load_npz, save_npz
+from ..files import Gate, atomic, load_npz, save_npz
 from ..runs.folder import Report
 from ..runs.identity import run_identity
 from ..runs.ranks import rank_and_world
@@ -136,7 +140,8 @@ class ActivationStatistics:
 
     @staticmethod
     def load(path:str|Path) -> 'ActivationStatistics':
-        "Load what `save` wrote; ValueError for any other file"
+        "Load what `save` wrote, or, from .pk, the published script; ValueError for any other file"
+        if Path(path).suffix == '.pk': return _read_published(Path(path))
         data = load_npz(path, 'layers', 'count', 'right5', 'channel_dim')
         run = read_json(str(data['run']).encode(), path) if 'run' in data else None
         return replace(ActivationStatistics._of(data), run=run)
@@ -220,18 +225,76 @@ def fill_statistics(
     return fill_table(path, made_of, [f'{i}' for i in batches], make, join, restart=restart, unit='batch',
                       **options)
 
+# %% ../../nbs/features/03_activations.ipynb #01f97ba1
+class _StoredType:
+    "The type of NumPy's numbers in a pickle; UnsafePickleError for any other"
+    def __init__(self, code:str, align:bool=False, copy:bool=True):
+        if not isinstance(code, str) or not re.fullmatch('[iuf][248]|[iu]1|b1', code):
+            raise UnsafePickleError('it has an array of something else than numbers')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state:tuple) -> None: self.dtype = self.dtype.newbyteorder(state[1])
+
+class _StoredArray:
+    "An array of numbers in a pickle, of its bytes: `array`"
+    def __init__(self, *_:object): self.array = np.empty(0)
+
+    def __setstate__(self, state:tuple) -> None:
+        _, shape, kind, fortran, data = state
+        self.array = np.frombuffer(data, kind.dtype).reshape(shape, order='F' if fortran else 'C')
+
+    @staticmethod
+    def of(data:bytes, kind:_StoredType, shape:tuple, order:str='C', *_:object) -> '_StoredArray':
+        "Return an array as later protocols write it"
+        new = _StoredArray()
+        new.__setstate__((1, shape, kind, order == 'F', data))
+        return new
+
+_READABLE = {'argparse.Namespace': Namespace, 'numpy.dtype': _StoredType, 'numpy.ndarray': None,
+             'numpy.core.multiarray._reconstruct': _StoredArray,
+             'numpy.core.numeric._frombuffer': _StoredArray.of,
+             'numpy.core.multiarray.scalar': lambda kind, data: np.frombuffer(data, kind.dtype)[0].item(),
+             '_codecs.encode': lambda text, _: text.encode('latin1')}
+_READABLE |= {name.replace('.core', '._core'): value for name, value in _READABLE.items()} # of NumPy 2
+
+class _ArrayUnpickler(pickle.Unpickler):
+    "A reader of plain containers, arrays of numbers and `argparse.Namespace`, which calls nothing else"
+    def find_class(self, module:str, name:str) -> Any:
+        if (full := f'{module}.{name}') in _READABLE: return _READABLE[full]
+        raise UnsafePickleError(f'it asks for {full[:80]}; nothing in it was run')
+
+def _moments_of(stored:dict, name:str) -> _Moments:
+    "Return the moments of a layer in the published file"
+    mean, square = (torch.from_numpy(stored[f'activations_{key}'][name].array.astype(np.float64))
+                    for key in ('mean', 'var'))
+    count = int(stored['activations_size'][name])
+    if mean.shape != square.shape or count < 1: raise ValueError(f'layer {name} is damaged')
+    return _Moments(count, mean, (square - mean.square()) * count)
+
+def _read_published(path:Path) -> ActivationStatistics:
+    "Load the pickle of the published script, and run nothing in it; ValueError for any other file"
+    data = Gate.read_bytes(path)
+    with Gate.named_errors(path, 'no statistics of the published script'):
+        check_instructions(data, _READABLE)
+        stored = _ArrayUnpickler(io.BytesIO(data)).load()
+        images = int(getattr(stored['args'], 'num_samples', 0) or 0)
+        count = lambda key: None if stored[key] is None else round(images * float(stored[key]) / 100)
+        return ActivationStatistics({name: _moments_of(stored, name) for name in stored['activations_mean']},
+                                    images, count('accuracy'), count('accuracy_top5'), second_moment=True)
+
 # %% ../../nbs/features/03_activations.ipynb #768143e2
 def export_statistics(
     statistics:ActivationStatistics,
     path:str|Path,         # act_stat_{name}.pk, by the custom of the published script
     **arguments,           # what to note under 'args'
 ) -> Path:
-    "Write the pickle of the published script: a dict of plain arrays; its 'var' is as `second_moment` says"
-    kind = 'second_moment' if statistics.second_moment else 'variance'
+    "Write the pickle of the published script: plain arrays, 'var' the mean of squares, accuracy in percent"
+    percent = lambda share: None if share is None else 100 * share
     arrays = lambda get: {name: np.asarray(get(m), np.float32) for name, m in statistics.moments.items()}
-    content = dict(args=arguments, accuracy=statistics.accuracy, accuracy_top5=statistics.accuracy_top5,
+    content = dict(args=Namespace(**arguments), accuracy=percent(statistics.accuracy),
+                   accuracy_top5=percent(statistics.accuracy_top5),
                    activations_mean=arrays(lambda m: m.mean.cpu()),
-                   activations_var=arrays(lambda m: getattr(m, kind).cpu()),
+                   activations_var=arrays(lambda m: m.second_moment.cpu()),
                    activations_size={name: m.count for name, m in statistics.moments.items()})
-    with atomic(path) as partial: partial.write_bytes(pickle.dumps(content))
+    with atomic(path) as partial: partial.write_bytes(pickle.dumps(content, protocol=4))
     return Path(path)

@@ -39,7 +39,7 @@ from ..runs.tables import fill_table
 from ..samplers.walks import PUBLISHED_STEPS
 
 # %% ../../nbs/sweeps/05_change_files.ipynb #16a8b2be
-_RETURNED = re.compile(r'(.+)_t(\d{4,})')
+_RETURNED = re.compile(r'(?:(?:.+/)?t_(\d+)_([^/]+)_images/)?(.+)_t(\d{4,})') # r, respacing, stem, tag
 
 def _step_reverse_of(tag:int, steps:int) -> int:
     "Return the step_reverse that `tag` is, in thousandths of `steps`, or itself where these are more."
@@ -48,6 +48,12 @@ def _step_reverse_of(tag:int, steps:int) -> int:
         if int(r * 1000 / float(steps)) == tag: return r
     raise ValueError(f't{tag:04d} is no step_reverse of {steps} steps: give the steps of that run, '
                      '--timestep-respacing')
+
+def _level_of(match:re.Match, steps:int) -> int|None:
+    "Return the step_reverse of a returned image, as its published folder says or its name; None: other steps"
+    r, respacing, _, tag = match.groups()
+    if r is None: return _step_reverse_of(int(tag), steps)
+    return None if respacing.isdecimal() and int(respacing) != steps else int(r)
 
 def _stem_places(names:Sequence[str]) -> dict[str, int]:
     "Return {stem: index} of image files: by path, by name, and by name up to its first dot, if unique."
@@ -73,9 +79,10 @@ def pair_images(
     stems, table = _stem_places(start.names), {}
     for i, name in enumerate(returned.names):
         match = _RETURNED.fullmatch(name.rsplit('.', 1)[0])
-        place = match and _place_of(match[1], stems)
-        if place is None: continue
-        images = table.setdefault(_step_reverse_of(int(match[2]), steps), {})
+        place = match and _place_of(match[3], stems)
+        level = None if place is None else _level_of(match, steps)
+        if level is None: continue
+        images = table.setdefault(level, {})
         if place in images: raise ValueError(f'{returned.names[images[place]]} and {name}: the same image?')
         images[place] = i
     found = sorted(table) if levels is None else list(levels)
@@ -138,6 +145,7 @@ def fill_change(
     seed:int=0,
     sigmas:Sequence[float]|None=None,
     restart:bool=False, # begin anew, whatever is there
+    steps:int|None=None, # of the whole walk, to be kept in the result
     **options:Any, # of `fill`: progress, rank, world
 ) -> Report:
     "Write what changed in what came back, part by part; ValueError for another run, before any work."
@@ -153,7 +161,7 @@ def fill_change(
         labels = getattr(start, 'labels', None)
         LayerChange(names, levels, _names_of(start), *_whole(rows),
                     None if sigmas is None else np.asarray(sigmas, np.float64),
-                    None if labels is None else np.asarray(labels), made_of).save(path)
+                    None if labels is None else np.asarray(labels), made_of, steps).save(path)
     return fill_table(path, made_of, [f'{i}' for i in range(len(parts))], make, join, restart=restart,
                       unit='part', **options)
 

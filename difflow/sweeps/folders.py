@@ -36,9 +36,20 @@ def _time_tag(step_reverse:int, steps:int) -> str:
     "Return t0000..t1000, step_reverse in thousandths of `steps`, or itself where `steps` are more."
     return f't{step_reverse * 1000 // steps if steps <= 1000 else step_reverse:04d}'
 
-def _stems(names:Sequence[str]) -> list[str]:
+def _file_name(stem:str, step_reverse:int, steps:int, published:str|None=None) -> str:
+    "Return how a file is called, without its ending; where `published` is a respacing, as in its script."
+    if published is None: return f'{stem}_{_time_tag(step_reverse, steps)}'
+    return f't_{step_reverse}_{published}_images/{stem}_t{int(step_reverse * (1000 / steps)):04d}'
+
+def _grey_levels(images:Tensor, truncate:bool) -> Tensor: # uint8, on the CPU
+    "Return images in [-1, 1] as 256 grey levels, cut off as in the published script, or rounded."
+    if truncate: return ((images + 1) * 127.5).clamp(0, 255).to(torch.uint8).cpu()
+    return to_uint8(images).cpu()
+
+def _stems(names:Sequence[str], published:bool=False) -> list[str]:
     "Return names without ending, and without folder where they still differ; ValueError for equal ones."
     full = [str(PurePosixPath(n).with_suffix('')) if n.lower().endswith(EXTENSIONS) else n for n in names]
+    if published: full = [PurePosixPath(n).name.split('.')[0] for n in names] # up to the first dot
     short = [name.split('/')[-1] for name in full]
     if len(set(short)) == len(short): return short
     if len(set(full)) == len(full): return full
@@ -61,6 +72,7 @@ class _FolderRun:
     model:str # its hash
     stems:list[str] # (N,)
     arguments:dict # of `sweep`: convention, independent, guidance, clip, options of the sampler
+    published:str|None=None # the respacing in the names of published folders; None: names of our own
 
     def settings(self) -> dict:
         "Return all that decides what a file holds, which the choice of images, levels and batches does not."
@@ -68,11 +80,12 @@ class _FolderRun:
         data = f'{len(self.images)} of digest {hashlib.sha256(names.encode()).hexdigest()[:16]}'
         return run_identity(self.denoiser, run='forward-backward', names=data, schedule=self.grid.to_dict(),
                             sampler=self.sampler.name, seed=self.seed, labels=self.labelled,
-                            format=self.format, **self.arguments)
+                            format=self.format, **self.arguments,
+                            **({'layout': 'published'} if self.published else {}))
 
     def file(self, i:int, r:int) -> str:
         "Return the name of image `i` after `step_reverse` = `r`."
-        return f'{self.stems[i]}_{_time_tag(r, len(self.grid))}{ENDINGS[self.format]}'
+        return _file_name(self.stems[i], r, len(self.grid), self.published) + ENDINGS[self.format]
 
     def timestep(self, r:int) -> int|None:
         "Return the index before respacing to which images are noised for `step_reverse` = `r`, or None."
@@ -110,7 +123,7 @@ class _FolderRun:
 
     def files(self, result:Sweep, indices:list[int]) -> Iterator[Output]:
         "Yield what came back, level by level, with its line in the manifest."
-        images = to_uint8(result.images).cpu()
+        images = _grey_levels(result.images, bool(self.published) and self.format == 'jpeg')
         for s, (r, sigma) in enumerate(zip(result.steps_reverse, result.noised_sigmas.tolist())):
             sigma = sigma if math.isfinite(sigma) else None # noise alone; JSON has no infinity
             for b, i in enumerate(indices):
@@ -127,9 +140,12 @@ class _FolderRun:
 def _folder_run(
     denoiser:Denoiser, images:ImageSet, steps_reverse:Sequence[int], steps:int|str, sampler:str|Sampler,
     seed:int, use_labels:bool|None, batch_size:int, format:str, convention:str, independent:bool,
-    guidance:float, clip:bool|None, options:dict,
+    guidance:float, clip:bool|None, options:dict, layout:str='flat',
 ) -> _FolderRun:
     "Return the run; raise ValueError naming the argument that is out of range."
+    if layout not in ('flat', 'published'):
+        raise ValueError(f'layout must be one of flat, published, got {layout!r}')
+    published = str(steps) if layout == 'published' else None
     if format not in ENDINGS: raise ValueError(f'format must be one of {", ".join(ENDINGS)}, got {format!r}')
     trained = denoiser.scheduler or Scheduler.linear(1000)
     grid = denoiser.grid(int(steps)) if str(steps).isdecimal() else trained.respace(str(steps))
@@ -142,7 +158,7 @@ def _folder_run(
                 convention, grid, independent, batch_size, guidance, clip, None, options)
     levels = sorted(set(_check_levels(steps_reverse, len(grid))))
     return _FolderRun(denoiser, images, levels, grid, as_sampler(sampler), seed, labelled, batch_size, format,
-                      model_hash(denoiser), _stems(images.names), arguments)
+                      model_hash(denoiser), _stems(images.names, bool(published)), arguments, published)
 
 def _check_classes(denoiser:Denoiser, images:ImageSet) -> None:
     "Raise ValueError unless the labels of `images` are the classes of `denoiser`."
@@ -176,12 +192,13 @@ def forward_backward_folder(
     rank:int|None=None, # 0..world-1; None: as torchrun sets it
     world:int|None=None, # number of ranks
     restart:bool=False, # begin anew: first remove what a run has written to `out`
+    layout:str='flat', # or 'published': t_{r}_{steps}_images/{stem}_t{NNNN}, cut off to 256 levels if jpeg
     on_start:Callable[[], None]|None=None, # called once, when all is checked
     **options:float, # of the sampler
 ) -> Report:
     "Send a data set forward and backward into a folder; ValueError for bad input before any work."
     run = _folder_run(denoiser, images, steps_reverse, steps, sampler, seed, use_labels, batch_size, format,
-                     convention, independent, guidance, clip, options)
+                     convention, independent, guidance, clip, options, layout)
     chosen = range(len(images)) if chosen is None else sorted(chosen)
     items = run.items(chosen)
     place = {images.names[i]: i for i in chosen}

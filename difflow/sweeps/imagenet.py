@@ -112,6 +112,7 @@ def balanced_indices(
     num_classes:int|None=None, # the first so many; None: all that are there
     num_per_class:int|None=None, # the first so many images of each; None: all
     synsets:Sequence[str]|None=None, # classes in the order in which they are taken; None: by label
+    strict:bool=True, # False: take what is there, where there are fewer classes, or images of one
 ) -> list[int]: # ascending
     "Return the indices of equally many images a class; ValueError without labels, or for too few images."
     if num_classes is num_per_class is None: return list(range(len(images)))
@@ -123,10 +124,12 @@ def balanced_indices(
     if synsets and images.classes == sorted(synsets):
         place = {w: i for i, w in enumerate(synsets)}
         present.sort(key=lambda label: place[images.classes[label]])
-    if not 1 <= (num_classes or len(present)) <= len(present):
+    if not strict and num_classes is not None: num_classes = min(num_classes, len(present))
+    if not 1 <= (len(present) if num_classes is None else num_classes) <= len(present):
         raise ValueError(f'num_classes must be in 1..{len(present)}, got {num_classes}')
     members = {c: (labels == c).nonzero()[:, 0].tolist() for c in present[:num_classes]}
-    least = min(map(len, members.values()))
+    least = (min if strict else max)(map(len, members.values()))
+    if not strict and num_per_class is not None: num_per_class = min(num_per_class, least)
     if num_per_class is not None and not 1 <= num_per_class <= least:
         raise ValueError(f'num_per_class must be in 1..{least}, the smallest class, got {num_per_class}')
     return sorted(i for indices in members.values() for i in indices[:num_per_class])

@@ -108,6 +108,7 @@ class LayerChange:
     sigmas:np.ndarray|None=None         # (S,), where known
     labels:np.ndarray|None=None         # int (N,) or (N,k), where known
     run:dict|None=None                  # what it was made of, where a file of `fill_change` states it
+    steps:int|None=None                 # of the whole walk, where known: levels are in 0..steps
 
     def head(self, head:str|None=None) -> str:
         "Return the name of a head, by default the first; ValueError for an unknown one."
@@ -162,6 +163,7 @@ class LayerChange:
             heads = [key for key in data if key.startswith(f'{kind}/')]
             data[kind] = {key.split('/', 1)[1]: data.pop(key) for key in heads}
         if 'run' in data: data['run'] = read_json(str(data['run']).encode(), path)
+        if 'steps' in data: data['steps'] = int(data['steps'])
         return LayerChange(**data | {key: data[key].tolist() for key in ('layers', 'levels', 'names')})
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #f023fe9b

@@ -1,8 +1,11 @@
 """The commands that measure what changes in a classifier: by two processes as by one, killed, and changed"""
 
+import argparse
 import json
+import pickle
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,13 @@ from option_changes import call, check_change, command_options, files_of
 
 from difflow import load_images
 from difflow.data import save_images
-from difflow.features import ActivationStatistics, activation_statistics, load_classifier, save_classifier
+from difflow.features import (
+    ActivationStatistics,
+    LayerHooks,
+    activation_statistics,
+    load_classifier,
+    save_classifier,
+)
 from difflow.sweeps import LayerChange, activation_change, pair_images
 
 MODEL = '--classifier_name mnist5k'
@@ -36,6 +45,7 @@ def data(tmp_path_factory):
         f'{STATISTICS} --output s.npz',
         f'{STATISTICS} --seed 1 --output other.npz',
         f'{STATISTICS} --classifier_name else/mnist5k.safetensors --output else/s.npz',
+        f'{STATISTICS} --classifier_use_fp16 True --output half.npz',
     ):
         assert call(line, data)[0] == 0
     return data
@@ -47,7 +57,7 @@ def lines(data):
     return {
         'classifier-statistics': f'{STATISTICS} --batch-size 3 --output s.npz --pickle s.pk',
         'evaluate-classifier': f'{EVALUATION} --data_dir {data}/back --statistics {data}/s.npz '
-        '--batch-size 7 --timestep_respacing 20 --picture c.png --pickles published',
+        '--batch-size 7 --timestep_respacing 20 --picture c.png --pickles published --output change.npz',
     }
 
 
@@ -64,14 +74,18 @@ CHANGES = {
         'data_dir': ('digits --image-size 28', 'images'),
         'split': ('train', 'images'),
         'num_samples': '6',
+        'first': ('', 'images'),
         'layers': 'stem',
         'second_moment': '',
         'weights': 'none',  # an embedded classifier has its own
         'image_size': '28',  # as it is
+        'classifier_use_fp16': ('', 'classifier'),
         'batch_size': '4',
         'seed': '1',
         'output': 'b.npz',
+        'layout': 'flat',  # as it is
         'pickle': 'b.pk',
+        'as_published': None,  # a folder: below
         'device': 'cpu',
         'restart': '',
     },
@@ -83,16 +97,23 @@ CHANGES = {
             'classifier',
         ),
         'statistics': 'DATA/other.npz',
+        'second_moment': ('', 'statistics'),
         'time_series': ('20', 'levels'),
         'timestep_respacing': ('10', 'levels'),
         'split': ('train', 'images'),
         'weights': 'none',
         'image_size': '28',
+        'classifier_use_fp16': (
+            '--classifier_use_fp16 True --statistics DATA/half.npz',
+            'classifier',
+        ),
         'batch_size': '4',
         'seed': '1',
         'output': 'b.npz',
+        'layout': 'flat',
         'picture': 'b.png',
         'pickles': 'elsewhere',
+        'as_published': None,
         'device': 'cpu',
         'restart': '',
     },
@@ -108,7 +129,9 @@ def test_every_option_changed_between_two_runs(command, option, data, lines, bas
         names = [f'{name.removesuffix(".png")}_t1000' for name in back.names]
         save_images(back.tensor(), data / 'twice', names)
     at = lambda change: (  # noqa: E731
-        change.replace('DATA', f'{data}')
+        change
+        if change is None
+        else change.replace('DATA', f'{data}')
         if isinstance(change, str)
         else (change[0].replace('DATA', f'{data}'), change[1])
     )
@@ -176,7 +199,7 @@ def test_statistics_of_a_classifier_of_the_same_name_are_refused(data, tmp_path)
     assert call(STATISTICS, tmp_path)[0] == 0
     other = f'--classifier_name {data}/else/mnist5k.safetensors'
     code, printed = call(f'{STATISTICS} {other}', tmp_path)
-    message = 'classifier_statistics/mnist5k.npz is of another run: classifier '
+    message = 'classifier_statistics/mnist5k/act_stat_mnist5k.npz is of another run: classifier '
     assert code == 2 and message in printed and '--restart' in printed
     before = files_of(tmp_path)
     code, printed = call(f'{EVALUATION} --data_dir {data}/back --timestep_respacing 20 {other}', tmp_path)
@@ -203,3 +226,112 @@ def test_manifest_tells_steps_and_noise_levels(tmp_path):
     ]
     (tmp_path / 'manifest.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     assert _manifest_of(tmp_path) == (20, {5: 0.5, 20: float('inf')})
+
+
+def plain_pickle(file):
+    return pickle.loads(file.read_bytes())
+
+
+def test_as_published_writes_what_the_scripts_write(data, tmp_path):
+    "Folders, names, types and numbers of the published files, read with pickle alone"
+    digits, model = load_images('mnist5k', split='test'), load_classifier('mnist5k')
+    line = 'classifier-statistics --classifier_name mnist5k --data_dir mnist5k --split test --num_samples 5'
+    code, printed = call(f'{line} --batch_size 2 --as-published', tmp_path)
+    assert code == 0 and 'the first 6 of 1000' in printed, printed  # three whole batches
+    folder = tmp_path / 'classifier_statistics/mnist5k'
+    stored, x = plain_pickle(folder / 'act_stat_mnist5k.pk'), digits[:6].tensor()
+    seen = {}
+    with LayerHooks(model, model.layers, seen.__setitem__) as hooked:
+        right = hooked(x)['class'].argmax(1) == digits.labels[:6]
+    assert stored['accuracy'] == pytest.approx(100 * right.float().mean().item())
+    assert stored['args'].num_samples == 6 and stored['args'].classifier_name == 'mnist5k'
+    for name, a in seen.items():
+        dims = {4: (0, 2, 3), 2: (0, 1)}[a.ndim]
+        mean, square = stored['activations_mean'][name], stored['activations_var'][name]
+        np.testing.assert_allclose(mean, a.mean(dims, keepdim=True), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(square, (a**2).mean(dims, keepdim=True), rtol=1e-4)
+        assert mean.dtype == square.dtype == np.float32
+        assert stored['activations_size'][name] == a.numel() // mean.size
+    assert 'Accuracy: ' in (folder / 'log.txt').read_text()
+    assert (folder / 'progress.csv').read_bytes() == b''
+    before = files_of(tmp_path)
+    assert call(f'{line} --batch_size 2 --as-published', tmp_path)[0] == 0 and files_of(tmp_path) == before
+
+
+def test_the_scripts_own_statistics_and_folders_are_evaluated(data, tmp_path):
+    "Without any file of ours: t_{r}_{T}_images, another T beside it, and the pickle of the script"
+    digits, model = load_images('mnist5k', split='test')[:6], load_classifier('mnist5k')
+    for r, steps in ((10, 20), (20, 20), (10, 40)):
+        tag = int(r * (1000 / steps))
+        names = [f't_{r}_{steps}_images/{Path(n).stem}_t{tag:04d}' for n in digits.names]
+        save_images(digits.tensor() * (1 - r / steps), tmp_path / 'results', names)
+    moments = activation_statistics(model, digits).moments
+    arrays = lambda kind: {n: np.asarray(getattr(m, kind), np.float32) for n, m in moments.items()}  # noqa: E731
+    content = dict(
+        args=argparse.Namespace(classifier_name='mnist5k', num_samples=6),
+        accuracy=100.0,
+        accuracy_top5=100.0,
+        activations_mean=arrays('mean'),
+        activations_var=arrays('second_moment'),
+        activations_size={name: m.count for name, m in moments.items()},
+    )
+    folder = tmp_path / 'classifier_statistics/mnist5k'
+    folder.mkdir(parents=True)
+    (folder / 'act_stat_mnist5k.pk').write_bytes(pickle.dumps(content))
+    line = f'{EVALUATION} --data_dir results --timestep_respacing 20 --batch_size 2'
+    code, printed = call(f'{line} --time_series 10 20', tmp_path)
+    assert code == 0 and 'act_stat_mnist5k.pk' in printed and '3 at once' in printed, printed
+    seen = {'start': {}, 'sample': {}}
+    for which, x in (('start', digits), ('sample', load_images(tmp_path / 'results/t_10_20_images', 28, 1))):
+        with LayerHooks(model, model.layers, seen[which].__setitem__) as hooked:
+            seen[which]['logits'] = hooked(x.tensor())['class']
+    logits = plain_pickle(folder / 'logits_mnist5k-t_10_20.pk')
+    for which in ('start', 'sample'):
+        np.testing.assert_allclose(logits[f'logits_{which}'], seen[which].pop('logits'), atol=1e-4)
+    change = plain_pickle(folder / 'act_diff_mnist5k-t_10_20.pk')
+    assert list(change) == model.layers
+    for name in model.layers:  # as the published script computes
+        a, b = (
+            ((seen[which][name] - moments[name].mean) / (moments[name].second_moment + 1e-8).sqrt())
+            .flatten(1)
+            .float()
+            for which in ('sample', 'start')
+        )
+        square, norms = (a - b).norm(dim=1) ** 2, a.norm(dim=1) * b.norm(dim=1)
+        for key, expected in (
+            ('L2', square),
+            ('L2_normalized', square / norms),
+            ('cosine', torch.cosine_similarity(a, b)),
+        ):
+            np.testing.assert_allclose(change[name][key], expected, rtol=1e-3, atol=1e-5)
+            assert change[name][key].dtype == np.float32
+    assert (folder / 'act_diff_mnist5k-t_20_20.pk').exists() and (folder / 'progress.csv').exists()
+    code, printed = call(f'{line} --as-published', tmp_path)
+    assert code == 2 and 'step_reverse 25 is not there: found are [10, 20]' in printed
+    code, printed = call(f'{line} --time_series 10 --as-published --batch_size 3', tmp_path)
+    assert code == 0 and 'step_reverse 10 of 20' in printed, printed
+
+
+def test_a_place_is_a_folder_or_an_npz(data, tmp_path):
+    for more, message in (
+        ('--output a.csv', 'a.csv: the name must end in .npz'),
+        ('--output a.npz --layout published', '--layout published writes a folder, not a.npz'),
+        ('--layout deep', "--layout 'deep': allowed are flat, published"),
+        ('--output a --layout flat', 'a: the name must end in .npz'),
+    ):
+        code, printed = call(f'{STATISTICS} {more}', tmp_path)
+        assert code == 2 and message in printed and not files_of(tmp_path), printed
+    assert call(f'{STATISTICS} --layout flat', tmp_path)[0] == 0
+    assert list(files_of(tmp_path)) == ['classifier_statistics/mnist5k.npz']
+    code, printed = call(f'{EVALUATION} --data_dir {data}/back --timestep_respacing 20', tmp_path)
+    assert code == 0 and 'statistics classifier_statistics/mnist5k.npz' in printed
+
+
+def test_half_precision_is_close_and_said(data, tmp_path):
+    assert call(f'{STATISTICS} --output s.npz', tmp_path)[0] == 0
+    code, printed = call(f'{STATISTICS} --output h.npz --classifier_use_fp16 True', tmp_path)
+    assert code == 0 and 'SmallClassifier, half precision;' in printed
+    single, half = (ActivationStatistics.load(tmp_path / f'{name}.npz') for name in 'sh')
+    assert half.correct == single.correct
+    for name, m in single.moments.items():
+        assert 0 < (m.mean - half.moments[name].mean).abs().max() < 0.02 * m.second_moment.max().sqrt()

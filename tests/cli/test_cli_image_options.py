@@ -135,9 +135,13 @@ FOLDERS = {
     'seed': '1',
     'out': 'elsewhere',
     'format': 'jpeg',
+    'layout': ('--layout published --out results/forward_backward', 'layout'),
     'convention': 'repo',
     'strict': '',
     'sampler': 'ddim',
+    'clip_denoised': ('False', 'clip'),
+    'num_samples': '5',  # has nothing to do
+    'as_published': ('--as-published --out results/forward_backward', 'convention'),
     'guidance': None,  # of a model with classes
     'independent': '',
     'split': ('--split train --num_per_class 1', 'names'),

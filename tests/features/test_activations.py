@@ -1,5 +1,7 @@
 """Statistics of layers against brute force and the published formulas"""
 
+import argparse
+import os
 import pickle
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from difflow.features import activation_statistics, export_statistics
+from difflow.features import ActivationStatistics, activation_statistics, export_statistics
 from difflow.features.activations import _balanced_choice, _Moments
 from token_network import Tokens, kept
 
@@ -98,3 +100,55 @@ def test_published_statistics_file(model, images, tmp_path):
     np.testing.assert_allclose(
         stored['activations_var']['maps'], (a**2).mean((0, 2, 3), keepdim=True), rtol=1e-5
     )
+    assert stored['args'] == argparse.Namespace(data='x') and stored['accuracy'] is None
+    plain = activation_statistics(model, images)  # divided by the deviation
+    same = pickle.loads(export_statistics(plain, tmp_path / 'plain.pk').read_bytes())
+    np.testing.assert_array_equal(same['activations_var']['maps'], stored['activations_var']['maps'])
+
+
+@pytest.mark.parametrize('protocol', range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_the_published_file_of_the_script_itself_is_read(protocol, tmp_path):
+    "What it pickles: NumPy's arrays and numbers, and its arguments as a Namespace"
+    rng = np.random.default_rng(0)
+    shapes = {'maps': (1, 3, 1, 1), 'tokens': (1, 1, 4), 'head': (1, 1)}
+    mean = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    square = {name: a**2 + rng.uniform(1, 2, a.shape).astype(np.float32) for name, a in mean.items()}
+    content = dict(
+        args=argparse.Namespace(classifier_name='tokens', num_samples=200),
+        accuracy=82.5,
+        accuracy_top5=np.float64(95.0),
+        activations_mean=mean,
+        activations_var=square,
+        activations_size=dict.fromkeys(shapes, np.int64(60)),
+    )
+    file = tmp_path / 'act_stat_tokens.pk'
+    file.write_bytes(pickle.dumps(content, protocol=protocol))
+    read = ActivationStatistics.load(file)
+    assert (read.images, read.accuracy, read.accuracy_top5) == (200, 0.825, 0.95)
+    for name in shapes:
+        shift, scale = read.scaling()[name]  # as the published script divides
+        np.testing.assert_allclose(shift, mean[name])
+        np.testing.assert_allclose(scale, 1 / np.sqrt(square[name] + 1e-8), rtol=1e-6)
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ('touch harmed',)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        Harm(),
+        dict(args=Harm()),
+        dict(args=argparse.Namespace(), activations_mean={'a': np.array([{}], object)}),
+        dict(args=argparse.Namespace(num_samples=3), accuracy=None),
+        [1, 2],
+    ],
+)
+def test_nothing_in_a_published_file_is_run(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'act_stat_x.pk').write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match='act_stat_x.pk: no statistics of the published script'):
+        ActivationStatistics.load('act_stat_x.pk')
+    assert not (tmp_path / 'harmed').exists()

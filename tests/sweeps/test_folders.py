@@ -491,7 +491,7 @@ def test_published_spelling(home, tmp_path, capsys):
     for words, message in (
         ('--step_reverse 9', '0..8, got 9'),
         ('--step_reverse 2 x', 'not integers'),
-        ('--num_classes 0', 'num_classes'),
+        ('--num_classes 0', '--num-classes'),
         ('--seed 5', 'seed 4 -> 5'),
         ('--sampler heun', '--use_ddim'),
         ('--model nowhere', 'nowhere'),
