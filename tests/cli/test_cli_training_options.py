@@ -15,7 +15,8 @@ _load_commands()
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands['train'].params}
 BASE = (
     'train --arch plain --data two --model-channels 32 --channel-mult 1 --num-res-blocks 1 '
-    '--attention-resolutions 2 --patch-size 2 --steps 2 --batch-size 2 --sample-every 2 --sampling-steps 2 --snap 1 --tick 0.002'
+    '--attention-resolutions 2 --patch-size 2 --steps 2 --batch-size 2 '
+    '--sample-every 2 --sampling-steps 2 --snap 1 --tick 0.002'
 )
 OTHER = dict(  # another value of each option; an option that is missing here fails
     out='other', outdir='parent', arch='ddpmpp', data='one', split='train', dataset='mnist', data_dir='x',
