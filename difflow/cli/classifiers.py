@@ -199,6 +199,8 @@ def _statistics_of(given:Path|None, folder:Path|None, name:str, second_moment:bo
     if not file.exists():
         raise ValueError(f'no {given or places[0]}: run difflow classifier-statistics first')
     found = ActivationStatistics.load(file)
+    of = (found.run or {}).get('classifier_name') # of a published file
+    if of and Path(str(of)).stem != stem: raise ValueError(f'{file} is of classifier {of}, not of {name}')
     return (replace(found, second_moment=True) if second_moment else found), file
 
 def _npz_of(levels:list[int], steps:int, name:str) -> str:

@@ -283,6 +283,11 @@ def test_the_scripts_own_statistics_and_folders_are_evaluated(data, tmp_path):
     )
     folder = tmp_path / 'classifier_statistics/mnist5k'
     folder.mkdir(parents=True)
+    content['args'].classifier_name = 'colored_mnist'
+    (folder / 'act_stat_mnist5k.pk').write_bytes(pickle.dumps(content))
+    code, printed = call(f'{EVALUATION} --data_dir results --timestep_respacing 20', tmp_path)
+    assert code == 2 and 'act_stat_mnist5k.pk is of classifier colored_mnist, not of mnist5k' in printed
+    content['args'].classifier_name = 'mnist5k'
     (folder / 'act_stat_mnist5k.pk').write_bytes(pickle.dumps(content))
     line = f'{EVALUATION} --data_dir results --timestep_respacing 20 --batch_size 2'
     code, printed = call(f'{line} --time_series 10 20', tmp_path)
