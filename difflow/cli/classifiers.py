@@ -121,7 +121,7 @@ def _take_statistics(options:dict) -> None:
                              options['second_moment'], options['restart'], progress=sys.stderr.isatty())
     if not report.tells: return
     result, written = ActivationStatistics.load(output), [output]
-    if pickle: written.append(_export_statistics(result, pickle, options))
+    if pickle: written.append(_export_statistics(result, pickle, options, images.image_shape[1]))
     seconds = time.perf_counter() - start
     if folder and (report.made or not (folder / 'log.txt').exists()):
         _write_log(folder, _statistics_log(result, pickle, seconds))
@@ -129,13 +129,13 @@ def _take_statistics(options:dict) -> None:
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
     _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
 
-def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict) -> Path:
+def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict, size:int) -> Path:
     "Write the pickle of the published script with its arguments, under its names"
     from difflow.features.activations import export_statistics
     from difflow.files import remove_partials
     remove_partials(pickle)
-    names = 'classifier_name classifier_use_fp16 batch_size data_dir image_size'.split()
-    about = {name: options[name] for name in names} | dict(num_samples=result.images)
+    names = 'classifier_name classifier_use_fp16 batch_size data_dir'.split()
+    about = {name: options[name] for name in names} | dict(num_samples=result.images, image_size=size)
     return export_statistics(result, pickle, **about | dict(output=str(pickle.parent)))
 
 def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -> list[str]:
