@@ -42,6 +42,7 @@ _WeightsOption = _option(str, 'of a torchvision classifier: DEFAULT or another n
 _SizeOption = _option(int|None, 'side the images are brought to; default: the classifier\'s own, or 256',
                       min=1)
 _HalfOption = _option(bool, 'the classifier in half precision')
+_TruncateOption = _flag('--truncate', 'a torchvision classifier gets grey levels cut off, instead of rounded')
 _STATISTICS = Path('classifier_statistics')
 _OutputOption = _option(Path|None, f'a folder: the files of the published script in its folder NAME; or one '
                         f'npz; default: {_STATISTICS}', '--output', '--out')
@@ -60,16 +61,17 @@ def _place(options:dict, npz:Path) -> tuple[Path|None, Path|None]: # the folder 
     _check_output(output / stem / 'log.txt')
     return output / stem, None
 
-def _open_classifier(name:str, weights:str, device:str, half:bool=False) -> 'nn.Module':
-    "Load a classifier to `device`, random weights always the same; ValueError for a device that is not there"
+def _open_classifier(options:dict) -> 'nn.Module':
+    "Load a classifier to its device, random weights always the same; ValueError where that is not there"
     import torch
 
     from difflow.features.classifiers import load_classifier
-    device = _device_of(device)
+    device, weights = _device_of(options['device']), options['weights']
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = load_classifier(name, None if weights == 'none' else weights).to(device)
-    return _halved(model) if half else model
+        model = load_classifier(options['classifier_name'], None if weights == 'none' else weights,
+                                options['truncate']).to(device)
+    return _halved(model) if options['classifier_use_fp16'] else model
 
 def _halved(model:'nn.Module') -> 'nn.Module': # takes and returns float32 as before
     "Return a classifier whose weights and activations are of half precision"
@@ -110,7 +112,7 @@ def _take_statistics(options:dict) -> None:
     if folder: output, pickle = folder / f'{stem}.npz', pickle or folder / f'{stem}.pk'
     _check_output(pickle)
     from difflow.features.activations import ActivationStatistics, fill_statistics
-    model = _open_classifier(name, options['weights'], options['device'], options['classifier_use_fp16'])
+    model = _open_classifier(options)
     images, count, drawn = _statistics_images(model, options)
     facts = _classifier_facts(name, options['weights'], model)
     _print_used(f'{facts}; {drawn}{_data_facts(images)}')
@@ -119,7 +121,7 @@ def _take_statistics(options:dict) -> None:
                              options['second_moment'], options['restart'], progress=sys.stderr.isatty())
     if not report.tells: return
     result, written = ActivationStatistics.load(output), [output]
-    if pickle: written.append(_export_statistics(result, pickle, options))
+    if pickle: written.append(_export_statistics(result, pickle, options, images.image_shape[1]))
     seconds = time.perf_counter() - start
     if folder and (report.made or not (folder / 'log.txt').exists()):
         _write_log(folder, _statistics_log(result, pickle, seconds))
@@ -127,13 +129,13 @@ def _take_statistics(options:dict) -> None:
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
     _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
 
-def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict) -> Path:
+def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict, size:int) -> Path:
     "Write the pickle of the published script with its arguments, under its names"
     from difflow.features.activations import export_statistics
     from difflow.files import remove_partials
     remove_partials(pickle)
-    names = 'classifier_name classifier_use_fp16 batch_size data_dir image_size'.split()
-    about = {name: options[name] for name in names} | dict(num_samples=result.images)
+    names = 'classifier_name classifier_use_fp16 batch_size data_dir'.split()
+    about = {name: options[name] for name in names} | dict(num_samples=result.images, image_size=size)
     return export_statistics(result, pickle, **about | dict(output=str(pickle.parent)))
 
 def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -> list[str]:
@@ -156,11 +158,12 @@ def _statistics_command(context:typer.Context,
     layers:_option(str|None, 'names or patterns: stem,stages.*; default: the classifier\'s own list')=None,
     second_moment:_option(bool, 'divide by E[a^2] later on, as published')=False,
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
-    batch_size:_count('images in the network at once')=128,
+    truncate:_TruncateOption=False, batch_size:_count('images in the network at once')=128,
     seed:_count('of the choice of images', least=0)=0,
     output:_OutputOption=None, layout:_LayoutOption=None,
     pickle:_option(Path|None, 'also the file of the published script: act_stat_NAME.pk')=None,
-    as_published:_as_published('classifier-statistics', '--layout published --second-moment --first')=False,
+    as_published:_as_published('classifier-statistics', '--layout published --second-moment --first '
+                               '--truncate')=False,
     device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Take mean and variance of the activations of each layer over many images, the same number of each class."
@@ -196,6 +199,8 @@ def _statistics_of(given:Path|None, folder:Path|None, name:str, second_moment:bo
     if not file.exists():
         raise ValueError(f'no {given or places[0]}: run difflow classifier-statistics first')
     found = ActivationStatistics.load(file)
+    of = (found.run or {}).get('classifier_name') # of a published file
+    if of and Path(str(of)).stem != stem: raise ValueError(f'{file} is of classifier {of}, not of {name}')
     return (replace(found, second_moment=True) if second_moment else found), file
 
 def _npz_of(levels:list[int], steps:int, name:str) -> str:
@@ -247,7 +252,7 @@ def _evaluate(options:dict) -> None:
     if rows < 3: _note(f'--batch-size {rows}: 3 at once, an image, what came back of it and another image')
     from difflow.sweeps.change_files import fill_change, pair_images
     scales, file = _statistics_of(options['statistics'], folder, name, options['second_moment'])
-    model = _open_classifier(name, options['weights'], options['device'], options['classifier_use_fp16'])
+    model = _open_classifier(options)
     sent = _images_for(model, options['starting_data_dir'], options['image_size'], options['split'])
     recorded, sigmas = _manifest_of(data_dir)
     steps = options['timestep_respacing'] or recorded
@@ -279,13 +284,13 @@ def _evaluate_command(context:typer.Context,
                                min=1)=None,
     split:_option(str, 'part of the images that were sent: train, test or all')='all',
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
-    batch_size:_count('images in the network at once')=128,
+    truncate:_TruncateOption=False, batch_size:_count('images in the network at once')=128,
     seed:_count('of the shuffled pairs', least=0)=0,
     output:_OutputOption=None, layout:_LayoutOption=None,
     picture:_option(Path|None, 'also the curves, a PNG')=None,
     pickles:_option(Path|None, 'also the files of the published script, in this folder')=None,
-    as_published:_as_published('evaluate-classifier', '--layout published --second-moment --time-series '
-                               'published')=False,
+    as_published:_as_published('evaluate-classifier', '--layout published --second-moment --truncate '
+                               '--time-series published')=False,
     device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Compare images that came back with those that were sent: activations of each layer, logits, class."

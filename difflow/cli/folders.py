@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/07_folders.ipynb #df888fa5
 import os
 import pickle
+import re
 import sys
 import time
 from argparse import Namespace
@@ -119,11 +120,17 @@ def _level_files(options:dict, levels:Sequence[int]) -> dict[int, int]: # {step_
     place = lambda r: Path(options['out']) / f't_{r}_{options["timestep_respacing"]}_images'
     return {r: sum(1 for file in place(r).glob('*_t*.*') if file.name[0] != '.') for r in levels}
 
+def _noted(timing:Path) -> int:
+    "Count the images of all runs so far, of which other processes may have made some"
+    lines = timing.read_text(errors='replace') if timing.exists() else ''
+    return sum(map(int, re.findall(r'^(\d{1,9})\b', lines, re.M)))
+
 def _write_published(options:dict, denoiser:'Denoiser', before:dict[int, int], start:float) -> None:
     "Write arguments, time and log of each level as the published script does, where images were made"
     root, seconds = Path(options['out']), time.perf_counter() - start
     for r, count in _level_files(options, list(before)).items():
-        name, made = f't_{r}_{options["timestep_respacing"]}', count - before[r]
+        name = f't_{r}_{options["timestep_respacing"]}'
+        made = max(count - before[r], count - _noted(root / f'{name}_timing.txt'))
         if not made and any(root.glob(f'{name}_args_*.pk')): continue # nothing new
         file = root / f'{name}_args_{datetime.now():%Y-%m-%d-%H-%M-%S-%f}.pk'
         _write_pickle(file, Namespace(**_arguments(options, denoiser, r)))

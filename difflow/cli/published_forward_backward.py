@@ -42,7 +42,8 @@ _FORWARD_BACKWARD:tuple[_Line, ...] = (
         'first ones by path in whole batches, of 50,000 images those of the first 200 classes '
         '(`--first` as published). What is divided by later on is the deviation, where the script takes the '
         'root of the mean of squares (`--second-moment`); the pickle has the mean of squares in any case. '
-        '`--as-published` sets both. A set that is too small is read once, not again from its beginning.'),
+        'Grey levels are rounded, not cut off (`--truncate`). `--as-published` sets all of it. A set that is '
+        'too small is read once, not again from its beginning.'),
     _Line(
         'S0 evaluate-classifier', 'evaluate_classifier.py',
         '--classifier_name convnext_base --starting_data_dir datasets/ILSVRC2012/validation --time_series '
@@ -54,7 +55,8 @@ _FORWARD_BACKWARD:tuple[_Line, ...] = (
         '`difflow transition` turns into the figure with the fitted midpoint.',
         'Without `--time_series` all levels that are there are compared, where the script takes 25 50 ... '
         '250 (`--time-series published`); the activations are divided by what the statistics say '
-        '(`--second-moment` as published). `--as-published` sets both.'),
+        '(`--second-moment` as published); grey levels are rounded (`--truncate`). '
+        '`--as-published` sets all of it.'),
 )
 
 # %% ../../nbs/cli/31_published_forward_backward.ipynb #0b23c491

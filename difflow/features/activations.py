@@ -246,8 +246,7 @@ class _StoredArray:
     @staticmethod
     def of(data:bytes, kind:_StoredType, shape:tuple, order:str='C', *_:object) -> '_StoredArray':
         "Return an array as later protocols write it"
-        new = _StoredArray()
-        new.__setstate__((1, shape, kind, order == 'F', data))
+        (new := _StoredArray()).__setstate__((1, shape, kind, order == 'F', data))
         return new
 
 _READABLE = {'argparse.Namespace': Namespace, 'numpy.dtype': _StoredType, 'numpy.ndarray': None,
@@ -280,7 +279,8 @@ def _read_published(path:Path) -> ActivationStatistics:
         images = int(getattr(stored['args'], 'num_samples', 0) or 0)
         count = lambda key: None if stored[key] is None else round(images * float(stored[key]) / 100)
         return ActivationStatistics({name: _moments_of(stored, name) for name in stored['activations_mean']},
-                                    images, count('accuracy'), count('accuracy_top5'), second_moment=True)
+                                    images, count('accuracy'), count('accuracy_top5'), True, 1,
+                                    {'classifier_name': getattr(stored['args'], 'classifier_name', None)})
 
 # %% ../../nbs/features/03_activations.ipynb #768143e2
 def export_statistics(

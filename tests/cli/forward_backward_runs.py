@@ -134,7 +134,15 @@ def check_statistics(folder, printed):
         'activations_var',
         'activations_size',
     ]
-    assert isinstance(stored['args'], argparse.Namespace) and stored['args'].num_samples == 2
+    assert stored['args'] == argparse.Namespace(
+        classifier_name='convnext_base',
+        classifier_use_fp16=False,
+        num_samples=2,
+        batch_size=2,
+        data_dir=VALIDATION,
+        image_size=256,
+        output='classifier_statistics/convnext_base',
+    )
     assert 0 <= stored['accuracy'] <= stored['accuracy_top5'] <= 100
     for kind in ('mean', 'var', 'size'):
         assert list(stored[f'activations_{kind}']) == list(CONVNEXT)

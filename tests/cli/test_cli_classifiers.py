@@ -80,6 +80,7 @@ CHANGES = {
         'weights': 'none',  # an embedded classifier has its own
         'image_size': '28',  # as it is
         'classifier_use_fp16': ('', 'classifier'),
+        'truncate': '',  # of a classifier of torchvision alone: below
         'batch_size': '4',
         'seed': '1',
         'output': 'b.npz',
@@ -107,6 +108,7 @@ CHANGES = {
             '--classifier_use_fp16 True --statistics DATA/half.npz',
             'classifier',
         ),
+        'truncate': '',  # of a classifier of torchvision alone: below
         'batch_size': '4',
         'seed': '1',
         'output': 'b.npz',
@@ -189,7 +191,11 @@ def test_a_network_of_torchvision_is_known_by_its_weights_and_its_images(data, t
     assert call(line, tmp_path)[0] == 0
     before = files_of(tmp_path)
     assert call(line, tmp_path)[0] == 0  # random weights are always the same
-    for more, named in (('--weights weights.pth', 'classifier'), ('--image-size 24', 'images')):
+    for more, named in (
+        ('--weights weights.pth', 'classifier'),
+        ('--truncate', 'classifier'),
+        ('--image-size 24', 'images'),
+    ):
         code, printed = call(f'{line} {more}', tmp_path)
         assert code == 2 and f'is of another run: {named} ' in printed, printed
     assert files_of(tmp_path) == before
@@ -277,6 +283,11 @@ def test_the_scripts_own_statistics_and_folders_are_evaluated(data, tmp_path):
     )
     folder = tmp_path / 'classifier_statistics/mnist5k'
     folder.mkdir(parents=True)
+    content['args'].classifier_name = 'colored_mnist'
+    (folder / 'act_stat_mnist5k.pk').write_bytes(pickle.dumps(content))
+    code, printed = call(f'{EVALUATION} --data_dir results --timestep_respacing 20', tmp_path)
+    assert code == 2 and 'act_stat_mnist5k.pk is of classifier colored_mnist, not of mnist5k' in printed
+    content['args'].classifier_name = 'mnist5k'
     (folder / 'act_stat_mnist5k.pk').write_bytes(pickle.dumps(content))
     line = f'{EVALUATION} --data_dir results --timestep_respacing 20 --batch_size 2'
     code, printed = call(f'{line} --time_series 10 20', tmp_path)

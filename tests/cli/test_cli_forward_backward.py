@@ -144,6 +144,19 @@ def test_again_goes_on_and_another_run_is_refused(published, tmp_path):
     assert len(list((tmp_path / ROOT).glob('t_2_4_args_*.pk'))) == 2
 
 
+def test_processes_of_one_run_leave_one_time_and_one_list_of_arguments(given, tmp_path, monkeypatch):
+    "All six images are counted, by whichever process finds everything made"
+    shutil.copytree(given, tmp_path, dirs_exist_ok=True)
+    line = LINE.replace('--batch_size 32', '--batch_size 2')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for rank in '10':
+        monkeypatch.setenv('RANK', rank)
+        code, printed = call(f'{line} --as-published', tmp_path)
+        assert code == 0, printed
+    assert (tmp_path / ROOT / 't_2_4_timing.txt').read_text().startswith('6 \t ')
+    assert len(list((tmp_path / ROOT).glob('t_2_4_args_*.pk'))) == 1
+
+
 def test_the_layout_alone_keeps_our_noise(given, tmp_path):
     shutil.copytree(given, tmp_path, dirs_exist_ok=True)
     code, printed = call(f'{LINE} --layout published --output elsewhere --clip_denoised False', tmp_path)
