@@ -195,8 +195,8 @@ def _train_molrg(context:typer.Context) -> None:
     size = sum(p.numel() for p in denoiser.net.parameters())
     source = f'{path}, {"read" if there else "drawn from seed " + str(options["seed"])}'
     what = (f'training on {len(images)} images {side}x{side}x3 of {options["class_num"]} subspaces of '
-            f'dimension {options["per_class_dim"]}, {source}; {type(denoiser.net).__name__} of {size:,} parameters, '
-            f'{type(denoiser).__name__}')
+            f'dimension {options["per_class_dim"]}, {source}; {type(denoiser.net).__name__} of {size:,} '
+            f'parameters, {type(denoiser).__name__}')
     words, place = _words_of(options, denoiser, images, settings), _place(options, denoiser, settings)
     if options['dry_run']:
         return rank_and_world()[0] == 0 and _print_plan(what, words, place, settings.steps)

@@ -159,7 +159,25 @@ _TRAINING:tuple[_Line, ...] = (
                 'of another architecture is refused by name.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #843d8c9b
-_LOW_RANK:tuple[_Line, ...] = ()
+_MEASURED = ('The rows of the Jacobian are taken many at once, any number of seeds is measured, a stopped '
+             'run goes on, and the singular values are kept: another --energy is answered at once.')
+_POINT = ('The point comes from --seed. The script walks with the class and takes the Jacobian without: '
+          '--as-published.')
+
+def _measured(name:str, words:str) -> _Line:
+    "Return a line of jacobian.py"
+    return _Line(name, 'jacobian.py', words, 'jacobian', _MEASURED, _POINT, _TORCHRUN)
+
+_LOW_RANK:tuple[_Line, ...] = (
+    _Line('S1 training on MoLRG', 'trainMoLRG.py',
+          '--outdir training --path datasets  --img_res 4 --class_num 2 '
+          '--per_class_dim 7 --sample_per_class 350 --embed_channels 128', 'train-molrg',
+          'Runs on any device, goes on after a stop; the data file of the original is written and read.',
+          'Seed 0, where the script draws one. Another run gets the next number, where the script writes '
+          'over the first. Noise levels of a batch are spread; one by one: --as-published.', _TORCHRUN),
+    _measured('S1 rank of a model', '--network_pkl training/ckpt/ddpm-dim64-n64.pkl'),
+    _measured('S1 rank of EDM', f'--network_pkl {_EDM}edm-cifar10-32x32-uncond-vp.pkl'),
+    _measured('S1 rank of a class', f'--network_pkl {_EDM}edm-cifar10-32x32-cond-ve.pkl --class 5'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #b9e474a7
 _LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_TRAINING, *_LOW_RANK)
