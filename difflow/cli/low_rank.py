@@ -183,6 +183,15 @@ def _words_of(options:dict, denoiser:'Denoiser', images:'ImageSet', settings:'Se
     return words
 
 # %% ../../nbs/cli/24_low_rank.ipynb #38787cc7
+def _planned(options:dict) -> tuple[Path, 'ImageSet', bool]: # as `_mixture`
+    "Return a set as large as the data, and black, for a dry run, which neither reads nor writes"
+    import torch
+
+    from difflow.data.sets import ImageSet
+    side, count = options['img_res'], options['class_num'] * options['sample_per_class']
+    path = Path(options['path']) / f'{_mixture_name(options)}.pt'
+    return path, ImageSet.of(torch.zeros(count, 3, side, side)), path.exists()
+
 def _train_molrg(context:typer.Context) -> None:
     "Train as the options of `context` say; the first process speaks"
     from difflow.training.ticks import tick_steps
@@ -191,7 +200,7 @@ def _train_molrg(context:typer.Context) -> None:
     settings = _settings_of(options, (3, side, side)) # what is out of range is said before data are made
     options['mixed_precision'] = _precision(options)
     denoiser = _network_of(options, (3, side, side))
-    path, images, there = _mixture(options) if not options['dry_run'] else (None, _no_images(options), False)
+    path, images, there = _planned(options) if options['dry_run'] else _mixture(options)
     size = sum(p.numel() for p in denoiser.net.parameters())
     source = f'{path}, {"read" if there else "drawn from seed " + str(options["seed"])}'
     what = (f'training on {len(images)} images {side}x{side}x3 of {options["class_num"]} subspaces of '
@@ -205,14 +214,6 @@ def _train_molrg(context:typer.Context) -> None:
     journal = _Journal(words, tick_steps(1, settings.steps, settings.batch_size, options['tick']),
                        settings.batch_size)
     _run(denoiser, images, settings, run, what, journal, None)
-
-def _no_images(options:dict) -> 'ImageSet':
-    "Return a set as large as the data, and without any of them, for a dry run"
-    import torch
-
-    from difflow.data.sets import ImageSet
-    side, count = options['img_res'], options['class_num'] * options['sample_per_class']
-    return ImageSet.of(torch.zeros(1, 3, side, side).expand(count, -1, -1, -1))
 
 # %% ../../nbs/cli/24_low_rank.ipynb #ad27f89b
 _MIXTURE = dict(

@@ -114,6 +114,24 @@ _DESCRIPTORS:tuple[_Line, ...] = (
             'The published script prints 1 - the share copied as "M score". Here M score is that share, '
             'and the GL score below it is the published number; that line alone: --as-published.'))
 
+# %% ../../nbs/cli/32_published_generalizability.ipynb #003a9410
+_COMPARED = ('No pickle is fetched and run: the features are those of torch-fidelity, asked for by name where '
+             'it is missing, or of another network (--features), which the file names.')
+_INCEPTION = ('Inception comes with the weights of torch-fidelity, not with those of the pickle; one process '
+              'does the work.')
+
+def _compared(name:str, kind:str, words:str, launcher:str='python') -> _Line:
+    "Return a line of fid.py"
+    return _Line(name, f'fid.py {kind}', words, f'fid {kind}', _COMPARED, _INCEPTION, launcher)
+
+_REFERENCES = 'https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/'
+_DISTANCES:tuple[_Line, ...] = (
+    _compared('EDM FID', 'calc', f'--images=fid-tmp --ref={_REFERENCES}cifar10-32x32.npz', _TORCHRUN),
+    _compared('EDM reference statistics', 'ref',
+              '--data=datasets/my-dataset.zip --dest=fid-refs/my-dataset.npz'),
+    _compared('EDM reference statistics of CIFAR-10', 'ref',
+              '--data=datasets/cifar10-32x32.zip --dest=fid-refs/cifar10-32x32.npz'))
+
 # %% ../../nbs/cli/32_published_generalizability.ipynb #07123ac1
 _ITS_FILES = ('The numbered folder, training_options.json, stats.jsonl and log.txt are those of EDM. '
               'Snapshots and states are safetensors under the same stems: a pickle of EDM holds its '
@@ -180,4 +198,4 @@ _LOW_RANK:tuple[_Line, ...] = (
     _measured('S1 rank of a class', f'--network_pkl {_EDM}edm-cifar10-32x32-cond-ve.pkl --class 5'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #b9e474a7
-_LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_TRAINING, *_LOW_RANK)
+_LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_DISTANCES, *_TRAINING, *_LOW_RANK)
