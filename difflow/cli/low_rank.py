@@ -167,9 +167,8 @@ def _place(options:dict, denoiser:'Denoiser', settings:'Settings') -> dict: # ou
         numbered = None if options['nosubdir'] else _run_name(options, rank_and_world()[1])
         return dict(out=top, numbered=numbered, resume=not options['restart'])
     states = sorted(Path(chosen).glob('training-state-*.pt'))
-    ours = (Path(chosen) / 'training.safetensors').exists()
-    if ours or not states: return dict(out=Path(chosen), numbered=None, resume=True)
-    return dict(out=Path(chosen), numbered=None, resume=_edm_state(states[-1], denoiser, settings))
+    state = _edm_state(states[-1], denoiser, settings) if states else True # where there is none of ours
+    return dict(out=Path(chosen), numbered=None, resume=state)
 
 def _words_of(options:dict, denoiser:'Denoiser', images:'ImageSet', settings:'Settings') -> dict:
     "Return what stands in training_options.json, under the published names"
@@ -210,7 +209,9 @@ def _train_molrg(context:typer.Context) -> None:
     if options['dry_run']:
         return rank_and_world()[0] == 0 and _print_plan(what, words, place, settings.steps)
     run = {name: options[name] for name in ('mixed_precision', 'workers')} | _kept(options, settings.steps)
-    run |= place | dict(card=_card(_command_line(context), images, f'{path}'))
+    for name in ('path', 'resumedir'): # where files lie is no part of what a network is
+        context.params[name] = next(p.default for p in context.command.params if p.name == name)
+    run |= place | dict(card=_card(_command_line(context), images, path.name))
     journal = _Journal(words, tick_steps(1, settings.steps, settings.batch_size, options['tick']),
                        settings.batch_size)
     _run(denoiser, images, settings, run, what, journal, None)

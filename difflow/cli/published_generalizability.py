@@ -115,8 +115,8 @@ _DESCRIPTORS:tuple[_Line, ...] = (
             'and the GL score below it is the published number; that line alone: --as-published.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #003a9410
-_COMPARED = ('No pickle is fetched and run: the features are those of torch-fidelity, asked for by name where '
-             'it is missing, or of another network (--features), which the file names.')
+_COMPARED = ('No pickle is fetched and run: the features are those of torch-fidelity, asked for by name '
+             'where it is missing, or of another network (--features), which the file names.')
 _INCEPTION = ('Inception comes with the weights of torch-fidelity, not with those of the pickle; one process '
               'does the work.')
 
