@@ -114,6 +114,24 @@ _DESCRIPTORS:tuple[_Line, ...] = (
             'The published script prints 1 - the share copied as "M score". Here M score is that share, '
             'and the GL score below it is the published number; that line alone: --as-published.'))
 
+# %% ../../nbs/cli/32_published_generalizability.ipynb #003a9410
+_COMPARED = ('No pickle is fetched and run: the features are those of torch-fidelity, asked for by name '
+             'where it is missing, or of another network (--features), which the file names.')
+_INCEPTION = ('Inception comes with the weights of torch-fidelity, not with those of the pickle; one process '
+              'does the work.')
+
+def _compared(name:str, kind:str, words:str, launcher:str='python') -> _Line:
+    "Return a line of fid.py"
+    return _Line(name, f'fid.py {kind}', words, f'fid {kind}', _COMPARED, _INCEPTION, launcher)
+
+_REFERENCES = 'https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs/'
+_DISTANCES:tuple[_Line, ...] = (
+    _compared('EDM FID', 'calc', f'--images=fid-tmp --ref={_REFERENCES}cifar10-32x32.npz', _TORCHRUN),
+    _compared('EDM reference statistics', 'ref',
+              '--data=datasets/my-dataset.zip --dest=fid-refs/my-dataset.npz'),
+    _compared('EDM reference statistics of CIFAR-10', 'ref',
+              '--data=datasets/cifar10-32x32.zip --dest=fid-refs/cifar10-32x32.npz'))
+
 # %% ../../nbs/cli/32_published_generalizability.ipynb #07123ac1
 _ITS_FILES = ('The numbered folder, training_options.json, stats.jsonl and log.txt are those of EDM. '
               'Snapshots and states are safetensors under the same stems: a pickle of EDM holds its '
@@ -160,7 +178,25 @@ _TRAINING:tuple[_Line, ...] = (
                 'of another architecture is refused by name.'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #843d8c9b
-_LOW_RANK:tuple[_Line, ...] = ()
+_MEASURED = ('The rows of the Jacobian are taken many at once, any number of seeds is measured, a stopped '
+             'run goes on, and the singular values are kept: another --energy is answered at once.')
+_POINT = ('The point comes from --seed. The script walks with the class and takes the Jacobian without: '
+          '--as-published.')
+
+def _measured(name:str, words:str) -> _Line:
+    "Return a line of jacobian.py"
+    return _Line(name, 'jacobian.py', words, 'jacobian', _MEASURED, _POINT, _TORCHRUN)
+
+_LOW_RANK:tuple[_Line, ...] = (
+    _Line('S1 training on MoLRG', 'trainMoLRG.py',
+          '--outdir training --path datasets  --img_res 4 --class_num 2 '
+          '--per_class_dim 7 --sample_per_class 350 --embed_channels 128', 'train-molrg',
+          'Runs on any device, goes on after a stop; the data file of the original is written and read.',
+          'Seed 0, where the script draws one. Another run gets the next number, where the script writes '
+          'over the first. Noise levels of a batch are spread; one by one: --as-published.', _TORCHRUN),
+    _measured('S1 rank of a model', '--network_pkl training/ckpt/ddpm-dim64-n64.pkl'),
+    _measured('S1 rank of EDM', f'--network_pkl {_EDM}edm-cifar10-32x32-uncond-vp.pkl'),
+    _measured('S1 rank of a class', f'--network_pkl {_EDM}edm-cifar10-32x32-cond-ve.pkl --class 5'))
 
 # %% ../../nbs/cli/32_published_generalizability.ipynb #b9e474a7
-_LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_TRAINING, *_LOW_RANK)
+_LINES = (*_GENERATION, *_ABLATION, *_PACKED, *_DESCRIPTORS, *_DISTANCES, *_TRAINING, *_LOW_RANK)

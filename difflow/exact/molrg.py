@@ -142,5 +142,5 @@ class MoLRG:
         n, seed = check_number('n', n, 1, whole=True), check_number('seed', seed, 0, 2**64 - 1, whole=True)
         classes = _equal_classes(n, self.n_classes)
         inside = normal((n, self.class_dim), seed, stream=Stream.COEFFICIENTS).double()
-        x = torch.einsum('bnd,bd->bn', self.bases[classes], inside)
+        x = torch.cat([inside[classes == k] @ self.bases[k].T for k in range(self.n_classes)])
         return x.float().reshape(n, *self.image_shape), classes

@@ -19,24 +19,25 @@ from .classifiers import embedded_classifiers, load_classifier
 from .descriptors import check_features
 
 # %% ../../nbs/features/09_fidelity.ipynb #c51e68c4
-def _inception() -> Callable:
+def _inception(device:str|torch.device='cpu') -> Callable:
     "Return the network of the published FID; ValueError without torch-fidelity, ConnectionError offline"
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
-        network = NoTrainInceptionV3('inception-v3-compat', ['2048'])
+        network = NoTrainInceptionV3('inception-v3-compat', ['2048']).to(device)
     except ModuleNotFoundError:
         raise ValueError("features 'inception' need torch-fidelity (pip install torch-fidelity); else name a "
                          f'classifier: {", ".join(embedded_classifiers())}, or one of torchvision') from None
     except OSError as error:
         raise ConnectionError(f'the weights of Inception could not be fetched ({error})') from None
-    return lambda images: network(to_uint8(images).expand(-1, 3, -1, -1))
+    return lambda images: network(to_uint8(images).expand(-1, 3, -1, -1).to(device))
 
 def _feature_network(
     name:str|nn.Module|Callable, # 'mnist5k', 'resnet50', 'inception', a network, or extract(images) -> (B, D)
+    device:str|torch.device='cpu', # of a network that is named
 ) -> Callable[[Tensor], Tensor]: # images (B,C,H,W) in [-1, 1] -> features (B, D)
     "Return what maps images to features; ValueError for unknown names"
-    if name == 'inception': return _inception()
-    network = load_classifier(name) if isinstance(name, str) else name
+    if name == 'inception': return _inception(device)
+    network = load_classifier(name).to(device) if isinstance(name, str) else name
     if hasattr(network, 'features') and hasattr(network, 'heads'): return network.features
     if not isinstance(name, str): return network
     children = dict(network.named_modules())
@@ -51,6 +52,7 @@ def image_features(
     network:str|nn.Module|Callable='mnist5k', # a classifier, 'inception', or extract(images) -> (B, D)
     batch_size:int=250, # images at once, >= 1
     name:str='images', # what messages call them
+    device:str|torch.device='cpu', # where a network that is named computes
 ) -> Tensor: # float32 (N, D), on the CPU
     "Return the features of images; ValueError for fewer than 2, and features that are no finite matrix"
     check_number('batch_size', batch_size, 1, whole=True)
@@ -58,10 +60,12 @@ def image_features(
     try: held = ImageSet.of(images)
     except ValueError as error: raise ValueError(f'{name}: {error}') from None
     if len(held) < 2: raise ValueError(f'{name}: a set must hold at least 2 images, got {len(held)}')
-    extract, stays = _feature_network(network), isinstance(images, Tensor) and images.is_floating_point()
+    extract = _feature_network(network, device)
+    stays = isinstance(images, Tensor) and images.is_floating_point()
+    moved = (lambda x: x.to(device)) if isinstance(network, str) else lambda x: x
     read = images.__getitem__ if stays else held.tensor # where they are, as they are
-    parts = [extract(read(part)) for part in torch.arange(len(held)).split(batch_size)]
-    return check_features(torch.cat(parts).float().cpu(), f'features of {name}', unit=False)
+    parts = [extract(moved(read(part))).float().cpu() for part in torch.arange(len(held)).split(batch_size)]
+    return check_features(torch.cat(parts), f'features of {name}', unit=False)
 
 def _features_of_both(
     real:ImageSet|Tensor, synthetic:ImageSet|Tensor, network:str|nn.Module|Callable,

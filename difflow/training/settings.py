@@ -24,6 +24,7 @@ class Settings:
     weight_decay:float=0.
     betas:tuple[float, float]=(0.9, 0.99) # of AdamW
     eps:float=1e-8 # of AdamW
+    optimizer:str='adam' # AdamW, or 'sgd': plain steps, without momentum
     grad_clip:float=1. # largest norm of the gradient; inf: any, but NaN counts as 0 and infinity as 1e5
     ema_halflife:float=20_000. # images
     ema_w:float|None=None # weight of the average at every step, in place of the half-life, 0..1
@@ -47,6 +48,7 @@ class Settings:
             raise ValueError(f'betas must be two numbers >= 0 and < 1, got {self.betas!r}')
         self._set('betas', tuple(check_number('betas', beta, 0, below=1) for beta in self.betas))
         check_choice('levels', self.levels, ('spread', 'independent'))
+        check_choice('optimizer', self.optimizer, ('adam', 'sgd'))
         if not isinstance(self.ema_rampup, bool):
             raise ValueError(f'ema_rampup must be True or False, got {self.ema_rampup!r}')
 

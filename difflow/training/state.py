@@ -48,7 +48,7 @@ def _save_state(path:Path, step:int, settings:Settings, objective:nn.Module, ema
     tensors = {f'raw.{k}': v for k, v in objective.denoiser.state_dict().items()}
     tensors |= {f'ema.{k}': v for k, v in ema.model.state_dict().items()} | {'losses': losses[:step]}
     for i, moments in optimizer.state_dict()['state'].items():
-        tensors |= {f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items()}
+        tensors |= {f'optimizer.{i}.{k}': torch.as_tensor(v) for k, v in moments.items() if v is not None}
     if scaler is not None: # of fp16, whose scale is found as training goes
         tensors |= {f'scaler.{k}': torch.tensor(float(v)) for k, v in scaler.state_dict().items()}
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
@@ -98,7 +98,8 @@ def _identity(denoiser:Denoiser, images:ImageSet, settings:Settings, mixed_preci
     net = getattr(denoiser, 'net', None)
     words = lambda values, prefix='': {f'{prefix}{k}': json.loads(json.dumps(v, default=str))
                                        for k, v in values.items()}
-    numbers = {k: v for k, v in vars(settings).items() if (k, v) != ('levels', 'spread')} # as ever
+    as_ever = ('levels', 'spread'), ('optimizer', 'adam')
+    numbers = {k: v for k, v in vars(settings).items() if (k, v) not in as_ever}
     made_of = dict(parametrisation=type(denoiser).__name__, **words(getattr(denoiser, 'options', {})),
                    network=type(net).__name__, **words(network_facts(net).config, 'network '))
     made_of['dropout'] = sorted({layer.p for layer in denoiser.modules() if isinstance(layer, nn.Dropout)})
@@ -188,8 +189,10 @@ class _RunState:
         self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
         for layer in self.objective.modules(): # of the user's networks, too
             if type(layer) is nn.Dropout: layer.__class__ = Dropout
-        optimizer = torch.optim.AdamW(self.objective.parameters(), settings.lr, settings.betas, settings.eps,
-                                      weight_decay=settings.weight_decay)
+        decay = dict(weight_decay=settings.weight_decay)
+        kind = torch.optim.AdamW, torch.optim.SGD
+        more = decay | dict(betas=settings.betas, eps=settings.eps) if settings.optimizer == 'adam' else decay
+        optimizer = kind[settings.optimizer == 'sgd'](self.objective.parameters(), settings.lr, **more)
         self.losses, self.checked = torch.zeros(settings.steps, device=self.device), 0
         self.model, self.optimizer = accelerator.prepare(self.objective, optimizer)
         if compile: self.model = torch.compile(self.model)

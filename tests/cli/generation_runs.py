@@ -10,11 +10,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg
 import torch
 from PIL import Image
 from published_runs import Run
 
 from difflow import SSCD, SongUNet
+from difflow.cli import fidelity
 from edm_files import snapshot
 from edm_networks import TINY, by_order
 
@@ -342,4 +344,62 @@ SCORES = {
     'S1 RP score of DDPM v4 and v6': scored('sscd-ddpmv4', 'sscd-ddpmv6', ['RP score = 0.6000']),
     'S1 GL score': scored('sscd-dim128-n64', TRAINING, ['M score = 0.6000', 'GL score = 0.4000']),
 }
-RUNS = GENERATED | PACKED | SCORES
+
+
+# fid
+
+
+def eight_features(device):
+    "Return a stand-in for Inception: eight pixels of each image, in steps of grey levels"
+    return lambda images: images.flatten(1)[:, :8]
+
+
+def stand_in(patch):
+    "Put the stand-in in the place of Inception, and 50,000 images are four"
+    patch.setattr('difflow.features.fidelity._inception', eight_features)
+    random_part = fidelity._random_part
+    patch.setattr(fidelity, '_random_part', lambda images, count, seed: random_part(images, 4, seed))
+
+
+def pixels(images):
+    "Return what the stand-in returns of images (N, H, W, C)"
+    flat = images.transpose(0, 3, 1, 2).reshape(len(images), -1)[:, :8]
+    return flat.astype(np.float32) / np.float32(127.5) - 1
+
+
+def lay_out_distances(folder):
+    write_folder(folder / 'fid-tmp/000000', pictures(4, (8, 8, 3), 5))
+    np.savez(folder / 'ref.npz', mu=np.zeros(8), sigma=np.eye(8))
+
+
+def check_distance(folder, printed):
+    "Check the number against the formula of the published script, with SciPy's square root"
+    found = pixels(pictures(4, (8, 8, 3), 5)).astype(np.float64)
+    mu, sigma = found.mean(0), np.cov(found, rowvar=False)
+    root = scipy.linalg.sqrtm(sigma @ np.eye(8)).real
+    expected = np.square(mu).sum() + np.trace(sigma + np.eye(8) - 2 * root)
+    assert abs(float(printed.splitlines()[-1]) - expected) < 1e-4
+
+
+def referred(data, dest):
+    "Return the run of a line that writes reference statistics"
+    images = pictures(5, (8, 8, 3), 6)
+
+    def check(folder, printed):
+        with np.load(folder / dest) as file:
+            mu, sigma = file['mu'], file['sigma']
+        assert (mu.dtype, mu.shape, sigma.dtype, sigma.shape) == (np.float64, (8,), np.float64, (8, 8))
+        assert np.allclose(mu, pixels(images).mean(0), atol=1e-6)
+        assert np.allclose(sigma, np.cov(pixels(images), rowvar=False), atol=1e-6)
+
+    return Run({}, lambda folder: write_set(folder / data, images), check, smaller=stand_in)
+
+
+DISTANCES = {
+    'EDM FID': Run({'ref': 'ref.npz'}, lay_out_distances, check_distance, smaller=stand_in),
+    'EDM reference statistics': referred('datasets/my-dataset.zip', 'fid-refs/my-dataset.npz'),
+    'EDM reference statistics of CIFAR-10': referred(
+        'datasets/cifar10-32x32.zip', 'fid-refs/cifar10-32x32.npz'
+    ),
+}
+RUNS = GENERATED | PACKED | SCORES | DISTANCES
