@@ -183,7 +183,7 @@ def test_deleted_weights_are_drawn_by_the_seed(run, tmp_path):
 
 
 def test_the_defaults_of_main_hold(monkeypatch):
-    "What is not on the line is as in main.py: 50 000 images by 250 steps of DDPM, batches of 128, seed 112233"
+    "What is not on the line is as in main.py: 50 000 images by 250 steps of DDPM, in batches of 128"
     from difflow.cli import sampling
 
     given = dict(arch='UNet', dataset='cifar10', sampling_only=False, pretrained_ckpt='x', class_cond=None)
