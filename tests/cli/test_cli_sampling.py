@@ -131,7 +131,10 @@ def test_the_npz_is_that_of_the_original(words, name, tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (('--arch UNetSmall', '--arch UNet'), '--arch UNet of 28 pixels has model_channels 64, CLASSES 32'),
+        (
+            ('--arch UNetSmall', '--arch UNet'),
+            '--arch UNet of 28 pixels has model_channels 64, num_res_blocks 3, ',
+        ),
         (('--arch UNetSmall', '--arch UNets'), "--arch 'UNets': allowed are UNet, UNetBig, UNetSmall"),
         (('--arch UNetSmall', ''), '--sampling-only names its file by --arch and --dataset: give --arch'),
         (('--dataset mnist', ''), 'give --dataset'),
