@@ -110,9 +110,10 @@ def _check_network(denoiser:'Denoiser', options:dict) -> None:
     channels, side, _ = denoiser.pixel_shape
     config = network_facts(getattr(denoiser, 'net', denoiser)).config
     with torch.device('meta'): wanted = UNet(**published_config(arch, side, channels, classes)).config
-    others = [f'{name} {wanted[name]}, {model} {config.get(name)}' for name in wanted
+    others = [name for name in wanted
               if name not in ('dropout', 'null_class') and config.get(name) != wanted[name]]
-    if others: raise ValueError(f'--arch {arch} of {side} pixels has {"; ".join(others)}')
+    has = lambda config: ', '.join(f'{name} {config.get(name)}' for name in others)
+    if others: raise ValueError(f'--arch {arch} of {side} pixels has {has(wanted)}; {model} {has(config)}')
 
 def _draw_weights(denoiser:'Denoiser', keys:list[str]|None, seed:int) -> None:
     "Replace the weights `keys` by fresh ones; ValueError for a name that the network does not have"

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from difflow.cli.options import (
+    _check_ending,
+    _count,
+    _DeviceOption,
+    _flag,
+    _given_options,
+    _numbers,
+    _option,
+    _RestartOption,
+)
+
 from .models import _data_facts, _device_of
-from .options import _check_ending, _count, _DeviceOption, _flag, _numbers, _option, _RestartOption
 from .root import _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -71,6 +81,24 @@ def _draw_cas(cas:'CAS', path:Path) -> None:
     remove_partials(path)
     with atomic(path) as partial: figure.savefig(partial, dpi=120)
 
+# %% ../../nbs/cli/15_synthetic_data.ipynb #987a6cde
+_PUBLISHED = dict(classifier='resnet50', lr=0.1) # the rest is what all recipes have
+_DTYPES = {'float32': 'float32', 'bfloat16': 'bfloat16', 'bf16': 'bfloat16'}
+
+def _resolve_recipe(options:dict, given:set[str]) -> dict:
+    "Return all options, those of the published recipe where it is asked for; ValueError for two answers"
+    if options['recipe'] not in ('ours', 'published'):
+        raise ValueError(f'--recipe {options["recipe"]!r}: allowed are ours, published')
+    if options['dtype'] not in _DTYPES:
+        raise ValueError(f'--dtype {options["dtype"]!r}: allowed are float32, bfloat16')
+    options = options | dict(dtype=_DTYPES[options['dtype']])
+    if options['recipe'] == 'ours': return options
+    for name, value in _PUBLISHED.items():
+        if name in given and options[name] != value:
+            raise ValueError(f'--recipe published has {name} {value}, the line --{name} {options[name]}')
+    skewed = options['real'] == 'melanoma' and 'metric' not in given # two classes, of 98 % and 2 %
+    return options | _PUBLISHED | (dict(metric='auroc') if skewed else {})
+
 # %% ../../nbs/cli/15_synthetic_data.ipynb #e10c1ac8
 def _cas(options:dict) -> None:
     "Compare what the options of `_cas_command` name, and write it"
@@ -83,18 +111,20 @@ def _cas(options:dict) -> None:
     from difflow.synthetic_data.samples import classification_accuracy_score
     pick = lambda names: {name: options[name] for name in names.split()}
     fit, where = pick('size channels'), pick('data_dir download')
-    recipe = pick('classifier augmentation batch_size lr restart out')
+    recipe = pick('classifier augmentation batch_size lr dtype restart out')
     if not synthetic.exists(): raise ValueError(f'--synthetic {synthetic}: no such folder or npz')
     real, test, max_real, seed = (options[name] for name in ('real', 'test', 'max_real', 'seed'))
     real_train, real_test = _real_sets(real, test, max_real, seed, **fit, **where)
     made = load_images(synthetic, **fit)
     _print_used(f'training on {_data_facts(real_train)}, and {_data_facts(made)}; '
                 f'testing on {_data_facts(real_test)}')
-    callback = _progress() if sys.stderr.isatty() and rank_and_world()[0] == 0 else None
+    for images in (real_train, real_test, made): images.decode(options['workers'])
+    first = rank_and_world()[0] == 0
+    callback = _progress() if sys.stderr.isatty() and first else None
     cas = classification_accuracy_score(
         real_train, made, real_test, chosen, options['protocol'].split(','), options['epochs'],
         options['steps'], range(seed, seed + options['seeds']), options['metric'], callback,
-        device=_device_of(options['device']), **recipe)
+        device=_device_of(options['device']), on_start=_print_used if first else None, **recipe)
     if cas is None: return # another process ends it
     whole, written = CAS.load(out), [out.with_suffix('.classifiers'), out, out.with_suffix('.png')]
     _draw_cas(whole, written[-1])
@@ -123,16 +153,20 @@ def _cas_command(context:typer.Context,
                  min=1)=None,
     seeds:_count('classifiers of each kind')=3, seed:_count('seed of the first', least=0)=0,
     metric:_option(str, 'accuracy or auroc')='accuracy',
+    recipe:_option(str, 'published: ResNet-50, lr 0.1, momentum 0.9, weight decay 1e-4, cosine, as '
+                       'minimal-diffusion has it; ours: as --classifier and --lr say')='ours',
     classifier:_option(str, 'small, a ResNet of torchvision, or auto: small to 32 px, else resnet50')='auto',
     augmentation:_option(str, 'none, bend (turn, shift), flip (shift, mirror)')='bend',
     batch_size:_count('images a step', least=2)=64, lr:_option(float, 'first learning rate, > 0')=0.1,
     size:_option(int|None, 'side of the images in pixels; default: as in the data', min=1)=None,
     channels:_option(int|None, '1 grey, 3 RGB; default: as in the data', min=1)=None,
+    dtype:_option(str, 'of the networks in training: float32 or bfloat16')='float32',
+    workers:_count('threads that decode the images', least=0)=0,
     out:_option(Path, 'the table, an npz; picture and classifiers lie beside it')=Path('cas.npz'),
     device:_DeviceOption='auto', restart:_RestartOption=False,
 ) -> None:
     "Train classifiers on real, synthetic and all images, test them on real ones, and compare."
-    _cas(context.params)
+    _cas(_resolve_recipe(context.params, _given_options(context)))
 
 def _progress() -> Callable[[int, int], None]:
     "Return a callback that moves a bar"

@@ -6,7 +6,8 @@
 __all__ = ['ImageSet', 'load_images', 'check_images']
 
 # %% ../../nbs/data/08_sets.ipynb #654548f1
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .canvas import _texts, to_float, to_uint8
-from .checks import check_kind, shown
+from .checks import check_kind, check_number, shown
 from .memory import _FloatImages, _in_memory
 from .readers import _ArrayReader, _LazyImages
 from .sources import _find, _labels
@@ -70,16 +71,24 @@ class _ImageStore(Dataset):
         if not self.decoded: self._held = self._stack(range(len(self)))
         return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
 
+    def decode(self, workers:int=0) -> 'ImageSet': # itself
+        "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
+        if check_number('workers', workers, 0, whole=True) and not self.decoded:
+            with ThreadPoolExecutor(workers) as pool:
+                self._held = self._stack(range(len(self)), pool.map(self.pixels, range(len(self))))
+        _ = self.images
+        return self
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         "(C, H, W) of the first image"
         return tuple(self._held[0].shape)
 
-    def _stack(self, indices:Sequence[int]|Tensor) -> Tensor:
-        "Decode the images at `indices` as one uint8 batch; ValueError where their shapes differ"
+    def _stack(self, indices:Sequence[int]|Tensor, decoded:Iterable[Tensor]|None=None) -> Tensor:
+        "Return the images at `indices` as one uint8 batch; ValueError where their shapes differ"
         images = []
-        for i in indices:
-            images.append(self._held[int(i)])
+        for i, pixels in zip(indices, decoded or (self._held[int(i)] for i in indices)):
+            images.append(pixels)
             if images[-1].shape != images[0].shape:
                 raise ValueError(f'{self.names[int(indices[0])]} is {tuple(images[0].shape)} (C,H,W), '
                                  f'{self.names[int(i)]} {tuple(images[-1].shape)}: pass size= and channels=')

@@ -7,18 +7,22 @@ __all__ = ['ClassifierRecipe']
 
 # %% ../../nbs/synthetic_data/00_cas_training.ipynb #8b79847d
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.checks import check_number
+from ..checkpoints.archives import read_tensors
+from ..checkpoints.weights import load_strictly
+from ..data.checks import check_choice, check_number
 from ..data.sets import ImageSet
 from ..features.classifier_training import random_warp
-from ..features.classifiers import SmallClassifier
+from ..features.classifiers import SmallClassifier, load_classifier
 from ..noise import Stream, uniform
 from ..training.order import batches
 
@@ -31,6 +35,11 @@ def _small_image_stem(network:nn.Module, channels:int) -> nn.Module: # the same
     network.maxpool = nn.Identity()
     return network
 
+def _kind_of(kind:str|Callable, image_shape:tuple[int, int, int]) -> str|Callable:
+    "Return `kind`, and what 'auto' means for images of that shape"
+    if callable(kind) or kind != 'auto': return kind
+    return 'small' if max(image_shape[1:]) <= _SMALL else 'resnet50'
+
 def _make_classifier(
     kind:str|Callable, # 'auto', 'small', a ResNet of torchvision as 'resnet50', or make((C,H,W), classes)
     image_shape:tuple[int, int, int], # (C,H,W)
@@ -38,12 +47,10 @@ def _make_classifier(
 ) -> nn.Module:
     "Return an untrained classifier; ValueError for an unknown name"
     if callable(kind): return kind(image_shape, classes)
-    channels, size = image_shape[0], max(image_shape[1:])
-    if kind == 'small' or kind == 'auto' and size <= _SMALL:
-        return SmallClassifier({'class': classes}, image_shape, width=16)
+    channels, size, kind = image_shape[0], max(image_shape[1:]), _kind_of(kind, image_shape)
+    if kind == 'small': return SmallClassifier({'class': classes}, image_shape, width=16)
     from torchvision import models
     known = models.list_models(module=models, include='*resn*t*')
-    if kind == 'auto': kind = 'resnet50'
     if kind not in known:
         raise ValueError(f'classifier must be auto, small or one of {", ".join(known)}, got {kind!r}')
     network = models.get_model(kind, weights=None, num_classes=classes)
@@ -71,6 +78,8 @@ def _shift_flip(
 _AUGMENTATIONS = {'none': None, 'bend': partial(random_warp, strength=0.5), 'flip': _shift_flip}
 
 # %% ../../nbs/synthetic_data/00_cas_training.ipynb #29582761
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+
 @dataclass(frozen=True)
 class ClassifierRecipe:
     "Network, augmentation and optimiser of every classifier of a comparison; ValueError out of range"
@@ -81,8 +90,10 @@ class ClassifierRecipe:
     momentum:float=0.9
     weight_decay:float=1e-4
     device:str='cpu'
+    dtype:str='float32' # or bfloat16, of what the networks compute in training; weights are float32
 
     def __post_init__(self):
+        check_choice('dtype', self.dtype, tuple(_DTYPES))
         ranges = dict(batch_size=(2, 2**20), lr=(1e-12, 1e3), momentum=(0, 1), weight_decay=(0, 1e3))
         for name, (low, high) in ranges.items():
             value = check_number(name, getattr(self, name), low, high, whole=name == 'batch_size')
@@ -103,6 +114,16 @@ class ClassifierRecipe:
         steps = check_number('steps', steps, 1, whole=True)
         step = check_number('step', step, 0, steps - 1, whole=True)
         return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+    def load(self,
+        path:str|Path, # of a classifier that was trained by this recipe
+        image_shape:tuple[int, int, int], # (C,H,W) of the images
+        classes:int, # >= 2
+    ) -> nn.Module: # in eval mode, on the CPU
+        "Load a classifier that a comparison has kept; ValueError where the file holds another network"
+        if _kind_of(self.classifier, image_shape) == 'small': return load_classifier(path)
+        network = _make_classifier(self.classifier, image_shape, classes)
+        return load_strictly(network, read_tensors(path, network.state_dict())).eval()
 
 # %% ../../nbs/synthetic_data/00_cas_training.ipynb #691dd6ed
 def _check_steps(steps:int) -> None:
@@ -129,12 +150,20 @@ def _fit(
         for group in optimizer.param_groups: group['lr'] = recipe.rate(step, steps)
         x, y = images.tensor(indices).to(recipe.device), images.labels[indices].to(recipe.device)
         if recipe.augment is not None: x = recipe.augment(x, seed=seed, step=step)
-        loss = F.cross_entropy(network(x), y)
+        with torch.autocast(x.device.type, _DTYPES[recipe.dtype], enabled=recipe.dtype != 'float32'):
+            loss = F.cross_entropy(network(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if callback is not None: callback(step, loss.detach())
     return network.eval()
+
+def _seconds_a_step(images:ImageSet, classes:int, recipe:ClassifierRecipe) -> float:
+    "Return how long the second of two steps takes here, in seconds"
+    ends = []
+    def note(step:int, loss:Tensor) -> None: ends.append((loss.item(), time.perf_counter()))
+    _fit(images, classes, 2, recipe, callback=note)
+    return ends[1][1] - ends[0][1]
 
 @torch.no_grad()
 def _probabilities(network:nn.Module, images:ImageSet, batch_size:int=250) -> Tensor: # float32 (N, classes)

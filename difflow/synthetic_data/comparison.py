@@ -19,6 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from difflow.synthetic_data.cas_training import (
+    ClassifierRecipe,
+    _check_steps,
+    _fit,
+    _kind_of,
+    _make_classifier,
+    _probabilities,
+    _seconds_a_step,
+)
+
 from ..checkpoints.safetensors_files import write_tensors
 from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet
@@ -27,7 +37,6 @@ from ..files import remove_partials
 from ..runs.identity import run_identity
 from ..runs.tables import fill_table
 from .cas_scores import CAS, _check_metric
-from .cas_training import ClassifierRecipe, _check_steps, _fit, _make_classifier, _probabilities
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #ea911991
 def _class_names(images:ImageSet) -> list[str]|None:
@@ -172,9 +181,10 @@ def _comparison_identity(one:_Comparison, seeds:Sequence[int], settings:Mapping[
     known = lambda images: run_identity(None, images)['images']
     recipe = {f.name: _function_name(getattr(one.recipe, f.name)) for f in fields(one.recipe)}
     sets = {f'images of {arm}': known(images) for arm, images in one.sets.items()}
+    plain = {'device', 'dtype'} if recipe['dtype'] == 'float32' else {'device'} # as files without it
     return run_identity(**sets, **{'test images': known(one.real_test)}, **settings, protocol=one.protocols,
                         metric=one.metric, seed=seeds[0], classes=one.classes,
-                        **{name: value for name, value in recipe.items() if name != 'device'})
+                        **{name: value for name, value in recipe.items() if name not in plain})
 
 def _keep_classifier(network:nn.Module, path:Path, run:_Run) -> None:
     "Write a classifier, so that the same weights make the same bytes"
@@ -194,8 +204,8 @@ def _of_seeds(cas:CAS, seeds:Sequence[int]) -> CAS:
     "Return the scores of some of the seeds, in their order"
     return replace(cas, seeds=list(seeds), answers=cas.answers[:, :, [cas.seeds.index(s) for s in seeds]])
 
-def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mapping[str, Any],
-                restart:bool) -> CAS|None: # None: another process ends it
+def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mapping[str, Any], restart:bool,
+                on_start:Callable[[str], None]|None=None) -> CAS|None: # None: another process ends it
     "Train what is missing in the file; return the scores of `seeds`"
     path, runs = Path(path), {_name_of(run): run for run in one.runs(seeds)}
     if path.suffix != '.npz': raise ValueError(f'{path}: the name must end in .npz')
@@ -215,8 +225,36 @@ def _compare_in(path:str|Path, one:_Comparison, seeds:list[int], settings:Mappin
         answers = {names[str(row['name'])]: torch.from_numpy(row['answers']) for row in rows}
         _remove_others(folder, names)
         one.scores(answers, every).save(path, made_of)
-    report = fill_table(path, made_of, list(runs), make, join, known=known, restart=restart)
+    def start() -> None:
+        if on_start is not None: on_start(_cost(one, seeds, known() if path.exists() else ()))
+    report = fill_table(path, made_of, list(runs), make, join, known=known, restart=restart, on_start=start)
     return _of_seeds(CAS.load(path), seeds) if report.tells else None
+
+# %% ../../nbs/synthetic_data/02_comparison.ipynb #91caa41e
+def _duration(seconds:float) -> str:
+    "Return a time in words"
+    if seconds < 120: return f'{seconds:.0f} seconds'
+    return f'{seconds / 60:.0f} minutes' if seconds < 7200 else f'{seconds / 3600:.1f} hours'
+
+def _cost(one:_Comparison, seeds:Sequence[int], there:Collection[str]=()) -> str:
+    "Return in words which classifiers are trained and what that takes, without those that are `there`"
+    runs, recipe = [run for run in one.runs(seeds) if _name_of(run) not in there], one.recipe
+    if not runs: return f'all {len(one.runs(seeds))} classifiers are there'
+    with torch.random.fork_rng(devices=[]):
+        network = _make_classifier(recipe.classifier, one.real_test.image_shape, len(one.classes))
+    kind = _kind_of(recipe.classifier, one.real_test.image_shape)
+    kind = kind if isinstance(kind, str) else type(network).__name__
+    augmentation = getattr(recipe.augmentation, '__name__', recipe.augmentation)
+    size, steps = sum(p.numel() for p in network.parameters()), sum(n for _, n, _ in runs)
+    words = (f'{len(runs)} classifiers to train, {kind} of {size:,} parameters, {recipe.dtype}, lr '
+             f'{recipe.lr:g}, momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, '
+             f'augmentation {augmentation}: {steps:,} steps of {recipe.batch_size} images')
+    if steps < _TIMED: return words
+    second = _seconds_a_step(one.sets[runs[0][0]], len(one.classes), recipe)
+    whole = _duration(steps * second)
+    return f'{words}; {second:.3g} s a step on {recipe.device}, about {whole} for one process'
+
+_TIMED = 200 # steps from which on one is timed before
 
 # %% ../../nbs/synthetic_data/02_comparison.ipynb #a9e3f702
 def _seed_list(seeds:int|Sequence[int]) -> list[int]:
@@ -239,6 +277,7 @@ def compare_sets(
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
     out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
     restart:bool=False, # begin anew, whatever is at `out`
+    on_start:Callable[[str], None]|None=None, # called once, when all is checked, with the cost in words
 ) -> CAS|None: # None with `out` in all of several processes but the one that ends it
     "Train on every set by every protocol and seed, and test on `real_test`; ValueError before any work"
     check_kind('protocol', protocol, (str, list, tuple))
@@ -252,5 +291,7 @@ def compare_sets(
     counts = _planned_steps([len(s) for s in sets.values()], protocols, epochs, steps, recipe.batch_size)
     names = next(iter(sets.values())).classes or [str(c) for c in range(classes)]
     one = _Comparison(sets, real_test, protocols, counts, metric, recipe, names[:classes], callback)
-    if out is not None: return _compare_in(out, one, seeds, dict(epochs=float(epochs), steps=steps), restart)
+    settings = dict(epochs=float(epochs), steps=steps)
+    if out is not None: return _compare_in(out, one, seeds, settings, restart, on_start)
+    if on_start is not None: on_start(_cost(one, seeds))
     return one.scores({run: one.answers(one.train(run, seeds)) for run in one.runs(seeds)}, seeds)

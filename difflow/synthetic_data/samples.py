@@ -101,6 +101,7 @@ def classification_accuracy_score(
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
     out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
     restart:bool=False, # begin anew, whatever is at `out`
+    on_start:Callable[[str], None]|None=None, # called once, when all is checked, with the cost in words
     **recipe, # of `ClassifierRecipe`: classifier, augmentation, batch_size, lr, ...
 ) -> CAS|None: # arms: real, synthetic, real + synthetic, synthetic N ...; None as in `compare_sets`
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
@@ -113,7 +114,7 @@ def classification_accuracy_score(
     arms = {'real': real_train, 'synthetic': synthetic, 'real + synthetic': _join_sets(real_train, synthetic)}
     arms |= {f'synthetic {n}': synthetic[order[:n]] for n in counts if n < len(synthetic)}
     return compare_sets(arms, real_test, protocol, epochs, steps, seeds, metric, ClassifierRecipe(**recipe),
-                        callback, out, restart)
+                        callback, out, restart, on_start)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #442839f8
 class CopyScores(NamedTuple):

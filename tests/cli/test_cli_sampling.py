@@ -7,9 +7,10 @@ import pytest
 import torch
 from option_changes import call, files_of
 
-from difflow import UNet, sample
+from difflow import Scheduler, UNet, sample
 from difflow.checkpoints import published_config
 from difflow.cli.models import _load_model
+from difflow.data.studies import PUBLISHED_SETS
 from difflow.runs import minimal_walk, wanted_images
 from golden import FIXTURES, fill
 
@@ -131,7 +132,10 @@ def test_the_npz_is_that_of_the_original(words, name, tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (('--arch UNetSmall', '--arch UNet'), '--arch UNet of 28 pixels has model_channels 64, CLASSES 32'),
+        (
+            ('--arch UNetSmall', '--arch UNet'),
+            '--arch UNet of 28 pixels has model_channels 64, num_res_blocks 3, ',
+        ),
         (('--arch UNetSmall', '--arch UNets'), "--arch 'UNets': allowed are UNet, UNetBig, UNetSmall"),
         (('--arch UNetSmall', ''), '--sampling-only names its file by --arch and --dataset: give --arch'),
         (('--dataset mnist', ''), 'give --dataset'),
@@ -154,6 +158,32 @@ def test_what_does_not_fit_is_refused_by_both_names(change, message, run, folder
     code, printed = run(LINE.replace(*change))
     assert code == 2 and message in printed and len(printed.strip().splitlines()) == 1, printed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope='module')
+def states():
+    "Weights of a small network by side and channels, without the classes"
+    shapes = [(28, 1), (28, 3), (32, 3), (64, 3)]
+    return {shape: UNet(**published_config('UNetSmall', *shape, 2)).state_dict() for shape in shapes}
+
+
+@pytest.mark.parametrize('name', PUBLISHED_SETS)
+def test_the_data_set_alone_says_what_a_checkpoint_leaves_out(name, states, tmp_path):
+    known = PUBLISHED_SETS[name]
+    shape = known.image_size, known.channels
+    state = states[shape] | {'label_emb.weight': torch.zeros(known.num_classes, 64)}
+    prefix = 'module.' if name in ('mnist', 'cars', 'cifar10') else ''
+    torch.save({f'{prefix}{key}': tensor for key, tensor in state.items()}, tmp_path / 'm.pt')
+    code, printed = call(f'sample --model m.pt --dataset {name} --n 2 --steps 1 --npz m.npz', tmp_path)
+    assert code == 0, printed
+    images, labels = read(tmp_path / 'm.npz')
+    assert images.shape == (2, shape[0], *shape) and labels.tolist() == [0, 1]
+    assert f'{known.num_classes} classes' in printed.splitlines()[0] and 'assumed' not in printed
+    denoiser = _load_model(str(tmp_path / 'm.pt'), 'cpu', dataset=name)
+    with torch.device('meta'):
+        wanted = UNet(**published_config('UNetSmall', *shape, known.num_classes)).config
+    assert denoiser.net.config == wanted
+    assert denoiser.scheduler == Scheduler.cosine(1000) and denoiser.prediction == 'eps'
 
 
 def test_two_data_sets_of_one_shape_are_told_apart_by_the_name_of_the_file(tmp_path):
@@ -183,7 +213,7 @@ def test_deleted_weights_are_drawn_by_the_seed(run, tmp_path):
 
 
 def test_the_defaults_of_main_hold(monkeypatch):
-    "What is not on the line is as in main.py: 50 000 images by 250 steps of DDPM, batches of 128, seed 112233"
+    "What is not on the line is as in main.py: 50 000 images by 250 steps of DDPM, in batches of 128"
     from difflow.cli import sampling
 
     given = dict(arch='UNet', dataset='cifar10', sampling_only=False, pretrained_ckpt='x', class_cond=None)

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from option_changes import call, check_change, command_options, files_of
 from PIL import Image
+from safetensors.torch import load_file
 
 from difflow import ImageSet, classification_accuracy_score, load_images
 from difflow.data import save_images
 from difflow.features import load_classifier
-from difflow.synthetic_data import CAS
+from difflow.synthetic_data import CAS, ClassifierRecipe
 
 DIFFLOW = Path(sys.executable).parent / 'difflow'
 SMALL = '--epochs 4 --seeds 1 --batch-size 16 --augmentation none'
@@ -243,6 +245,12 @@ def test_sets_that_are_not_there_say_where_they_belong(line, message, difflow):
         ('--synthetic DIR/made.npz --counts a', "--counts 'a': not integers"),
         ('--synthetic DIR/made.npz --counts 100', 'counts must be an integer in 2..48, got 100'),
         ('--synthetic DIR/made.npz --lr 0', 'lr must be a number in'),
+        ('--synthetic DIR/made.npz --recipe theirs', "--recipe 'theirs': allowed are ours, published"),
+        (
+            '--synthetic DIR/made.npz --recipe published --classifier small',
+            '--recipe published has classifier resnet50, the line --classifier small',
+        ),
+        ('--synthetic DIR/made.npz --dtype float16', "--dtype 'float16': allowed are float32, bfloat16"),
         ('--synthetic DIR/made.npz --out cas.csv', 'cas.csv: the name must end in .npz'),
         ('--synthetic DIR/made.npz --batch-size 1', "'--batch-size'"),
         ('', "'--synthetic'"),
@@ -294,6 +302,9 @@ CHANGES = {
     'augmentation': 'bend',
     'batch_size': '4',
     'lr': '0.2',
+    'recipe': 'ours',  # published: below
+    'dtype': 'bf16',
+    'workers': '2',
     'size': ('7', 'images of real'),
     'channels': ('3', 'images of real'),
     'out': 'b.npz',
@@ -335,6 +346,93 @@ def test_what_is_kept_is_what_answered_and_a_smaller_order_leaves_it(line, base,
     assert code == 0 and '2 more seeds than asked for' in printed and files_of(tmp_path) == before
     assert call(f'{line} --restart', tmp_path)[0] == 0
     assert files_of(tmp_path) == files_of(base)
+
+
+@pytest.fixture(scope='module')
+def published(line, tmp_path_factory):
+    "A folder in which the published recipe has run, and what was printed"
+    home = tmp_path_factory.mktemp('published')
+    code, printed = call(f'{line} --recipe published --dtype bf16 --workers 2 --steps 1', home)
+    assert code == 0, printed
+    return home, printed
+
+
+def test_published_recipe_says_classifier_and_cost_first(published, line):
+    home, printed = published
+    first, second, *_ = printed.splitlines()
+    parameters = sum(p.numel() for p in resnet50_for(1, 2).parameters())
+    assert first.startswith('training on 40 ') and second == (
+        f'3 classifiers to train, resnet50 of {parameters:,} parameters, bfloat16, lr 0.1, momentum 0.9, '
+        'weight decay 0.0001, augmentation none: 3 steps of 8 images'
+    )
+    run = json.loads(str(np.load(home / 'a.npz')['run']))
+    known = dict(classifier='resnet50', lr=0.1, momentum=0.9, weight_decay=1e-4, dtype='bfloat16')
+    assert {name: run[name] for name in known} == known
+    code, again = call(f'{line} --recipe published --dtype bfloat16 --steps 1', home)
+    assert code == 0 and again.splitlines()[1] == 'all 3 classifiers are there'
+    code, refused = call(f'{line} --steps 1', home)
+    assert code == 2 and 'is of another run: classifier resnet50 -> auto, dtype bfloat16 -> None' in refused
+
+
+def resnet50_for(channels, classes):
+    "ResNet-50 of torchvision with a stem for small images, without difflow"
+    net = torchvision.models.resnet50(weights=None, num_classes=classes)
+    net.conv1 = torch.nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    net.maxpool = torch.nn.Identity()
+    return net
+
+
+def test_kept_classifiers_of_the_published_recipe_answer_as_in_the_table(published, folder):
+    "Read by difflow, and by nothing but torchvision and safetensors"
+    home, _ = published
+    cas, test = CAS.load(home / 'a.npz'), load_images(folder / 'test')
+    recipe = ClassifierRecipe('resnet50', 'none', 8, dtype='bfloat16')
+    for arm, name in zip(cas.arms, ('real', 'synthetic', 'real+synthetic')):
+        file = home / f'a.classifiers/{name}-1steps-seed0.safetensors'
+        bare = resnet50_for(1, 2).eval()
+        bare.load_state_dict(load_file(file))
+        answers = cas.answers[0, cas.arms.index(arm), 0]
+        for classifier in (recipe.load(file, test.image_shape, 2), bare):
+            assert not classifier.training
+            with torch.no_grad():
+                found = classifier(test.tensor()).softmax(1)
+            torch.testing.assert_close(found, answers)
+            same = (found.argmax(1) == test.labels).double().mean()
+            assert same == cas.values('steps', arm)[0]
+    with pytest.raises(ValueError, match='fc.bias'):
+        recipe.load(file, test.image_shape, 3)
+
+
+def test_long_trainings_are_timed_before_they_start(folder, tmp_path, monkeypatch):
+    from difflow.synthetic_data import comparison
+
+    monkeypatch.setattr(comparison, '_seconds_a_step', lambda *given: 0.5)
+    said, sets = [], [folder / 'train', folder / 'made.npz', folder / 'test']
+    options = dict(protocol='steps', seeds=1, batch_size=8, augmentation='none', on_start=said.append)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stop
+
+    for steps in (66, 67, 20_000):
+        with pytest.raises(Stop):
+            classification_accuracy_score(*sets, steps=steps, callback=stop, **options)
+    assert said[0].endswith(': 198 steps of 8 images') and 's a step' not in said[0]
+    assert said[1].endswith('; 0.5 s a step on cpu, about 100 seconds for one process')
+    assert said[2].endswith('about 8.3 hours for one process')
+
+
+def test_melanoma_is_measured_by_auroc_as_published():
+    from difflow.cli.synthetic_data import _resolve_recipe
+
+    options = dict(recipe='published', dtype='float32', real='melanoma', metric='accuracy', lr=0.1)
+    options |= dict(classifier='auto')
+    assert _resolve_recipe(options, set())['metric'] == 'auroc'
+    assert _resolve_recipe(options, {'metric'})['metric'] == 'accuracy'
+    assert _resolve_recipe(options | dict(real='afhq'), set())['metric'] == 'accuracy'
+    assert _resolve_recipe(options | dict(recipe='ours'), set())['metric'] == 'accuracy'
 
 
 def test_the_library_does_the_same(line, base, folder, tmp_path):
