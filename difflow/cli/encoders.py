@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/20_encoders.ipynb #33c4cf22
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,7 @@ class _StudyFiles:
                     _save_torch(file, _published_encoder(weights))
                 else: _save_torch(file, _published_checkpoint(parts, done, self.model, self.settings))
             path.unlink()
+        with suppress(OSError): (self.folder / 'states').rmdir()
 
     def missing(self) -> list[Path]:
         "Return the files that are not there"
