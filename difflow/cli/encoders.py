@@ -214,8 +214,8 @@ def _agree(folder:Path, made_of:dict) -> None:
 def _check_words(options:dict) -> dict: # {SECTION.FIELD: value}
     "Return the settings of a training; ValueError for what is not trained here"
     if options['mode'] != 'train':
-        raise ValueError(f'--mode={options["mode"]}: only train is there; FID and bits per dimension are '
-                         'broken in the published script, difflow fid has the first')
+        raise ValueError(f'--mode={options["mode"]}: only train is there; eval, FID and bits per dimension, '
+                         'does not run in the published script')
     c = _check_config(options['config'], options)
     if c['data.dataset'] not in _STUDY_DATA:
         raise ValueError(f'--config.data.dataset {c["data.dataset"]}: known are {", ".join(_STUDY_DATA)}')
