@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .mixers import _Codes, _codes_digest
+from .mixers import _Codes, _codes_digest, _exact
 from .root import _note, _print_done, _print_used
 
 if TYPE_CHECKING:
@@ -119,13 +119,14 @@ def _train_factors(where:_Codes, s:int, factors:Sequence[str], rate:float, setti
                                  validation=known.share, binary=where.data == 'celeba')
         columns = {split: labels[split][:, [order.index(name) for name in group]] for split in labels}
         mixer.fit(parts['train'][0], columns['train'], classes=[known.factors[name][1] for name in group])
-        scores = mixer.scores(parts['test'][0], columns['test'])
+        scores = _exact(mixer.scores(parts['test'][0], columns['test']), len(columns['test']))
         for f, name in enumerate(group):
             for i in absent(name):
                 _save_factor(mixer, i, float(scores[f, i]), (folders[name], s, i), rate, f)
                 made += 1
     return made
 
+# %% ../../nbs/cli/21_factor_models.ipynb #74e4175d
 def _down_rate(options:dict, task:int|None) -> float:
     "Return the learning rate: the one of a task of Slurm for the sets whose scripts choose so, or as given"
     if task is None or options['data'] == 'celeba': return options['down_lr'] or _RATES[0]

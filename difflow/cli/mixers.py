@@ -85,6 +85,11 @@ def _check_granularity(granularity:int|None, data:str) -> None:
         raise ValueError(f'--data {data} needs --granularity G: its codes are train_G.pkl and test_G.pkl')
 
 # %% ../../nbs/cli/14_mixers.ipynb #55030123
+def _exact(shares:'np.ndarray|Sequence', count:int) -> 'np.ndarray':
+    "Return shares of `count` answers in double precision"
+    import numpy as np
+    return np.round(np.asarray(shares, float) * count) / count
+
 def _mixer_scores(mixer:'Mixer', train:tuple, test:tuple, times:list[float]) -> dict: # json-able
     "Fit `mixer` and return the scores of its seeds for each factor, and for a single time which one and all"
     import numpy as np
@@ -92,10 +97,10 @@ def _mixer_scores(mixer:'Mixer', train:tuple, test:tuple, times:list[float]) -> 
     best = mixer.lr_index.tolist() # (F, times)
     learnt = [[mixer.train_accuracy[i, :, f, t].mean().item() for t, i in enumerate(row)]
               for f, row in enumerate(best)]
-    report = {'scores': np.atleast_2d(mixer.scores(*test)).tolist(),
+    report = {'scores': _exact(np.atleast_2d(mixer.scores(*test)), len(test[0])).tolist(),
               'lrs': [[mixer.lrs[i] for i in row] for row in best], 'train': learnt}
     if hasattr(mixer, 'scores_by_time'):
-        by_time = mixer.scores_by_time(*test)
+        by_time = _exact(mixer.scores_by_time(*test), len(test[0]))
         report['by_time'] = (by_time[None] if mixer.single else by_time).tolist()
         report['best_time'] = [times[i] for i in mixer.time_index.tolist()]
     return report
