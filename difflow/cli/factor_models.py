@@ -56,18 +56,25 @@ def _model_folder(where:_Codes, factor:str, rate:float) -> Path:
     return Path(f'{where.data}_models').joinpath(*map(str, parts))
 
 # %% ../../nbs/cli/21_factor_models.ipynb #b53a8391
-def _save_factor(mixer:'TransformerMixer', index:int, tested:float, where:tuple[Path, int, int],
-                 lr:float, factor:int) -> None:
-    "Write one network as published; `where`: folder, encoder and network"
+def _save_published(content:object, path:Path) -> None:
+    "Write what torch.load reads, with bytes that depend on the content alone"
+    import io
+
     import torch
 
     from difflow.files import atomic
+    torch.save(content, file := io.BytesIO())
+    with atomic(path) as partial: partial.write_bytes(file.getvalue())
+
+def _save_factor(mixer:'TransformerMixer', index:int, tested:float, where:tuple[Path, int, int],
+                 lr:float, factor:int) -> None:
+    "Write one network as published; `where`: folder, encoder and network"
     folder, s, seed = where
     percent = lambda accuracy: 100 * accuracy[0, seed, factor, 0].item()
     content = {'Train Accuracy': percent(mixer.train_accuracy), 'Validation Accuracy': percent(mixer.valid),
                'Test Accuracy': 100 * tested, 'Learning Rate': lr, 'Score Seed': s, 'Downstream Seed': seed,
                'state_dict': mixer.published_weights()[factor][seed]}
-    with atomic(folder / f'{s}-{seed}.pt') as partial: torch.save(content, partial)
+    _save_published(content, folder / f'{s}-{seed}.pt')
 
 def _labels_of(labels:'np.ndarray', known:_FactorSet, factors:Sequence[str], path:Path) -> 'np.ndarray':
     "Return the columns of factors; ValueError where the labels are of another set"
