@@ -39,14 +39,15 @@ def _as_published(command:str, words:str) -> object:
     _AS_PUBLISHED[command] = words
     return _flag('--as-published', f'as in the published script: the same as {words}')
 
-def _without_effect(text:str, kind:type=str) -> object:
+def _without_effect(text:str, kind:type=str, *names:str) -> object:
     "Describe an option of a published script that has nothing to do here: it is taken, and said in a line"
     def told(context:typer.Context, option:typer.CallbackParam, value:object) -> object:
         "Say that the option is on the command line, and return its value"
         given = context.get_parameter_source(option.name).name != 'DEFAULT'
         if given: _note(f'{option.opts[0]} has nothing to do here: {text}')
         return value
-    return _option(kind | None, f'as published, without effect: {text}; default: none', callback=told)
+    text = f'as published, without effect: {text}; default: none'
+    return _option(kind | None, text, *names, callback=told)
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
 _ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')

@@ -8,8 +8,64 @@ __all__ = []
 # %% ../../nbs/cli/33_published_representations.ipynb #dc233d50
 from .published import _Line
 
+# %% ../../nbs/cli/33_published_representations.ipynb #e3baf683
+_NO_UNET = (
+    'The denoiser beside the encoder is NCSN++ of the same width as EDM writes it, which takes the code with '
+    'the noise level; the published one takes it at the bottleneck, too. The encoder is the same network, '
+    'its weights bear the published names and shapes. Its last running statistics keep 90 % of the past in '
+    'a step, published is 10 %: --as-published.')
+_TRAIN_BETTER = ('Stopped at any moment, it goes on as if nothing had happened, and another run in the same '
+                 'folder is refused. No cluster is needed.')
+
+def _run_sh(extras:str, drawn:bool, weight:str, share:str, recon:str='l2', data:str='cifar10',
+            widen:str='2', mixup:bool=False) -> _Line:
+    "Return the line that run.sh prints for a mode"
+    mixed = '_mixup' * mixup
+    words = (f"--config=configs/ve/cifar10_ncsnpp_small_continuous.py "
+             f"--workdir=trained_models/2e-4/{extras}/{data}_{widen}_none{mixed} --mode=train "
+             f"--config.data.dataset={data} --config.training.experiment_name='' "
+             f"--config.training.include_encoder=True --config.training.probabilistic_encoder={drawn} "
+             f"--config.training.lambda_z={weight} --config.training.apply_mixup={mixup} "
+             f"--config.training.lambda_reconstr={share} --config.training.n_iters=250000 "
+             f"--config.training.snapshot_freq=250000 --config.training.seed=0 "
+             f"--config.model.widen_factor={widen} --config.training.recon={recon} --config.data.aug=none "
+             f"--config.optim.lr=2e-4")
+    name = f'S2 main.py {extras} {data} {widen}{mixed}'
+    return _Line(name, 'main.py', words, 'train-encoder', _TRAIN_BETTER, _NO_UNET, 'srun -l python3')
+
+_CODES_BETTER = (
+    'The 109 different times of the eight granularities are computed once, not 161; processes share the '
+    'work, a stopped run goes on, and a missing encoder is refused with the line that trains it. The codes '
+    'lie in an npz of ours, too.')
+
+def _rep_sh(data:str, mode:str, widen:str, lr:str, seed:str='0') -> _Line:
+    "Return a line that rep.sh prints"
+    words = f'--data {data} --aug none --mode {mode} --widen-factor {widen} --seed {seed} --lr {lr}'
+    return _Line(f'S2 representations.py {data} {mode} {widen} {lr}', 'representations.py', words, 'represent',
+                 _CODES_BETTER, '', 'python3')
+
+_LOSSES_BETTER = 'Every set, rate, mode and width that is there is in the table, not synthetic alone.'
+_LOSSES_DIFFER = (
+    'The last training loss is that of the last step that has one; the published script takes the fourth '
+    'line from the end, which for reg-drl is that of fifty steps earlier.')
+
 # %% ../../nbs/cli/33_published_representations.ipynb #5ffb08e2
-_ENCODERS:tuple[_Line, ...] = ()
+_ENCODERS:tuple[_Line, ...] = (
+    _run_sh('probabilistic-drl', True, '1e-5', '0'), _run_sh('reg-drl', False, '1e-5', '0'),
+    _run_sh('noreg-drl', False, '0', '0'), _run_sh('vae-l2', True, '1.', '-1.'),
+    _run_sh('vae-bce', True, '1.', '-1.', 'bce'), _run_sh('ae-l2', False, '0.', '-1.'),
+    _run_sh('ae-bce', False, '0.', '-1.', 'bce'),
+    _run_sh('reg-drl', False, '1e-5', '0', data='cifar100', widen='0'),
+    _run_sh('probabilistic-drl', True, '1e-5', '0', data='mini_imgnet', widen='1'),
+    _run_sh('probabilistic-drl', True, '1e-5', '0', data='celeba', widen='0.25'),
+    _run_sh('reg-drl', False, '1e-5', '0', data='synthetic', widen='0.0625'),
+    _run_sh('probabilistic-drl', True, '1e-5', '0', data='cmnist', widen='0.125', mixup=True),
+    _rep_sh('cifar10', 'probabilistic-drl', '1', '2e-4'),
+    _rep_sh('synthetic', 'probabilistic-drl', '0', '2e-4'),
+    _rep_sh('synthetic', 'reg-drl', '0.0625', '1e-4', '9'),
+    _rep_sh('cmnist', 'probabilistic-drl', '0', '5e-4'),
+    _rep_sh('celeba', 'probabilistic-drl', '0.25', '2e-4'),
+    _Line('S2 compute.py', 'compute.py', '', 'encoder-losses', _LOSSES_BETTER, _LOSSES_DIFFER))
 
 # %% ../../nbs/cli/33_published_representations.ipynb #94fa6157
 _SEEDS = ('Weights, splits and batches are a function of the seed alone, drawn by other generators than '

@@ -6,12 +6,23 @@
 __all__ = []
 
 # %% ../../nbs/cli/13_representations.ipynb #07be41e7
+import json
 import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from difflow.data.sets import ImageSet
+    from difflow.data.studies import PublishedImages
+    from difflow.denoisers.base import Denoiser
+    from difflow.representations.encoders import TimeEncoder
+    from difflow.runs.folder import Report
 
 # %% ../../nbs/cli/13_representations.ipynb #fd4e2e57
 _MODES = {'reg-drl': (False, 'l1'), 'probabilistic-drl': (True, 'kl'), 'noreg-drl': (False, None),
@@ -99,3 +110,82 @@ def _write_pickled_codes(path:Path, codes:'np.ndarray', labels:'np.ndarray', gra
     arrays = {t: np.ascontiguousarray(codes[:, i], np.float32) for i, t in enumerate(times)}
     content = {'Representation': arrays, 'Labels': np.asarray(labels).reshape(-1)}
     with atomic(path) as partial: partial.write_bytes(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+
+# %% ../../nbs/cli/13_representations.ipynb #60e8e1f7
+_SPLITS = 'train', 'test'
+_WAY_OUT = 'give another --root, or --restart to begin anew'
+_ENCODER, _STATES = 'encoder.safetensors', ('training.safetensors', 'model.safetensors')
+
+def _run_of_encoder(path:Path) -> dict:
+    "Return what the encoder in a file was made of; ValueError where the file does not state it"
+    from safetensors import SafetensorError, safe_open
+
+    from difflow.data.checks import read_json
+    from difflow.files import Gate
+    try:
+        with safe_open(Gate.regular_file(path), 'pt') as file:
+            return dict(read_json(file.metadata()['run'].encode()))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} does not state which run it is of ({error}): {_WAY_OUT}') from None
+
+def _in_group() -> bool:
+    "Return whether the processes of this run are started to train together"
+    return {'MASTER_ADDR', 'RANK', 'WORLD_SIZE'} <= os.environ.keys()
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    "Hide the other processes of this run from Accelerate, unless they are started to train together"
+    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SLURM_PROCID'
+    hidden = {} if _in_group() else {name: os.environ.pop(name) for name in names if name in os.environ}
+    try: yield
+    finally: os.environ.update(hidden)
+
+def _train_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
+                   made_of:dict) -> None:
+    "Train the encoder of `model`, and write it with what it is made of, from the first process"
+    from difflow.checkpoints.safetensors_files import write_tensors
+    from difflow.files import remove_partials
+    from difflow.runs.ranks import rank_and_world
+    from difflow.training.loop import train
+    with _alone():
+        done = train(model, images, out=path.parent, progress=sys.stderr.isatty(), **settings)
+    if rank_and_world()[0] > 0: return
+    weights = {name: t.cpu().contiguous() for name, t in done.denoiser.encoder.state_dict().items()}
+    remove_partials(path)
+    write_tensors(weights, path, {'run': json.dumps(made_of)})
+
+def _trained_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings:dict, path:Path,
+                     made_of:dict) -> 'TimeEncoder':
+    "Return the encoder in `path`, trained first where there is no such file; ValueError for another run"
+    from safetensors.torch import load_file
+
+    from difflow.runs.identity import check_identity
+    from difflow.runs.ranks import rank_and_world
+    rank = rank_and_world()[0]
+    if not path.exists():
+        if rank == 0 or _in_group(): _train_encoder(model, images, settings, path, made_of)
+        else: print(f'rank {rank} waits until rank 0 has trained {path}', file=sys.stderr, flush=True)
+    while not path.exists(): time.sleep(0.2)
+    check_identity(_run_of_encoder(path), made_of, path, _WAY_OUT)
+    model.encoder.load_state_dict(load_file(path))
+    return model.encoder
+
+def _remove_study(folder:Path) -> None:
+    "Remove what `difflow represent` has written to a folder; ValueError where other processes are at work"
+    import shutil
+
+    from difflow.runs.ranks import rank_and_world
+    world = rank_and_world()[1]
+    if world > 1: raise ValueError(f'--restart is for one process, this is one of {world}: remove {folder}')
+    for name in (_ENCODER, *_STATES, *(f'{split}.npz' for split in _SPLITS)):
+        shutil.rmtree(folder / f'{name}.parts', ignore_errors=True)
+        (folder / name).unlink(missing_ok=True)
+
+# %% ../../nbs/cli/13_representations.ipynb #8c6173c9
+def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', times:list[float], path:Path,
+                   made_of:dict) -> 'Report':
+    "Write the codes of an encoder at `times`; ValueError for another run"
+    from difflow.representations.codes import encoder_digest, trajectory_codes, write_codes
+    codes = lambda rows: trajectory_codes(encoder, images[list(rows)], times, len(rows))
+    made_of = made_of | {'encoder': encoder_digest(encoder)}
+    return write_codes(path, codes, images, times, made_of, progress=sys.stderr.isatty(), way_out=_WAY_OUT)

@@ -75,8 +75,8 @@ app = _Commands(add_completion=False, pretty_exceptions_enable=False, rich_marku
 def _commands() -> None: "Keep the names of commands: typer drops that of a lone one"
 
 _FAMILIES = ('sweeps', 'models', 'sampling', 'training', 'folders', 'classifiers', 'edm_datasets',
-             'generation', 'descriptors', 'jacobians', 'encodings', 'read_outs', 'information',
-             'synthetic_data')
+             'generation', 'descriptors', 'jacobians', 'encoder_logs', 'encodings', 'encoders', 'read_outs',
+             'information', 'synthetic_data')
 
 def _load_commands() -> None:
     "Import the other files of this room, a family of commands each, which add themselves to `app`"

@@ -6,6 +6,7 @@
 __all__ = ['PUBLISHED_SETS', 'published_set', 'write_mnist_m', 'published_images', 'PublishedImages']
 
 # %% ../../nbs/data/10_studies.ipynb #6ae45793
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..files import Gate
 from .builtin import _mnist_m
 from .canvas import save_images
 from .checks import check_number
+from .readers import _FileReader, _LazyImages
 from .sets import ImageSet, load_images
 from .transforms import _Crop, _crop, _mirror, _random_part, _resize, _squeeze, _TransformedSet
 
@@ -175,6 +178,58 @@ def published_images(
         parts.append((x - mean) / std)
     return torch.cat(parts)
 
+# %% ../../nbs/data/10_studies.ipynb #817db68d
+_CLASS_FOLDERS = dict(cifar10='images/cifar/cifar10/by-image', cifar100='images/cifar/cifar100/by-image',
+                      mini_imgnet='images/miniimagenet')
+
+def _class_folders(name:str, data_dir:Path, split:str) -> ImageSet:
+    "Return the images in the folders of classes of a set; ValueError where there are none"
+    part = 'train+val' if split == 'train' and name != 'mini_imgnet' else split
+    folder = data_dir / _CLASS_FOLDERS[name] / part
+    if not folder.is_dir():
+        raise ValueError(f'{name} is not in {data_dir}: its {split} images are folders, one a class, in '
+                         f'{folder}')
+    return load_images(folder, channels=3, orient=False)
+
+def _array_pair(name:str, data_dir:Path, split:str) -> tuple[Tensor, Tensor]: # (N, 3, H, W), (N, k)
+    "Return images and labels of a pair of arrays; ValueError where they are missing or of other shapes"
+    arrays = []
+    for part in ('imgs', 'labels'):
+        path = data_dir / name / f'{split}_{part}.npy'
+        if not path.exists():
+            raise ValueError(f'{name} is not in {data_dir}: {path} is missing, an array of '
+                             + ('(N, 3, H, W)' if part == 'imgs' else '(N, k)'))
+        with Gate.named_errors(path, 'unreadable npy'):
+            array = np.load(Gate.regular_file(path), mmap_mode='r', allow_pickle=False)
+            if array.dtype.kind not in 'fiub': raise ValueError(f'it holds {array.dtype}, wanted are numbers')
+            arrays.append(torch.from_numpy(np.array(array, np.float32 if part == 'imgs' else np.int64)))
+    images, labels = arrays
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or len(labels) != len(images):
+        raise ValueError(f'{name}: {split}_imgs.npy is {tuple(images.shape)} and {split}_labels.npy '
+                         f'{tuple(labels.shape)}, wanted are (N, 3, H, W) and (N, k)')
+    return images, labels
+
+def _rows_of_csv(path:Path) -> tuple[list[str], dict[str, list[int]]]: # names of the columns, {file: numbers}
+    "Return the numbers that a table of CelebA states of each file; ValueError where it is none"
+    if not path.exists(): raise ValueError(f'{path} is missing: it belongs to CelebA as Kaggle packs it')
+    with Gate.named_errors(path, 'unreadable csv'):
+        first, *rows = csv.reader(Gate.read_bytes(path).decode().splitlines())
+        return first[1:], {row[0]: [int(number) for number in row[1:]] for row in rows if row}
+
+def _celeba(data_dir:Path, split:str) -> ImageSet:
+    "Return the images of a part of CelebA with their forty attributes; ValueError where a file is missing"
+    root = data_dir / 'celeba'
+    parts = _rows_of_csv(root / 'list_eval_partition.csv')[1]
+    _, attributes = _rows_of_csv(root / 'list_attr_celeba.csv')
+    names = [name for name, part in parts.items() if part == [{'train': 0, 'test': 2}[split]]]
+    lost = [name for name in names if name not in attributes]
+    if lost or not names: raise ValueError(f'{root}: {len(lost)} of {len(names)} images without attributes')
+    labels = (np.array([attributes[name] for name in names]) + 1) // 2
+    read = _FileReader(root / 'img_align_celeba' / 'img_align_celeba', names, orient=False)
+    images = ImageSet(_LazyImages(read, np.arange(len(names)), None, 3), labels, names)
+    images._source = 'celeba'
+    return images
+
 # %% ../../nbs/data/10_studies.ipynb #f192a3f4
 class PublishedImages:
     "Images as `published_images` prepares them, with their labels: what is trained on and encoded"
@@ -192,3 +247,23 @@ class PublishedImages:
 
     @property
     def image_shape(self) -> tuple[int, ...]: return tuple(self.images.shape[1:])
+
+    @classmethod
+    def at_place(cls,
+        name:str, # 'cifar10', 'cifar100', 'mini_imgnet', 'synthetic', 'cmnist' or 'celeba'
+        data_dir:str|Path='data', # where the study keeps all its sets
+        split:str='train', # or 'test'
+    ) -> 'PublishedImages':
+        "Load a set from where the study's scripts read it; ValueError saying what belongs where"
+        data_dir = Path(data_dir)
+        if split not in ('train', 'test'): raise ValueError(f'split={split!r}: allowed: train, test')
+        if name in _CLASS_FOLDERS: return cls(_class_folders(name, data_dir, split), name)
+        if name == 'celeba': return cls(_celeba(data_dir, split), name)
+        if name not in ('synthetic', 'cmnist'):
+            known = ', '.join((*_CLASS_FOLDERS, 'synthetic', 'cmnist', 'celeba'))
+            raise ValueError(f'name must be one of {known}, got {name!r}')
+        images = cls.__new__(cls)
+        images.images, images.labels = _array_pair(name, data_dir, split)
+        n, channels, height, width = images.images.shape
+        images.words = f'{n} images of {name}, {height}x{width}x{channels}, as their arrays hold them'
+        return images

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..data.checks import check_number, check_shape
+from ..data.checks import check_kind, check_number, check_shape
 from ..denoisers.base import Denoiser, as_sigma
 from .coded_denoisers import _draw_code, _regularisation
 from .encoders import TimeEncoder, sigma_of
@@ -47,6 +47,7 @@ class Autoencoder(Denoiser):
         image_shape:tuple[int, int, int], # (C, H, W), H = W
         reconstruction:str='l2', # or 'bce'
         weight_z:float|None=None, # of the divergence, None: 1 for a VAE
+        centred:bool=True, # 'bce' takes images in -1..1; False: what it is given, as published
     ):
         "Raise ValueError for another reconstruction."
         super().__init__()
@@ -57,6 +58,7 @@ class Autoencoder(Denoiser):
             raise ValueError(f'image_shape must be square, got {image_shape}')
         if weight_z is not None: weight_z = check_number('weight_z', weight_z, 0)
         self.encoder, self.reconstruction, self.image_shape = encoder, reconstruction, image_shape
+        self.centred = check_kind('centred', centred, bool)
         self.weight_z = float(encoder.probabilistic) if weight_z is None else weight_z
         self.decoder = CodeDecoder(encoder.size, image_shape[0], image_shape[1])
         self.sigma_min, self.sigma_max = encoder.sigma_min, encoder.sigma_max
@@ -69,7 +71,8 @@ class Autoencoder(Denoiser):
         "Return the reconstruction of `x` from its code at time t(sigma)."
         t = self.encoder.time_of(sigma.to(x.device)).expand(len(x))
         image = self.decoder(self.encoder.statistics(x, t)[0])
-        return image.sigmoid() * 2 - 1 if self.reconstruction == 'bce' else image
+        if self.reconstruction == 'l2': return image
+        return image.sigmoid() * 2 - 1 if self.centred else image.sigmoid()
 
     def loss(self,
         x0:Tensor, # (B, C, H, W) in [-1, 1]
@@ -82,6 +85,8 @@ class Autoencoder(Denoiser):
         mean, log_variance = self.encoder.statistics(x0, self.encoder.time_of(as_sigma(sigma, x0)))
         image = self.decoder(_draw_code(mean, log_variance))
         if self.reconstruction == 'l2': error = 0.5 * (image - x0).square()
-        else: error = binary_cross_entropy_with_logits(image, ((x0 + 1) / 2).clamp(0, 1), reduction='none')
+        else:
+            target = ((x0 + 1) / 2).clamp(0, 1) if self.centred else x0
+            error = binary_cross_entropy_with_logits(image, target, reduction='none')
         kind = 'kl' if self.encoder.probabilistic else None
         return error.flatten(1).sum(1) + self.weight_z * _regularisation(kind, mean, log_variance)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number, read_json
+from ..data.checks import check_kind, check_number, read_json
 from ..denoisers.base import Denoiser, as_sigma, expand_like
 from ..denoisers.preconditioned import VEDenoiser
 from ..files import Gate
@@ -33,6 +33,11 @@ def _regularisation(
     if kind == 'l1': return mean.abs().sum(1)
     return -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1)
 
+def _mixed(x0:Tensor) -> tuple[Tensor, Tensor]: # (B, C, H, W), (B,)
+    "Return mixtures of each image with another one, and weights whose mean is 1."
+    share = torch.rand(len(x0), device=x0.device) # Beta(1, 1)
+    return torch.lerp(x0[torch.randperm(len(x0), device=x0.device)], x0, expand_like(share, x0)), 2 * share
+
 def _draw_code(mean:Tensor, log_variance:Tensor|None) -> Tensor: # (B, D) each
     "Draw a code from its Gaussian; return the mean where there is no variance."
     return mean if log_variance is None else mean + (log_variance / 2).exp() * torch.randn_like(mean)
@@ -46,6 +51,7 @@ class CodedDenoiser(VEDenoiser):
         regulariser:str|None='l1', # 'l1' (DRL), 'kl' (VDRL, for a probabilistic encoder) or None
         weight_z:float=1e-5, # of the regulariser, >= 0
         sigma_data:float=0.5, # standard deviation of the data, > 0
+        mixup:bool=False, # train on codes of mixtures of two images, weighted by twice the share of the first
     ):
         "Raise ValueError where encoder, network and regulariser do not fit together."
         super().__init__(net, encoder.sigma_min, encoder.sigma_max)
@@ -61,7 +67,7 @@ class CodedDenoiser(VEDenoiser):
         if size != encoder.size:
             raise ValueError(f'the network takes codes of {size}, the encoder makes {encoder.size}')
         self.encoder, self.regulariser = encoder, regulariser
-        self.weight_z, self.sigma_data = weight_z, sigma_data
+        self.weight_z, self.sigma_data, self.mixup = weight_z, sigma_data, check_kind('mixup', mixup, bool)
 
     def coefficients(self, sigma:Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "Return EDM's c_skip, c_out, c_in and c_noise at `sigma`, () or (B,)."
@@ -97,11 +103,12 @@ class CodedDenoiser(VEDenoiser):
         if sigma is None: sigma = self.sigmas_for(torch.rand(len(x0), device=x0.device))
         if noise is None: noise = torch.randn_like(x0)
         sigma = as_sigma(sigma, x0)
-        mean, log_variance = self.encoder.statistics(x0, self.encoder.time_of(sigma))
+        mixed, weight = _mixed(x0) if self.mixup else (x0, 1.)
+        mean, log_variance = self.encoder.statistics(mixed, self.encoder.time_of(sigma))
         code = _draw_code(mean, log_variance)
         x0hat, _ = self.predict(x0 + expand_like(sigma, x0) * noise, sigma, code, check=False)
         score = 0.5 * (x0hat - x0).square().flatten(1).sum(1) / sigma.to(x0.dtype)**2
-        return score + self.weight_z * _regularisation(self.regulariser, mean, log_variance)
+        return weight * score + self.weight_z * _regularisation(self.regulariser, mean, log_variance)
 
 # %% ../../nbs/representations/01_coded_denoisers.ipynb #f4e0f46c
 def _cycle(values:Tensor, count:int) -> Tensor: # (B, ...) -> (count, ...)
