@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .factor_models import _RATES
-from .mixers import _Codes, _codes_digest
+from .mixers import _Codes, _codes_digest, _exact
 from .root import _print_done, _print_used
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _mask_row(mixer:'TransformerMixer', train:tuple, test:tuple) -> dict: # {nam
     mixer.fit(*train[:2])
     percent = lambda accuracy: 100 * accuracy.double().numpy()[0, :, 0, 0]
     return {'train': percent(mixer.train_accuracy), 'val': percent(mixer.valid),
-            'test': 100 * mixer.scores(*test[:2]).astype(float),
+            'test': 100 * _exact(mixer.scores(*test[:2]), len(test[0])),
             'attention': mixer.attention(test[0], each=True)[0, ..., :-1]}
 
 def _attention_rows(labels:'np.ndarray', times:Sequence[float], attention:'np.ndarray'

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .mixers import _Codes, _codes_digest
+from .mixers import _Codes, _codes_digest, _exact
 from .root import _note, _print_done, _print_used
 
 if TYPE_CHECKING:
@@ -56,18 +56,25 @@ def _model_folder(where:_Codes, factor:str, rate:float) -> Path:
     return Path(f'{where.data}_models').joinpath(*map(str, parts))
 
 # %% ../../nbs/cli/21_factor_models.ipynb #b53a8391
-def _save_factor(mixer:'TransformerMixer', index:int, tested:float, where:tuple[Path, int, int],
-                 lr:float, factor:int) -> None:
-    "Write one network as published; `where`: folder, encoder and network"
+def _save_published(content:object, path:Path) -> None:
+    "Write what torch.load reads, with bytes that depend on the content alone"
+    import io
+
     import torch
 
     from difflow.files import atomic
+    torch.save(content, file := io.BytesIO())
+    with atomic(path) as partial: partial.write_bytes(file.getvalue())
+
+def _save_factor(mixer:'TransformerMixer', index:int, tested:float, where:tuple[Path, int, int],
+                 lr:float, factor:int) -> None:
+    "Write one network as published; `where`: folder, encoder and network"
     folder, s, seed = where
     percent = lambda accuracy: 100 * accuracy[0, seed, factor, 0].item()
     content = {'Train Accuracy': percent(mixer.train_accuracy), 'Validation Accuracy': percent(mixer.valid),
                'Test Accuracy': 100 * tested, 'Learning Rate': lr, 'Score Seed': s, 'Downstream Seed': seed,
                'state_dict': mixer.published_weights()[factor][seed]}
-    with atomic(folder / f'{s}-{seed}.pt') as partial: torch.save(content, partial)
+    _save_published(content, folder / f'{s}-{seed}.pt')
 
 def _labels_of(labels:'np.ndarray', known:_FactorSet, factors:Sequence[str], path:Path) -> 'np.ndarray':
     "Return the columns of factors; ValueError where the labels are of another set"
@@ -119,13 +126,14 @@ def _train_factors(where:_Codes, s:int, factors:Sequence[str], rate:float, setti
                                  validation=known.share, binary=where.data == 'celeba')
         columns = {split: labels[split][:, [order.index(name) for name in group]] for split in labels}
         mixer.fit(parts['train'][0], columns['train'], classes=[known.factors[name][1] for name in group])
-        scores = mixer.scores(parts['test'][0], columns['test'])
+        scores = _exact(mixer.scores(parts['test'][0], columns['test']), len(columns['test']))
         for f, name in enumerate(group):
             for i in absent(name):
                 _save_factor(mixer, i, float(scores[f, i]), (folders[name], s, i), rate, f)
                 made += 1
     return made
 
+# %% ../../nbs/cli/21_factor_models.ipynb #74e4175d
 def _down_rate(options:dict, task:int|None) -> float:
     "Return the learning rate: the one of a task of Slurm for the sets whose scripts choose so, or as given"
     if task is None or options['data'] == 'celeba': return options['down_lr'] or _RATES[0]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from difflow.runs.folder import Report
 
 # %% ../../nbs/cli/14_mixers.ipynb #1bca52ce
+def _is_of_study(data:str) -> bool:
+    "Return whether a set of the study is meant, as `difflow represent` takes it: no folder bears its name"
+    return data in _STUDY_DATA and not Path(data).exists()
+
 def _read_codes(path:Path, granularity:int|None) -> tuple['np.ndarray', 'np.ndarray', list[float]]:
     "Return codes, labels and times of a file, at the times of a granularity; ValueError where it lacks them"
     import numpy as np
@@ -55,7 +59,7 @@ class _Codes(NamedTuple):
         folder, g = self.folder(seed), self.granularity
         pickled, ours = folder / f'{split}_{2 if g == 1 else g}.pkl', folder / f'{split}.npz'
         if g is not None and pickled.exists(): return pickled
-        if g is not None and not ours.exists() and self.data in _STUDY_DATA:
+        if g is not None and not ours.exists() and _is_of_study(self.data):
             raise ValueError(f'{pickled} is missing, and {ours.name} beside it: difflow represent makes them')
         return ours
 
@@ -69,7 +73,7 @@ def _codes_root(root:Path|None, data:str) -> Path:
     here = Path('trained_models')
     if root is not None: return root
     places = here, Path('../diffusion_model') / here, Path('../../diffusion_model') / here
-    return next((place for place in places if place.is_dir()), here) if data in _STUDY_DATA else here
+    return next((place for place in places if place.is_dir()), here) if _is_of_study(data) else here
 
 @contextmanager
 def _own_task() -> Iterator[None]:
@@ -81,10 +85,15 @@ def _own_task() -> Iterator[None]:
 
 def _check_granularity(granularity:int|None, data:str) -> None:
     "Raise ValueError where a set of the study is read at no granularity: its files are named by it"
-    if granularity is None and data in _STUDY_DATA:
+    if granularity is None and _is_of_study(data):
         raise ValueError(f'--data {data} needs --granularity G: its codes are train_G.pkl and test_G.pkl')
 
 # %% ../../nbs/cli/14_mixers.ipynb #55030123
+def _exact(shares:'np.ndarray|Sequence', count:int) -> 'np.ndarray':
+    "Return shares of `count` answers in double precision"
+    import numpy as np
+    return np.round(np.asarray(shares, float) * count) / count
+
 def _mixer_scores(mixer:'Mixer', train:tuple, test:tuple, times:list[float]) -> dict: # json-able
     "Fit `mixer` and return the scores of its seeds for each factor, and for a single time which one and all"
     import numpy as np
@@ -92,10 +101,10 @@ def _mixer_scores(mixer:'Mixer', train:tuple, test:tuple, times:list[float]) -> 
     best = mixer.lr_index.tolist() # (F, times)
     learnt = [[mixer.train_accuracy[i, :, f, t].mean().item() for t, i in enumerate(row)]
               for f, row in enumerate(best)]
-    report = {'scores': np.atleast_2d(mixer.scores(*test)).tolist(),
+    report = {'scores': _exact(np.atleast_2d(mixer.scores(*test)), len(test[0])).tolist(),
               'lrs': [[mixer.lrs[i] for i in row] for row in best], 'train': learnt}
     if hasattr(mixer, 'scores_by_time'):
-        by_time = mixer.scores_by_time(*test)
+        by_time = _exact(mixer.scores_by_time(*test), len(test[0]))
         report['by_time'] = (by_time[None] if mixer.single else by_time).tolist()
         report['best_time'] = [times[i] for i in mixer.time_index.tolist()]
     return report

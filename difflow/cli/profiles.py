@@ -10,8 +10,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .factor_models import _FACTOR_SETS, _RATES, _chosen_factors, _factor_set, _model_folder, _read_factor
-from .mixers import _Codes
+from difflow.cli.factor_models import (
+    _FACTOR_SETS,
+    _RATES,
+    _chosen_factors,
+    _factor_set,
+    _model_folder,
+    _read_factor,
+    _save_published,
+)
+
+from .mixers import _Codes, _exact
 from .root import _print_done, _print_used
 
 if TYPE_CHECKING:
@@ -43,7 +52,7 @@ def _encoder_attention(where:_Codes, factor:str, rate:float, s:int, seeds:int
     attention = mixer.attention(codes, each=True)[0, ..., :-1].mean(0) # (N, heads, T)
     when = np.broadcast_to(np.asarray(times), attention.shape)
     column = labels.reshape(len(codes), -1)[:, _FACTOR_SETS[where.data].factors[factor][0]]
-    apart = 100 * mixer.scores(codes, column) - [one['Test Accuracy'] for one in files]
+    apart = 100 * _exact(mixer.scores(codes, column), len(codes)) - [one['Test Accuracy'] for one in files]
     return np.stack([when.ravel(), attention.ravel()], 1).astype(np.float32), float(np.abs(apart).max())
 
 def _activation_file(where:_Codes, factor:str) -> Path:
@@ -55,8 +64,6 @@ def _write_activations(where:_Codes, options:dict) -> None:
     "Write the attention of the read-outs of a factor, at the learning rates that validation chooses"
     import numpy as np
     import torch
-
-    from difflow.files import atomic
     start, known = time.perf_counter(), _factor_set(where.data, '--activations')
     default = '0' if where.data == 'celeba' else None
     if (options['feat'] or default) in (None, 'all'):
@@ -68,7 +75,7 @@ def _write_activations(where:_Codes, options:dict) -> None:
     _print_used(f'Optimal Downstream Learning Rate: {rate} (encoders of {place.lr}, {factor})')
     each = [_encoder_attention(place, factor, rate, s, seeds) for s in range(count)]
     path = _activation_file(where, factor)
-    with atomic(path) as partial: torch.save(torch.from_numpy(np.stack([rows for rows, _ in each])), partial)
+    _save_published(torch.from_numpy(np.stack([rows for rows, _ in each])), path)
     apart = max(points for _, points in each)
     _print_done(f'attention of {count} encoders; test accuracies again to {apart:.2g} points', [path], start)
 

@@ -18,6 +18,7 @@ from difflow.cli.mixers import (
     _Codes,
     _codes_root,
     _fill_scores,
+    _is_of_study,
     _log_path,
     _own_task,
     _read_scores,
@@ -37,7 +38,7 @@ from difflow.cli.options import (
 
 from .ablations import _run_mask
 from .factor_models import _print_accuracies, _run_factors
-from .representations import _STUDY_DATA, _task_seed
+from .representations import _task_seed
 from .root import _note, _print_done, _print_used, app
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _where(options:dict, kind:str|None) -> _Codes:
     if None not in (options['lr'], options['score_lr']) and options['lr'] != options['score_lr']:
         raise ValueError(f'--lr {options["lr"]} and --score-lr {options["score_lr"]}: give one of them')
     data = options['data'] or ('cifar10' if kind == 'mask' else 'digits')
-    mode, wide, lr = ('probabilistic-drl', 2., '2e-4') if data in _STUDY_DATA else ('reg-drl', 0.25, '0.001')
+    mode, wide, lr = ('probabilistic-drl', 2., '2e-4') if _is_of_study(data) else ('reg-drl', 0.25, '0.001')
     _check_granularity(options['granularity'], data)
     return _Codes(_codes_root(options['root'], data), options['score_lr'] or options['lr'] or lr,
                   options['mode'] or mode, data,
@@ -139,7 +140,7 @@ def _logged(where:_Codes, seed:int, names:list[str], out:Path) -> list[Path]:
     "Return the published logs, where all read-outs have theirs and no file of ours says what they are of"
     if out.exists(): return []
     logs = [_log_path(where.folder(seed), name, where.granularity) for name in names]
-    return logs if where.data in _STUDY_DATA and all(log and log.exists() for log in logs) else []
+    return logs if _is_of_study(where.data) and all(log and log.exists() for log in logs) else []
 
 def _train_read_outs(where:_Codes, options:dict) -> None:
     "Train what --mixers names, and write its scores and logs"
@@ -162,7 +163,7 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     report = _fill_scores(out, wanted, train, test, training, options['restart'])
     if not report.tells: return
     done = {name: _read_scores(out)[name] for name in wanted}
-    logs = _write_logs(done, folder, granularity, train[2]) if where.data in _STUDY_DATA else []
+    logs = _write_logs(done, folder, granularity, train[2]) if _is_of_study(where.data) else []
     scores = ', '.join(_mixer_summary(name, done[name]) for name in wanted)
     others = f'; {report.others} read-outs from before' if report.others else ''
     _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start)
@@ -176,7 +177,7 @@ def _mix_command(context:typer.Context, **options) -> None:
     kind = _kind_of_run(options, _given_options(context))
     where = _where(options, kind)
     if kind == 'perf': return _print_accuracies(options, where)
-    if kind is None and where.data not in _STUDY_DATA: return _train_read_outs(where, options)
+    if kind is None and not _is_of_study(where.data): return _train_read_outs(where, options)
     if kind is None: options['seed'] = _task_seed(options['seed'])
     task = _task_seed(0) if 'SLURM_PROCID' in os.environ else None
     with _own_task():

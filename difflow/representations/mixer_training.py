@@ -120,6 +120,10 @@ def _batch(inputs:Tensor, labels:Tensor, rows:Tensor) -> tuple[Tensor, Tensor]:
     "Return the inputs (views, seeds, B, ...) and labels (seeds, F, B) of the rows (seeds, B)."
     return inputs[:, rows], labels[rows].mT
 
+def _answers(logits:Tensor, axis:int) -> Tensor: # without that axis
+    "Return the class with the highest logit; of a lone logit, whether it is >= 0."
+    return logits.argmax(axis) if logits.shape[axis] > 1 else (logits.select(axis, 0) >= 0).long()
+
 # %% ../../nbs/representations/06_mixer_training.ipynb #29cd232e
 class _RunGrid:
     "Read-outs of every learning rate, seed, factor and time, each a run, as one ensemble of R networks."
@@ -149,9 +153,10 @@ class _RunGrid:
         fit, held = parts
         best, weights = torch.full((len(self.runs['lr']),), -1., device=self.device), self.ensemble.copy()
         size = min(batch_size, fit.shape[1])
+        steps = fit.shape[1] // size
+        self.hits, self.learnt = None, steps * size # right answers (R,), of the examples of an epoch
         for epoch in range(epochs):
-            self.hits, steps = torch.zeros_like(best), fit.shape[1] // size
-            self.learnt = steps * size # examples of an epoch, of which `hits` (R,) are answered right
+            if epoch == epochs - 1: self.hits = torch.zeros_like(best)
             order = torch.stack([part[_permutation(len(part), s, epoch)] for s, part in enumerate(fit)])
             rng = np.random.default_rng([epoch, 2**16]) # of the dropout
             seeds = rng.integers(2**63, size=steps).tolist()
@@ -171,7 +176,7 @@ class _RunGrid:
         allowed = self.allowed[runs['factor']][..., None] # (R, K, 1)
         def logit_gradient(logits:Tensor, group:slice) -> Tensor: # (G, K, B), of the mean cross-entropy
             if len(set(self.classes)) > 1: logits = logits + allowed[group]
-            self.hits[group] += (self._answers(logits, 1) == right[group]).sum(1)
+            if self.hits is not None: self.hits[group] += (_answers(logits, 1) == right[group]).sum(1)
             p = logits.sigmoid() if binary else softmax(logits, 1)
             return p.sub_(truth[group]).div_(labels.shape[-1])
         self.ensemble.learn(x.flatten(0, 1), runs['time'] * x.shape[1] + runs['seed'], logit_gradient, seed)
@@ -181,13 +186,9 @@ class _RunGrid:
         hits = 0
         for rows in held.split(1024, 1):
             x, truth = _batch(inputs, labels, rows)
-            answer = self._answers(self.logits(x), -1)
+            answer = _answers(self.logits(x), -1)
             hits = hits + (answer == truth[self.runs['seed'], self.runs['factor']]).float().sum(1)
         return hits / held.shape[1]
-
-    def _answers(self, logits:Tensor, axis:int) -> Tensor: # without that axis
-        "Return the class with the highest logit; of a lone logit, whether it is >= 0."
-        return (logits.select(axis, 0) >= 0).long() if max(self.classes) == 1 else logits.argmax(axis)
 
     def logits(self, x:Tensor) -> Tensor: # (views, seeds or 1, B, ...) -> (R, B, K)
         "Return the logits of each run, -inf for classes that its factor does not have."

@@ -110,7 +110,7 @@ class Mixer(_FittedMixer):
         "Return the share of right answers of every seed's network; raise ValueError for other shapes."
         codes, labels = _check_examples(codes, labels)
         self._check_factors(labels)
-        right = (self.answers(codes) == labels.T[:, None]).double().mean(-1).numpy()
+        right = (self.answers(codes) == labels.T[:, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
     def score(self,
@@ -177,7 +177,7 @@ class SingleTime(Mixer):
         codes, labels = _check_examples(codes, labels)
         answers = self._probabilities(codes).argmax(-1) # (F, T, seeds, N)
         self._check_factors(labels)
-        right = (answers == labels.T[:, None, None]).double().mean(-1).numpy()
+        right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
 @dataclass
@@ -202,7 +202,7 @@ class ConcatMixer(Mixer):
         "Return the codes in a row."
         return codes.flatten(1)[None]
 
-# %% ../../nbs/representations/07_mixers.ipynb #2404ce77
+# %% ../../nbs/representations/07_mixers.ipynb #e05f073c
 @dataclass
 class GRUMixer(Mixer):
     "Mixer that reads the codes in the order of their times with a GRU."
@@ -217,6 +217,7 @@ class GRUMixer(Mixer):
         "Return a new GRU."
         return _GRU(size, classes, _width(self.hidden, 256), self.dropout)
 
+# %% ../../nbs/representations/07_mixers.ipynb #2404ce77
 @dataclass
 class TransformerMixer(Mixer):
     "Mixer that reads all codes by attention; `mask` 0..4 hides keys as the published ablations do."

@@ -441,9 +441,11 @@ MIX_CHANGES = dict(
     data='other',
     mode='vae-l2',
     widen_factor='0.5',
-    aug='none',
+    aug='simclr',
+    mixup='',
     seed='1',
     score_lr='0.01',
+    lr='0.01',
     granularity='2',
     mixers='mean,concat,single',
     epochs='3',
@@ -456,6 +458,11 @@ MIX_CHANGES = dict(
     out='scores.json',
     restart='',
     device='cpu',
+    mask=None,  # these ask for other files: test_cli_ablations.py
+    feat=None,
+    down_lr=None,
+    score_seeds=None,
+    perf=None,
 )
 
 
@@ -469,6 +476,8 @@ def mixed(tmp_path_factory):
         'trained_models/0.001/vae-l2/made_0.25_none_0',
         'trained_models/0.001/reg-drl/made_0.5_none_0',
         'trained_models/0.001/reg-drl/made_0.25_none_1',
+        'trained_models/0.001/reg-drl/made_0.25_simclr_0',
+        'trained_models/0.001/reg-drl/made_0.25_none_mixup_0',
         'trained_models/0.01/reg-drl/made_0.25_none_0',
         'elsewhere/0.001/reg-drl/made_0.25_none_0',
     ):
