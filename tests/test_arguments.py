@@ -559,6 +559,7 @@ def studies():
         callback={},
         out=PATH,
         restart=FLAG,
+        on_start={},
     )
     half = digits()
     given = dict(

@@ -33,6 +33,7 @@ CASES = [
     ('weight_decay', lambda v: ClassifierRecipe(weight_decay=v), (-1,), False),
     ('classifier', lambda v: ClassifierRecipe(classifier=v), (), None),
     ('augmentation', lambda v: ClassifierRecipe(augmentation=v), ('crop',), None),
+    ('dtype', lambda v: ClassifierRecipe(dtype=v), ('float16', 'bf16'), None),
     ('step', lambda v: ClassifierRecipe().rate(v, 10), (-1, 10), True),
     ('steps', lambda v: ClassifierRecipe().rate(0, v), (0,), True),
     ('epochs', lambda v: compare(epochs=v), (0, -1), False),
