@@ -45,7 +45,8 @@ def _click_words(options:Sequence[typer.CallbackParam], words:Sequence[str]) -> 
         if option is None: result.append(word)
         elif getattr(option, 'is_flag', False):
             worded = equals or left and left[0].lower() in _YES + _NO
-            result += _switched(option, name, value if equals else left.pop(0)) if worded else [name]
+            spelt = _switched(option, name, value if equals else left.pop(0)) if worded else [name]
+            result = [part for part in result if part not in option.opts] + spelt # the last word counts
         else:
             result.append(name + equals + value)
             taken = 0 if equals else option.nargs

@@ -97,6 +97,7 @@ def same(a, b):
         ('--class-cond 0 --step_reverse 5 6', '--no-class-cond --step-reverse 5 --step-reverse 6'),
         ('--use-ddim --out True', '--use-ddim --out True'),
         ('--restart no --strict on', '--strict'),
+        ('--restart --strict True --restart=0 --strict no', '--no-strict'),
         ('--step_reverse', '--step-reverse'),
         ('--data_dir 5 --seed 3', '--data-dir 5 --seed 3'),
         ('--data_dir --seed 3', '--data-dir --seed 3'),  # click says that --data-dir lacks its word
