@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..data.checks import check_choice
+from ..data.checks import check_choice, shown
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/checkpoints/03_formats.ipynb #7bee27f7
@@ -45,9 +45,21 @@ class _Plan(NamedTuple):
     assumed:dict # arguments that come neither from the file nor from the caller
     missing:list # arguments that the caller has to give
 
+_HARMLESS = 'dropout', 'use_checkpoint' # no matter for what a trained network answers
+
+def _agreed_schedule(plan:_Plan, given:dict) -> dict:
+    "Return `given` without a schedule that is the file's own; raise ValueError for another one."
+    own = plan.options.get('scheduler')
+    if not isinstance(own, dict): return given
+    facts = dict(schedule=own.get('name'), diffusion_steps=own.get('options', {}).get('n'))
+    for name in given.keys() & facts.keys():
+        if facts[name] != given[name]:
+            raise ValueError(f'{name} is {facts[name]} in the file, got {shown(given[name])}')
+    return {name: value for name, value in given.items() if name not in facts}
+
 def _override(plan:_Plan, given:dict) -> _Plan:
-    "Put the caller's arguments into a complete plan; raise ValueError for those unknown to it."
-    for name, value in given.items():
+    "Put the caller's arguments into a complete plan; raise ValueError for unknown ones, and other facts."
+    for name, value in _agreed_schedule(plan, given).items():
         if name == 'prediction' and name not in plan.options: # a class of denoisers says it
             if _PARAMETRISATIONS.get(value) != plan.denoiser:
                 raise ValueError(f'prediction is that of an {plan.denoiser} in the file, got {value!r}')
@@ -56,6 +68,9 @@ def _override(plan:_Plan, given:dict) -> _Plan:
             allowed = ', '.join([*plan.options, *plan.config])
             raise ValueError(f'unknown argument {name!r}, expected one of {allowed}')
         value = value.to_dict() if isinstance(value, Scheduler) else value
+        known = plan.config.get(name, value)
+        if known != value and name not in plan.assumed and name not in _HARMLESS:
+            raise ValueError(f'{name} is {known} in the file, got {shown(value)}')
         (plan.options if name in plan.options else plan.config)[name] = value
         plan.assumed.pop(name, None)
     return plan

@@ -76,7 +76,7 @@ def _complete(architecture:dict, settings:dict, assumed:dict, model:str|None) ->
     used = {*options, *_SCHEDULE} if kind == 'DDPMDenoiser' else {*options}
     assumed = {name: value for name, value in assumed.items()
                if name not in _denoiser_options() or name in used or name == 'rescale_timesteps'}
-    config = architecture | {n: value for n, value in settings.items() if n not in _denoiser_options()}
+    config = {n: value for n, value in settings.items() if n not in _denoiser_options()} | architecture
     card = {'model': model} if model else {}
     return _Plan(kind, options, 'UNet', _with_attention(config), card, assumed, missing)
 
@@ -111,12 +111,16 @@ def _check_arguments(architecture:dict, given:dict):
 
 def _with_attention(config:dict) -> dict:
     "Replace the levels that attend by the sides of their maps, where the image size is known."
-    from difflow.networks.unet import unet_levels
+    from difflow.networks.unet import as_numbers, unet_levels
     config = {name: value for name, value in config.items() if name != 'learn_sigma'}
     levels = config.pop('attention_levels')
-    if 'attention_resolutions' in config or 'image_size' not in config: return config
-    sizes = unet_levels(dict(patch_size=1, attention_resolutions=[]) | config)
-    return config | {'attention_resolutions': [sizes[level].size for level in levels]}
+    if 'image_size' not in config: return config
+    sizes = [level.size for level in unet_levels(dict(patch_size=1) | config | {'attention_resolutions': []})]
+    own = [sizes[level] for level in levels]
+    given = as_numbers('attention_resolutions', config.get('attention_resolutions', own))
+    if {*given} & {*sizes} != {*own}:
+        raise ValueError(f'attention_resolutions is {own} in the file, got {given}')
+    return config | {'attention_resolutions': own}
 
 def _plan_candidate(candidate:_Candidate, given:dict) -> _Plan:
     "Return how to build the denoiser: by the shapes, the catalogue and the caller's arguments."

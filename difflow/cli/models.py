@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import _FOREIGN, _overrides, _takes_model
-from .root import app
+from .options import _ARGUMENTS, _FOREIGN, _GUIDED, _overrides, _takes_model
+from .root import _note, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -27,15 +27,20 @@ _TELLING = 'prediction', 'rescale_timesteps', 'reverse', 'sde', 'space'
 
 def _spelt(words:str) -> str:
     "Return words about arguments in the spelling of the command line: --image-size, not image_size="
-    option = lambda name: f'--{name.replace("_", "-")}' if name in _FOREIGN else f'--load {name}='
-    return re.sub(r'\b([a-z]\w*)=(?=[,\s]|$)', lambda found: option(found[1]), words)
+    def option(name:str, else_:str) -> str:
+        "Return an argument of `load_denoiser` as an option"
+        flags = {argument: flag for flag, argument in _ARGUMENTS.items()}
+        spelt = name if name in _FOREIGN else flags.get(name, name)
+        return f'--{spelt.replace("_", "-")}' if spelt in {*_FOREIGN, *_GUIDED} else else_
+    words = re.sub(r'\b([a-z]\w*)=(?=[,\s]|$)', lambda name: option(name[1], f'--load {name[0]}'), words)
+    return re.sub(r'\b([a-z]\w*)(?= is .* in the file, got )', lambda name: option(name[1], name[1]), words)
 
 @contextmanager
 def _spelt_as_options() -> Iterator[None]:
     "Raise the errors of the block in the spelling of the command line"
     try: yield
     except ValueError as error:
-        head, give, tail = str(error).partition('give ')
+        head, give, tail = str(error).rpartition('give ')
         raise ValueError(head + give + _spelt(tail)) from None
 
 def _facts_of_dataset(name:str|None) -> dict:
@@ -69,22 +74,43 @@ def _device_of(name:str) -> str:
         raise ValueError(f'--device {name}: torch finds {gpus} GPUs') from None
     return name
 
+_SCRIPT_DEFAULTS = dict(image_size=64, num_heads=4, use_new_attention_order=False, schedule='linear',
+                        prediction='eps') # of guided-diffusion, which one file or another cannot tell
+
+def _as_guided(model:str, given:dict) -> dict:
+    "Return `given`, and where guided-diffusion's flags are in it, what nothing tells as it has it"
+    from difflow.checkpoints.load import describe
+    guided = {_ARGUMENTS.get(name, name) for name in _GUIDED} - {'prediction', 'schedule'}
+    if not given.keys() & guided: return given
+    missing = ' '.join(describe(model, **{n: v for n, v in given.items() if n != 'dtype'})['missing'])
+    more = {name: value for name, value in _SCRIPT_DEFAULTS.items() if f'{name}=' in missing}
+    if more:
+        words = ', '.join(f'--{name.replace("_", "-")} {value}' for name, value in more.items())
+        _note(f'{model} does not tell everything; as in guided-diffusion: {words}')
+    return more | given
+
 def _load_model(model:str, device:str, **given) -> 'Denoiser':
     "Load `model` to `device`, `given` what its file cannot tell; ValueError for a device that is not there"
     import warnings
 
+    import torch
+
     from difflow.checkpoints.load import load_denoiser
     device, dataset = _device_of(device), given.pop('dataset', None)
-    facts = _facts_of_dataset(dataset)
+    classes = given.pop('class_cond', None)
+    if 'dtype' in given: given['dtype'] = getattr(torch, given['dtype'])
+    given = _facts_of_dataset(dataset) | given
     with warnings.catch_warnings(), _spelt_as_options():
         warnings.simplefilter('ignore') # what is assumed stands in the first line
-        denoiser = load_denoiser(model, **facts | given)
+        denoiser = load_denoiser(model, **_as_guided(model, given))
     _check_dataset(model, denoiser, dataset)
+    if classes is not None and classes != (denoiser.num_classes is not None):
+        raise ValueError(f'--class-cond {classes}: {model} has {denoiser.num_classes or "no"} classes')
     return denoiser.to(device)
 
 def _check_no_model(options:dict, words:str) -> None:
     "Raise ValueError where the options of a foreign model are given to a command that opens none"
-    for name in _overrides(options): raise ValueError(f'--{name.replace("_", "-")} goes with {words}')
+    for name in _overrides(options): raise ValueError(f'{_spelt(name + "=")} goes with {words}')
 
 def _open_model(name:str, options:dict) -> 'Denoiser':
     "Load a model as the options of a command say"
@@ -128,7 +154,8 @@ def _info_command(context:typer.Context,
     "Print what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints.load import describe
     given = _overrides(context.params)
+    for name in ('class_cond', 'dtype'): given.pop(name, None)
     given = _facts_of_dataset(given.pop('dataset', None)) | given
-    with _spelt_as_options(): facts = describe(file, **given)
+    with _spelt_as_options(): facts = describe(file, **_as_guided(file, given))
     facts['missing'] = _spelt(', '.join(facts['missing']))
     print(*_lines(facts), sep='\n')

@@ -41,13 +41,13 @@ def _as_published(command:str, words:str) -> object:
 
 def _without_effect(text:str, kind:type=str, *names:str) -> object:
     "Describe an option of a published script that has nothing to do here: it is taken, and said in a line"
-    def told(context:typer.Context, option:typer.CallbackParam, value:object) -> object:
-        "Say that the option is on the command line, and return its value"
+    def noted(context:typer.Context, option:typer.CallbackParam, value:object) -> object:
+        "Return the value; print a line where the option is on the command line"
         given = context.get_parameter_source(option.name).name != 'DEFAULT'
         if given: _note(f'{option.opts[0]} has nothing to do here: {text}')
         return value
-    text = f'as published, without effect: {text}; default: none'
-    return _option(kind | None, text, *names, callback=told)
+    return _option(kind | None, f'as published, without effect: {text}; default: none', *names,
+                   callback=noted)
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
 _ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
@@ -74,34 +74,11 @@ _FOREIGN = dict( # arguments of `load_denoiser`
     num_heads=_foreign_option(int, 'attention heads'),
     num_head_channels=_foreign_option(int, 'channels a head, instead of their number'),
     use_new_attention_order=_foreign_option(bool, 'the later layout of attention weights'),
-    schedule=_foreign_option(str, 'linear or cosine', '--schedule', '--noise-schedule'),
+    schedule=_foreign_option(str, 'linear or cosine'),
     diffusion_steps=_foreign_option(int, 'levels of the schedule'),
     rescale_timesteps=_foreign_option(bool, 'the network is told 1000 t / T for level t of T'),
     load=_option(list[str] | None, 'NAME=VALUE, any further argument of load_denoiser, as sigma_data=0.5; '
                  'may be given again; default: none'))
-
-def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
-    "Return the options of every command that takes a model, without those named `but`"
-    return {name: (kind, None) for name, kind in _FOREIGN.items() if name not in but}
-
-def _value_of(text:str) -> object:
-    "Return a number, a list, True, False or None as Python writes them, anything else as text"
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError): return text
-
-def _named_values(pairs:list[str]) -> dict:
-    "Return what `--load` gives; ValueError for what is no NAME=VALUE"
-    for pair in pairs:
-        if not pair.partition('=')[0].isidentifier() or '=' not in pair:
-            raise ValueError(f'--load {pair!r}: expected NAME=VALUE, as sigma_data=0.5')
-    return {name: _value_of(value) for name, _, value in (pair.partition('=') for pair in pairs)}
-
-def _overrides(options:dict, *but:str) -> dict:
-    "Return those of the `options` that say what a file cannot tell, without those named `but`"
-    given = {name: options[name] for name in _FOREIGN if options.get(name) is not None and name not in but}
-    if given.get('schedule') not in (None, 'linear', 'cosine'):
-        raise ValueError(f'--schedule {given["schedule"]!r}: allowed are linear, cosine')
-    return given | _named_values(given.pop('load', []))
 
 def _check_output(path:Path|None) -> None:
     "Raise ValueError where a file cannot be written to `path`, as far as one sees without writing it"
@@ -123,6 +100,64 @@ def _numbers(text:str, option:str, kind:type=int) -> list: # of `kind`
         what, example = ('integers', '0,10,50') if kind is int else ('numbers', '10,1,0.1')
         raise ValueError(f'{option} {text!r}: not {what}, as {example}') from None
 
+# %% ../../nbs/cli/01_options.ipynb #bcc44aab
+_GUIDED = dict( # what guided-diffusion's scripts are told of the network, and what it is here
+    num_channels=(int, 'width of the network'), num_res_blocks=(int, 'blocks a resolution'),
+    num_heads_upsample=(int, 'attention heads on the way up; -1: as on the way down'),
+    attention_resolutions=(str, 'sides of the maps with attention, as 32,16,8'),
+    channel_mult=(str, 'width of each resolution in channels, as 1,2,4'),
+    class_cond=(bool, 'the model has classes'), use_scale_shift_norm=(bool, 'the time scales and shifts'),
+    resblock_updown=(bool, 'blocks resample'), learn_sigma=(bool, 'the variance is learned'),
+    predict_xstart=(bool, 'the network predicts the image, not the noise'),
+    noise_schedule=(str, 'linear or cosine'))
+_NOTHING_TO_DO = dict( # flags of guided-diffusion that change no answer of a trained network
+    dropout='nothing is dropped outside training', use_checkpoint='memory is spent as it comes',
+    use_kl='it says which loss was trained', rescale_learned_sigmas='it says which loss was trained',
+    timestep_respacing='the walk of this command has options of its own')
+
+def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
+    "Return the options of every command that takes a model, without those named `but`"
+    spelt = lambda name, kind: f'--{name.replace("_", "-")}' if kind is not bool else '--{0}/--no-{0}'.format(
+        name.replace('_', '-'))
+    guided = {name: _option(kind | None, f'{text}, as guided-diffusion has it; default: as in the file',
+                            spelt(name, kind)) for name, (kind, text) in _GUIDED.items()}
+    guided['use_fp16'] = _option(bool | None, 'the torso of the network in float16; default: float32',
+                                 spelt('use_fp16', bool))
+    guided |= {name: _without_effect(text, str, spelt(name, str)) for name, text in _NOTHING_TO_DO.items()}
+    table = _FOREIGN | {f'guided_{name}': kind for name, kind in guided.items()}
+    left = {name for word in but for name in (word, f'guided_{word}')}
+    return {name: (kind, None) for name, kind in table.items() if name not in left}
+
+_ARGUMENTS = dict(num_channels='model_channels', predict_xstart='prediction',
+                  noise_schedule='schedule') # of `load_denoiser`
+
+def _guided_overrides(options:dict) -> dict:
+    "Return what guided-diffusion's own flags say: arguments of `load_denoiser`, `class_cond`, `dtype`"
+    given = {name: options.get(f'guided_{name}') for name in _GUIDED}
+    if given['predict_xstart'] is not None: given['predict_xstart'] = ('eps', 'x0')[given['predict_xstart']]
+    if options.get('guided_use_fp16'): given['dtype'] = 'float16'
+    return {_ARGUMENTS.get(name, name): value for name, value in given.items() if value not in (None, '')}
+
+def _value_of(text:str) -> object:
+    "Return a number, a list, True, False or None as Python writes them, anything else as text"
+    try: return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError): return text
+
+def _named_values(pairs:list[str]) -> dict:
+    "Return what `--load` gives; ValueError for what is no NAME=VALUE"
+    for pair in pairs:
+        if not pair.partition('=')[0].isidentifier() or '=' not in pair:
+            raise ValueError(f'--load {pair!r}: expected NAME=VALUE, as sigma_data=0.5')
+    return {name: _value_of(value) for name, _, value in (pair.partition('=') for pair in pairs)}
+
+def _overrides(options:dict, *but:str) -> dict:
+    "Return those of the `options` that say what a file cannot tell, without those named `but`"
+    given = {name: options[name] for name in _FOREIGN if options.get(name) is not None and name not in but}
+    given = _guided_overrides(options) | given
+    if given.get('schedule') not in (None, 'linear', 'cosine'):
+        raise ValueError(f'--schedule {given["schedule"]!r}: allowed are linear, cosine')
+    return given | _named_values(given.pop('load', []))
+
 # %% ../../nbs/cli/01_options.ipynb #f30bcd70
 def _given_options(context:typer.Context) -> set[str]:
     "Return the names of the options that are on the command line"
@@ -135,7 +170,8 @@ def _with_options(**described:tuple) -> Callable: # name: (what `_option` return
         own = inspect.signature(command)
         mine = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-                for name, (kind, default) in described.items()]
+                for name, (kind, default) in described.items()
+                if name.removeprefix('guided_') not in own.parameters] # a command's own words go first
         command.__signature__ = own.replace(parameters=mine + more)
         command.__annotations__ |= {name: kind for name, (kind, _) in described.items()}
         return command

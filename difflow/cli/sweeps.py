@@ -19,6 +19,7 @@ from difflow.cli.options import (
     _DataOption,
     _DeviceOption,
     _flag,
+    _foreign_options,
     _GuidanceOption,
     _ModelOption,
     _numbers,
@@ -26,7 +27,7 @@ from difflow.cli.options import (
     _overrides,
     _SamplerOption,
     _SplitOption,
-    _takes_model,
+    _with_options,
 )
 
 from .models import _check_label, _load_model, _model_facts
@@ -89,13 +90,13 @@ def _write_gif(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #17d27131
 @app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
-@_takes_model
+@_with_options(**_foreign_options('timestep_respacing'))
 def _sweep_command(
     model:_ModelOption='mnist', data:_DataOption='mnist5k', split:_SplitOption='test',
     image:_option(str, 'which image: its index in that part of the data, from 0; or an image file')='0',
     label:_option(int|None, 'class to come back to, 0..classes-1; default: the image\'s', min=0)=None,
     guidance:_GuidanceOption=1.,
-    steps:_count('noise levels of the whole walk')=50,
+    steps:_option(int, 'noise levels of the whole walk', '--steps', '--timestep-respacing', min=1)=50,
     levels:_count('frames of the strip, spread evenly over step_reverse 0..steps', least=2)=25,
     steps_reverse:_option(str|None, 'these step_reverse instead, each in 0..steps: 0,10,50; '
                                    'default: none')=None,

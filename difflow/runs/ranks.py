@@ -14,7 +14,8 @@ from ..data.checks import check_number
 # %% ../../nbs/runs/01_ranks.ipynb #2fa3f404
 _LAUNCHERS = ( # names of the rank and of the number of ranks
     ('RANK', 'WORLD_SIZE'), # torchrun, accelerate launch
-    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'), ('SLURM_PROCID', 'SLURM_NTASKS')) # srun
+    ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'), ('SLURM_PROCID', 'SLURM_NTASKS'), # srun
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE')) # mpiexec: Open MPI, MPICH
 
 def _from_environment(names:tuple[str, str]) -> tuple[int, int]|None:
     "Return rank and number of ranks under two names of the environment; ValueError where they are no numbers"
@@ -38,7 +39,7 @@ def rank_and_world(
 
 # %% ../../nbs/runs/01_ranks.ipynb #74944d87
 def export_ranks() -> None:
-    "Write what `torch.distributed` reads to the environment, from Slurm's; ValueError without MASTER_ADDR"
+    "Write what `torch.distributed` reads to the environment; ValueError without MASTER_ADDR over nodes"
     rank, world = rank_and_world()
     if 'RANK' in os.environ or world == 1: return
     nodes = os.environ.get('SLURM_NNODES', '1')

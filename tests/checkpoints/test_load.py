@@ -93,8 +93,16 @@ def test_overrides_of_our_files(tmp_path):
     assert loaded.scheduler == Scheduler.cosine(10)
     with pytest.raises(ValueError, match="x.safetensors: unknown argument 'resolution', expected one of sch"):
         load_denoiser(path, resolution=3)
-    with pytest.raises(ValueError, match='do not fit this UNet'):
+    with pytest.raises(ValueError, match='model_channels is 32 in the file, got 64'):
         load_denoiser(path, model_channels=64)
+    scheduler = Scheduler.linear(1000)
+    path = save(DDPMDenoiser(small_net(), scheduler), tmp_path / 'y.safetensors')
+    same = load_denoiser(path, model_channels=32, schedule='linear', diffusion_steps=1000, prediction='eps')
+    assert same.scheduler == scheduler and same.net.config == small_net().config
+    with pytest.raises(ValueError, match="schedule is linear in the file, got 'cosine'"):
+        load_denoiser(path, schedule='cosine')
+    with pytest.raises(ValueError, match='diffusion_steps is 1000 in the file, got 4000'):
+        load_denoiser(path, diffusion_steps=4000)
     with pytest.raises(ValueError, match="prediction must be one of .* got 'epsilon'"):
         load_denoiser(path, prediction='epsilon')
 

@@ -52,6 +52,12 @@ FOREIGN = (
     'key prediction dataset image_size num_heads num_head_channels use_new_attention_order schedule '
     'diffusion_steps rescale_timesteps load'.split()
 )
+GUIDED = [  # its flags in guided-diffusion: likewise
+    f'guided_{name}'
+    for name in 'num_channels num_res_blocks num_heads_upsample attention_resolutions channel_mult '
+    'class_cond use_scale_shift_norm resblock_updown learn_sigma predict_xstart noise_schedule use_fp16 '
+    'dropout use_checkpoint use_kl rescale_learned_sigmas timestep_respacing'.split()
+]
 
 
 class Change(NamedTuple):
@@ -80,7 +86,7 @@ def check_change(
     """Check that after `line` the changed line is refused by name and changes nothing, or leaves what it
     leaves in an empty folder"""
     options = command_options(line)
-    changes = {name: None for name in FOREIGN if name in options} | changes
+    changes = {name: None for name in [*FOREIGN, *GUIDED] if name in options} | changes
     assert not changes.keys() - options.keys(), 'changes of options that the command does not have'
     assert option in changes, f'--{option} is new: say in the table which other value it is tested with'
     if changes[option] is None:

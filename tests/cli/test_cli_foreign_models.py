@@ -78,6 +78,71 @@ def test_a_foreign_file_asks_and_is_answered(command, made, tmp_path):
     assert code == 2 and "key must be one of 'model', 'ema.module', got 'pupil'" in printed
 
 
+GUIDED = (  # a line of one of guided-diffusion's scripts says all of this
+    '--image_size 8 --num_channels 32 --num_res_blocks 1 --num_heads 1 --num_heads_upsample -1 '
+    '--num_head_channels -1 --attention_resolutions 16 --channel_mult 1 --dropout 0.1 --use_checkpoint False '
+    '--use_scale_shift_norm True --resblock_updown False --use_fp16 False --use_new_attention_order False '
+    '--learn_sigma False --diffusion_steps 1000 --noise_schedule linear --use_kl False '
+    '--predict_xstart False --rescale_timesteps False --rescale_learned_sigmas False'
+)
+
+
+@pytest.mark.parametrize('command', LINES)
+def test_the_flags_of_guided_diffusion(command, made, tmp_path):
+    schedule = SCHEDULE.get(command, '--schedule linear')
+    code, printed = run(f'{LINES[command]} {TELL} {schedule} --prediction eps', made, tmp_path)
+    assert code == 0, printed
+    (tmp_path / 'theirs').mkdir()
+    code, theirs = run(f'{LINES[command]} {GUIDED}', made, tmp_path / 'theirs')
+    assert code == 0 and results(tmp_path / 'theirs') == results(tmp_path), theirs
+    assert [name in theirs for name in ('--dropout has', '--use-kl has', '--use-checkpoint has')] == [
+        True
+    ] * 3
+    if command == 'info':
+        assert 'prediction               eps' in theirs
+    # what only its scripts' defaults say: 4 heads, the older layout, linear, eps; the side would be 64
+    (tmp_path / 'short').mkdir()
+    short = f'{LINES[command]} --image_size 8 --num_channels 32'
+    code, printed = run(short, made, tmp_path / 'short')
+    assert code == 0 and '--num-heads 4, --use-new-attention-order False' in printed, printed
+    assert '--prediction eps' in printed and '--schedule linear' in printed
+
+
+@pytest.mark.parametrize(
+    'flag, words',
+    [
+        ('--num_channels 64', '--num-channels is 32 in the file, got 64'),
+        ('--num_res_blocks 2', '--num-res-blocks is 1 in the file, got 2'),
+        ('--channel_mult 1,2', "--channel-mult is [1] in the file, got '1,2'"),
+        ('--attention_resolutions 16,8', '--attention-resolutions is [] in the file, got [16, 8]'),
+        ('--learn_sigma True', '--learn-sigma is False in the file, got True'),
+        ('--resblock_updown True', '--resblock-updown is False in the file, got True'),
+        ('--use_scale_shift_norm False', '--use-scale-shift-norm is True in the file, got False'),
+        ('--class_cond True', '--class-cond True: m.pt has no classes'),
+        ('--noise_schedule bent', 'linear'),
+    ],
+)
+def test_a_flag_that_the_file_belies(flag, words, made, tmp_path):
+    for command in ('sample', 'jacobian', 'sweep'):
+        code, printed = run(f'{LINES[command]} {GUIDED} {flag}', made, tmp_path)
+        assert code == 2 and words in printed and not results(tmp_path), printed
+
+
+def test_our_own_files_belie_flags_too(tmp_path):
+    code, printed = call('sample --model digits --n 1 --steps 2 --out out --num_channels 256', tmp_path)
+    assert code == 2 and '--num-channels is 32 in the file, got 256' in printed
+    code, printed = call('sample --model digits --n 1 --steps 2 --out out --num_channels 32', tmp_path)
+    assert code == 0, printed
+
+
+def test_half_the_torso(made, tmp_path):
+    line = f'{LINES["sample"]} {GUIDED}'
+    (tmp_path / 'half').mkdir()
+    assert run(line, made, tmp_path)[0] == run(f'{line} --use_fp16 yes', made, tmp_path / 'half')[0] == 0
+    code, printed = run(f'{line} --use_fp16 yes', made, tmp_path)
+    assert code == 2 and 'is of another run' in printed  # other pictures, by a little
+
+
 def test_what_the_data_set_settles(made, tmp_path):
     line = 'sample --model m.pt --num-heads 1 --no-use-new-attention-order --schedule linear --n 1 --steps 2'
     code, printed = run(f'{line} --dataset mnist', made, tmp_path)
