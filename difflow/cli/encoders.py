@@ -174,9 +174,10 @@ def _test_loss(averaged:'Denoiser', images:'PublishedImages', step:int, settings
     x0 = images[rows].to(device)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(settings['seed'] * 1_000_003 + step)
-        loss = averaged.loss(x0).mean().item()
+        u = (torch.rand(()) + torch.arange(len(x0), device=device) / len(x0)) % 1 # all levels, as in training
+        loss = averaged.loss(x0, sigma=averaged.sigmas_for(u.double().clamp(1e-5, 1))).mean().item()
         if not averaged.encoder.probabilistic: return loss, ''
-        mean, log_variance = averaged.encoder.statistics(x0, torch.rand(len(x0), device=device))
+        mean, log_variance = averaged.encoder.statistics(x0, u.to(x0))
     deviation = (log_variance / 2).exp().mean().item()
     return loss, f'{_CODES}{mean.abs().mean().item()}, avg std {deviation}'
 

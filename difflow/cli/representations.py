@@ -135,7 +135,8 @@ def _in_group() -> bool:
 @contextmanager
 def _alone() -> Iterator[None]:
     "Hide the other processes of this run from Accelerate, unless they are started to train together"
-    names = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SLURM_PROCID'
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK',
+             'PMI_RANK')
     hidden = {} if _in_group() else {name: os.environ.pop(name) for name in names if name in os.environ}
     try: yield
     finally: os.environ.update(hidden)

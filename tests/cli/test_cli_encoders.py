@@ -291,3 +291,18 @@ def test_the_data_lie_where_they_are_said_to(encoded):
     "The study's folder moves as a whole"
     (encoded / 'data').rename(encoded / 'elsewhere')
     assert call(f'{CODES} --granularity 2,5 --data-root elsewhere', encoded)[0] == 0
+
+
+@pytest.mark.parametrize(
+    'names', ['RANK WORLD_SIZE', 'SLURM_PROCID SLURM_NTASKS', 'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE']
+)
+def test_an_encoder_is_trained_without_the_processes_beside(names, monkeypatch):
+    from difflow.cli.representations import _alone
+    from difflow.runs import rank_and_world
+
+    for name, value in zip(names.split(), '12', strict=True):
+        monkeypatch.setenv(name, value)
+    assert rank_and_world() == (1, 2)
+    with _alone():
+        assert rank_and_world() == (0, 1)
+    assert rank_and_world() == (1, 2)
