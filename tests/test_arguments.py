@@ -567,10 +567,11 @@ def studies():
     yield 'classification_accuracy_score', df.classification_accuracy_score, given, kinds
     other = dict(number=3, text='x', empty=[])
     kinds = dict(denoiser=OBJECT, images=PIXELS | SHAPED, settings=other, mixed_precision=CHOICE)
-    kinds |= dict(out=without(other, 'text'), resume=without(FLAG, 'text'))  # a text is a path
+    kinds |= dict(out=without(other, 'text'), resume=without(FLAG, 'text') | dict(half={'step': 1}))
     every = without(COUNT, 'none', 'empty')  # after none of the steps is right, and None: never
     kinds |= dict(save_every=without(COUNT, 'empty'), sample_every=every, snapshot_every=every)
     kinds |= dict(compile=FLAG, progress=FLAG, workers=without(COUNT, 'zero'), callback=other, snapshot=other)
+    kinds |= dict(opened=other)
     kinds |= dict.fromkeys(('preview', 'card'), other) | dict(
         numbered=without(other, 'text') | dict(flag=True)
     )

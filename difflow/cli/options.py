@@ -125,7 +125,8 @@ def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
                                  spelt('use_fp16', bool))
     guided |= {name: _without_effect(text, str, spelt(name, str)) for name, text in _NOTHING_TO_DO.items()}
     table = _FOREIGN | {f'guided_{name}': kind for name, kind in guided.items()}
-    return {name: (kind, None) for name, kind in table.items() if name not in but}
+    left = {name for word in but for name in (word, f'guided_{word}')}
+    return {name: (kind, None) for name, kind in table.items() if name not in left}
 
 _ARGUMENTS = dict(num_channels='model_channels', predict_xstart='prediction',
                   noise_schedule='schedule') # of `load_denoiser`

@@ -139,9 +139,10 @@ _ITS_FILES = ('The numbered folder, training_options.json, stats.jsonl and log.t
               ' read both kinds.')
 _EDM_LOOP = ('The same line again goes on with the run that it began; another --seed or --desc begins the '
              'next number. The noise levels of a batch are spread evenly, so that the loss is less noisy, '
-             'and the seed is 0; --as-published draws each level by itself and a random seed.')
-_STOPPED = ('A run that is stopped goes on where it was and ends with the same weights, bit for bit, on any'
-            ' number of GPUs; wrong options are refused before anything is opened.')
+             'and the seed is 0; --as-published draws each level by itself and a random seed. The order of '
+             'the images is a new permutation every epoch, there a shuffle that slides; this stays.')
+_STOPPED = ('A run that is stopped goes on where it was and ends with the same weights, bit for bit; on any '
+            'number of GPUs they are the same but for rounding. Wrong options are refused before any work.')
 _ON_GPUS = 'On eight GPUs: torchrun --standalone --nproc_per_node=8 -m difflow train, and the same words.'
 _TRAIN_HERE = ('--outdir=training --data=datasets/synthetic-cifar10-32x32-n128.zip --cond=0 --arch=ddpmpp '
                '--duration 50 --batch 128 --snap 500 --dump 500 --precond vp --model_channels 64')

@@ -17,7 +17,8 @@ _MINIMAL_FILES = ('Beside our state and model.safetensors stand the two publishe
                   'them, and the picture of 64 samples in a row.')
 _MINIMAL_LOOP = ('The noise levels of a batch are spread evenly, the average forgets the first weights '
                  'early on, and samples are drawn with it; --as-published draws each level by itself, '
-                 'averages with 0.9995 from the first step and samples with the last weights.')
+                 'averages with 0.9995 from the first step and samples with the last weights. Nothing is '
+                 'downloaded unless --download is given.')
 _FOUR = ('On four GPUs: torchrun --nproc_per_node=4 -m difflow train, and the same words; '
          '--batch-size is that of all of them. On one the line runs as it stands.')
 _HOME = '~/datasets'

@@ -90,7 +90,7 @@ def _write_gif(
 
 # %% ../../nbs/cli/03_sweeps.ipynb #17d27131
 @app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
-@_with_options(**_foreign_options('guided_timestep_respacing'))
+@_with_options(**_foreign_options('timestep_respacing'))
 def _sweep_command(
     model:_ModelOption='mnist', data:_DataOption='mnist5k', split:_SplitOption='test',
     image:_option(str, 'which image: its index in that part of the data, from 0; or an image file')='0',

@@ -68,12 +68,13 @@ def _take_keys(context:typer.Context) -> None:
     keys = context.params['delete_keys'] or ()
     context.params['delete_keys'] = [key for part in keys for key in part.split(',') if key] or None
 
-def _as_published(options:dict) -> dict:
+def _as_published(options:dict, given:set[str]) -> dict:
     "Return what differs from the published loop of an architecture on purpose, as it is there; ValueError"
     from difflow.training.recipes import ARCHS
     kind = ARCHS.get(options['arch'])
     if kind is None: raise ValueError(f'--as-published goes with --arch, one of {", ".join(ARCHS)}')
     if kind == 'minimal': return dict(levels='independent', ema_rampup=False)
+    if 'seed' in given: return dict(levels='independent')
     if rank_and_world()[1] > 1: raise ValueError('--as-published on several processes: give a --seed to all')
     return dict(levels='independent', seed=secrets.randbits(31))
 
@@ -96,7 +97,7 @@ def _resolve(context:typer.Context) -> dict:
     published = recipe(options['arch']) if options['arch'] else {}
     if given & set(_LENGTHS): published = {k: v for k, v in published.items() if k not in _LENGTHS}
     if 'sample_every' in given: published.pop('sample_epochs', None)
-    if options['as_published']: published |= _as_published(options)
+    if options['as_published']: published |= _as_published(options, given)
     options |= {name: value for name, value in published.items() if name not in given}
     if options['batch_gpu'] is not None: options['accumulate'] = _parts(options)
     if options['ema'] is not None: options['ema_halflife'] = 1e6 * options['ema']

@@ -26,8 +26,8 @@ _DATA = dict(
     class_cond=(_option(bool, 'give the model the labels, and "no label" for guidance; default: off',
                         '--class-cond', '--cond'), False))
 _NETWORK = dict(
-    model_channels=(_option(int, 'width of the network, a multiple of 32', '--model-channels', '--cbase',
-                            min=32), 64),
+    model_channels=(_option(int, 'width of the network, of the plain one a multiple of 32',
+                            '--model-channels', '--cbase', min=1), 64),
     channel_mult=(_option(str, 'width of each resolution in model channels, finest first', '--channel-mult',
                           '--cres'), '1,2'),
     num_res_blocks=(_count('residual blocks a resolution'), 2),

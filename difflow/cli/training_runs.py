@@ -18,7 +18,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import atomic
 from ..runs.ranks import rank_and_world
 from .root import _note
 
@@ -126,6 +125,7 @@ class _Journal:
 
     def opened(self, folder:Path, done:int, *denoisers:'Denoiser'):
         "Write the options, and go on with the statistics after `done` steps"
+        from difflow.files import atomic
         self.folder, self.start, self.last = folder, time.time(), time.time()
         there = folder / _OPTIONS
         run = json.loads(there.read_text()).get('run') if there.exists() else None
@@ -215,6 +215,8 @@ class _PublishedWeights:
     def write(self):
         "Write both files"
         import torch
+
+        from difflow.files import atomic
         for name, denoiser in zip(self.names, self.denoisers):
             state = denoiser.net.state_dict()
             tensors = {key: tensor.detach().cpu().clone() for key, tensor in state.items()}

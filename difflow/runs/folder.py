@@ -60,7 +60,7 @@ class _WorkFolder:
             self.mine.append(row)
             self.at_work(go)
 
-    def at_work(self, go:Callable[[], None], tries:int=5):
+    def at_work(self, go:Callable[[], None], tries:int=100):
         "Call `go` with `.run` there, again where another rank finished and removed `.run` just now"
         for left in range(tries)[::-1]:
             try:

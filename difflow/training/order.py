@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_kind, check_number
+from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser
 from ..networks.protocol import network_facts
@@ -112,6 +112,8 @@ def _check_options(denoiser:Denoiser, **options:object): # arguments of `train`,
     for name, kind in _OPTIONAL.items(): check_kind(name, options[name], kind, optional=True)
     for name in ('compile', 'progress'): check_kind(name, options[name], bool)
     check_kind('resume', options['resume'], (bool, str, Path, Mapping))
+    if isinstance(options['resume'], Mapping) and {*options['resume']} != {'step', 'tensors', 'name'}:
+        raise ValueError(f'resume must have step, tensors and name, got {shown(list(options["resume"]))}')
     check_number('workers', options['workers'], 0, whole=True)
     check_choice('dtype', options['dtype'], _DTYPES)
     for name in ('snapshots', 'dumps'):

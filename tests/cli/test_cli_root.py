@@ -228,7 +228,7 @@ def check_error(done, words):
             'train --data digits --sample-every 5 --sample-epochs 1',
             '--sample-every and --sample-epochs: give one',
         ),
-        ('train --data digits x', "'x': an option begins with --"),
+        ('train --data digits x', 'unexpected extra argument(s) (x)'),
         ('train --data digits --delete-keys a b --steps 1', 'no --pretrained-ckpt'),
         ('train --dataset cifar10', 'from torchvision, which fetches it with --download'),
     ],

@@ -14,8 +14,9 @@ from difflow.cli.root import _load_commands, app, main
 _load_commands()
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands['train'].params}
 BASE = (
-    'train --data two --model-channels 32 --channel-mult 1 --num-res-blocks 1 --attention-resolutions 2 '
-    '--patch-size 2 --steps 2 --batch-size 2 --sample-every 2 --sampling-steps 2 --snap 1 --tick 0.002'
+    'train --arch plain --data two --model-channels 32 --channel-mult 1 --num-res-blocks 1 '
+    '--attention-resolutions 2 --patch-size 2 --steps 2 --batch-size 2 '
+    '--sample-every 2 --sampling-steps 2 --snap 1 --tick 0.002'
 )
 OTHER = dict(  # another value of each option; an option that is missing here fails
     out='other', outdir='parent', arch='ddpmpp', data='one', split='train', dataset='mnist', data_dir='x',
@@ -29,13 +30,15 @@ OTHER = dict(  # another value of each option; an option that is missing here fa
     delete_keys='out.2.bias', resume='base/training.safetensors', restart='', save_every='1', tick='0.004',
     snap='2', dump='1', sample_every='1', sample_epochs='1', sampling_steps='3', ddim='',
     mixed_precision='bf16', compile='', workers='1', half='', log_with='nothing', sampling_only='',
-    num_sampled_images='2', local_rank='0',
+    num_sampled_images='2', local_rank='0', xflip='', cache='', batch_gpu='1', levels='independent', fp16='',
+    desc='x', nosubdir='', dry_run='', as_published='', ls='2', bench='',
 )  # fmt: skip
 SAYS = dict(  # what the line says where it is not the name of the option
     arch='ddpmpp', data='images', split='images', size='image', class_cond='num_classes', epochs='steps',
     denoiser='parametrisation', duration='steps', ema='ema_halflife', pretrained_ckpt='model',
     transfer='model', tick='snapshots', snap='snapshots', dump='dumps', sample_every='samples',
-    sample_epochs='samples', sampling_steps='samples', ddim='samples',
+    sample_epochs='samples', sampling_steps='samples', ddim='samples', xflip='images',
+    batch_gpu='accumulate',
 )  # fmt: skip
 
 
@@ -95,6 +98,9 @@ def test_an_option_that_changes_is_refused_or_makes_what_an_empty_folder_gets(
         return
     assert line(f'{words} {where and f"--out empty-{name}"}') == 0
     made, wanted = (files(f'{kind}-{name}' if where else 'other') for kind in ('used', 'empty'))
+    if name == 'dry_run':  # writes nothing
+        assert files(f'used-{name}') == before and not Path(f'empty-{name}').exists()
+        return
     if name == 'resume':  # is for a folder without a state, which has no files of the steps before it
         assert wanted['model.safetensors'] == before['model.safetensors']
         wanted = before

@@ -397,7 +397,7 @@ def check_minimal(name, levels, steps, arch='UNet', side=32, epochs=1, save_dir=
 def minimal(name, count, steps, where='', side=32, lay=None, levels=2, epochs='1', **change):
     "Return the run of a line of minimal-diffusion: `count` images in batches of four"
     change = dict(epochs=epochs) | change | (dict(data_dir=where) if where else {})
-    lay = lay or lay_classes(where or f'dataset/{name}/train', count, side + 6)
+    lay = lay or lay_classes(where or f'dataset/{name}/train', count, 32 if name == 'cifar10' else side + 6)
     return Run(change, lay, check_minimal(name, levels, steps, side=side), smaller=small_minimal)
 
 

@@ -97,3 +97,20 @@ def test_a_plain_network_has_no_previews_unless_asked(asked):
     assert (run['sample_every'], run['preview']) == (2, dict(sampler='ddim'))
     digits_on_grey()
     assert asked('--dataset mnist_m --arch plain --steps 4 --attention-resolutions 7')[1].batch_size == 64
+
+
+def test_as_published_is_what_the_published_loops_do(asked):
+    digits_on_grey()
+    words = '--dataset mnist_m --arch UNetSmall --epochs 4 --batch-size 20 --sampling-steps 20'
+    _, ours, mine = asked(words)
+    _, settings, run = asked(f'{words} --as-published')
+    assert (ours.levels, ours.ema_rampup) == ('spread', True) and 'averaged' not in mine['preview']
+    assert (settings.levels, settings.ema_rampup, settings.seed) == ('independent', False, 112233)
+    assert run['preview']['averaged'] is False
+    assert run['preview']['row'] == ('UNetSmall_mnist_m-1000_steps-20-sampling_steps-class_condn_False.png')
+    _, settings, _ = asked(f'{words} --as-published --levels spread --ema-rampup')  # the user's words count
+    assert (settings.levels, settings.ema_rampup) == ('spread', True)
+    small = '--data digits --arch ddpmpp --model-channels 16 --channel-mult 1 --num-res-blocks 1'
+    _, settings, _ = asked(f'{small} --as-published')
+    assert (settings.levels, settings.ema_rampup, settings.eps) == ('independent', True, 1e-8 / 64)
+    assert asked(f'{small} --as-published')[1].seed != settings.seed
