@@ -104,6 +104,7 @@ def _write_ranks(rows:Iterable[dict], path:Path, made_of:dict, energy:float) -> 
                    labels=[label for row in rows for label in row['label'].tolist()], energy=energy)
     save_npz(path, arrays | {'run': json.dumps(made_of)})
 
+# %% ../../nbs/cli/12_jacobians.ipynb #6c9a8066
 def _read_ranks(path:Path) -> tuple['RankCurve', list[int], list[int]|None]:
     "Return the curve in a file, its seeds and its classes; ValueError where the file has none"
     import torch
