@@ -192,6 +192,7 @@ class _Walk(NamedTuple):
         return fill_table(path, made_of, names, self.rows, join, known=partial(_known_points, path),
                           restart=restart, progress=sys.stderr.isatty(), unit='point')
 
+# %% ../../nbs/cli/12_jacobians.ipynb #d8dad0f1
 _CHURN = {name: (_without_effect('the published script takes it, and reads it nowhere', float), None)
           for name in ('S_churn', 'S_min', 'S_max', 'S_noise')}
 _ELSE = dict(
