@@ -20,12 +20,13 @@ from difflow.cli.options import (
     _count,
     _DeviceOption,
     _flag,
+    _foreign_options,
     _numbers,
     _option,
     _overrides,
     _RestartOption,
     _SamplerOption,
-    _takes_model,
+    _with_options,
     _without_effect,
 )
 
@@ -104,6 +105,7 @@ def _write_ranks(rows:Iterable[dict], path:Path, made_of:dict, energy:float) -> 
                    labels=[label for row in rows for label in row['label'].tolist()], energy=energy)
     save_npz(path, arrays | {'run': json.dumps(made_of)})
 
+# %% ../../nbs/cli/12_jacobians.ipynb #6c9a8066
 def _read_ranks(path:Path) -> tuple['RankCurve', list[int], list[int]|None]:
     "Return the curve in a file, its seeds and its classes; ValueError where the file has none"
     import torch
@@ -190,10 +192,15 @@ class _Walk(NamedTuple):
         return fill_table(path, made_of, names, self.rows, join, known=partial(_known_points, path),
                           restart=restart, progress=sys.stderr.isatty(), unit='point')
 
-_NO_CHURN = 'the published script takes it, and reads it nowhere'
+# %% ../../nbs/cli/12_jacobians.ipynb #d8dad0f1
+_CHURN = {name: (_without_effect('the published script takes it, and reads it nowhere', float), None)
+          for name in ('S_churn', 'S_min', 'S_max', 'S_noise')}
+_ELSE = dict(
+    batch_size=(_without_effect('points are measured one after another, --chunk rows at once', int), None),
+    as_published=(_as_published('jacobian', '--samples 1 --unlabelled'), False))
 
 @app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
-@_takes_model
+@_with_options(**_CHURN, **_ELSE, **_foreign_options())
 def _jacobian_command(
     network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; default: mnist',
                    '--network', '--model')=None,
@@ -212,12 +219,8 @@ def _jacobian_command(
     unlabelled:_flag('--unlabelled', 'the class is of the walk alone, not of the Jacobian')=False,
     sampler:_SamplerOption='heun',
     out:_option(Path, 'the table, an npz; the picture lies beside it')=Path('jacobian.npz'),
-    batch_size:_without_effect('points are measured one after another, --chunk rows at once', int)=None,
     chunk:_count('rows of the network at once')=256,
-    restart:_RestartOption=False, device:_DeviceOption='auto',
-    S_churn:_without_effect(_NO_CHURN, float)=None, S_min:_without_effect(_NO_CHURN, float)=None,
-    S_max:_without_effect(_NO_CHURN, float)=None, S_noise:_without_effect(_NO_CHURN, float)=None,
-    as_published:_as_published('jacobian', '--samples 1 --unlabelled')=False, **options,
+    restart:_RestartOption=False, device:_DeviceOption='auto', **options,
 ) -> None:
     "Measure the numerical rank of the denoiser's Jacobian along the sampling trajectories of many seeds."
     start = time.perf_counter()

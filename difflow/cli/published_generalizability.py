@@ -77,7 +77,7 @@ _PACKED:tuple[_Line, ...] = (
             '--resolution=64x64'),
     _packed('EDM data set of ImageNet', '--source=downloads/imagenet/ILSVRC/Data/CLS-LOC/train '
             '--dest=datasets/imagenet-64x64.zip --resolution=64x64 --transform=center-crop'),
-    _packed('EDM data set of LSUN', '--source LSUN/raw/cat_lmdb --dest /tmp/lsun_cat '
+    _packed('EDM data set of LSUN', '--source LSUN/raw/cat_lmdb --dest lsun_cat '
             '--transform=center-crop-wide --resolution=512x384',
             'Needs the package lmdb, and asks for it by name; needs no OpenCV.',
             'Pictures keep their proportions, where the published crop squashes them: --as-published.'))

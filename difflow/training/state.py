@@ -189,10 +189,9 @@ class _RunState:
         self.ema = EMA(self.objective.denoiser, settings.ema_halflife, settings.ema_w, settings.ema_rampup)
         for layer in self.objective.modules(): # of the user's networks, too
             if type(layer) is nn.Dropout: layer.__class__ = Dropout
-        decay = dict(weight_decay=settings.weight_decay)
-        kind = torch.optim.AdamW, torch.optim.SGD
-        more = decay | dict(betas=settings.betas, eps=settings.eps) if settings.optimizer == 'adam' else decay
-        optimizer = kind[settings.optimizer == 'sgd'](self.objective.parameters(), settings.lr, **more)
+        kind, more = torch.optim.AdamW, dict(betas=settings.betas, eps=settings.eps)
+        if settings.optimizer == 'sgd': kind, more = torch.optim.SGD, {}
+        optimizer = kind(self.objective.parameters(), settings.lr, weight_decay=settings.weight_decay, **more)
         self.losses, self.checked = torch.zeros(settings.steps, device=self.device), 0
         self.model, self.optimizer = accelerator.prepare(self.objective, optimizer)
         if compile: self.model = torch.compile(self.model)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow import SSCD, EDMDenoiser, OptimalDenoiser, Scheduler, UNet, load_images, sample, save
+from difflow import SSCD, EDMDenoiser, OptimalDenoiser, Scheduler, UNet, VPDenoiser, load_images, sample, save
 from difflow.cli.edm_datasets import _size_of, _transformed
 from difflow.cli.generation import _file_of, _seeds_in
 from difflow.data import save_images
@@ -266,6 +266,24 @@ def test_optimal_denoiser_goes_through_the_same_solver(solver, difflow, tmp_path
     assert (
         (load_images('sevens').tensor().flatten(1)[:, None] - sevens).abs().amax(2).amin(1) < 1.01 / 127.5
     ).all()
+
+
+def test_the_network_beside_the_optimal_denoiser_gives_its_range(difflow, models, tmp_path):
+    "Euler as published; the levels are inside the network's own, here VP's, and its size is checked"
+    torch.manual_seed(0)
+    net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,))
+    save(VPDenoiser(net), 'vp.safetensors')
+    line = 'generate --optimal_denoiser --seeds 0 --steps 4 --sigma_min 0.0001 --sigma_max 1000'
+    difflow(f'{line} --dataset digits --network vp.safetensors --outdir out')
+    record = json.loads((tmp_path / 'out/run.json').read_text())
+    low, high = min(record['sigmas']), max(record['sigmas'])
+    assert record['solver'] == 'euler' and low > 0.0009 and 152 < high < 153
+    difflow(f'{line} --dataset digits --outdir free')
+    record = json.loads((tmp_path / 'free/run.json').read_text())
+    assert max(record['sigmas']) == pytest.approx(1000) and record['solver'] == 'euler'
+    error = difflow(f'{line} --dataset mnist5k --network vp.safetensors --outdir bad', 2)
+    assert 'makes images of 1x8x8' in error and '--dataset mnist5k has 1x28x28' in error
+    assert not (tmp_path / 'bad').exists()
 
 
 def test_other_samplers_of_edm(difflow, models):

@@ -126,12 +126,8 @@ def test_every_switch_takes_every_word():
             for name in option.opts:
                 for word in (*_YES, 'True', 'ON'):
                     assert _click_words(command.params, [name, word]) == on
-                    assert (
-                        _click_words(
-                            command.params, [f'{name.replace("-", "_").replace("__", "--", 1)}={word}']
-                        )
-                        == on
-                    )
+                    spelt = name.replace('-', '_').replace('__', '--', 1) if name[:2] == '--' else name
+                    assert _click_words(command.params, [f'{spelt}={word}']) == on
                 for word in (*_NO, 'False', 'OFF'):
                     assert _click_words(command.params, [f'{name}={word}', 'rest']) == [*off, 'rest']
             seen += 1
