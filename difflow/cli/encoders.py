@@ -106,11 +106,15 @@ def _published_checkpoint(parts:dict[str, dict], step:int, model:'Denoiser', set
                 model={f'module.{name}': tensor for name, tensor in parts['raw'].items()})
 
 def _save_torch(path:Path, content:dict) -> None:
-    "Write a file of torch.save, all of it or nothing"
+    "Write a file of torch.save, the same bytes for the same content, all of it or nothing"
+    import io
+
     import torch
 
     from difflow.files import atomic
-    with atomic(path) as partial: torch.save(content, partial)
+    file = io.BytesIO() # whose name is not written
+    torch.save(content, file)
+    with atomic(path) as partial: partial.write_bytes(file.getbuffer())
 
 # %% ../../nbs/cli/20_encoders.ipynb #c1041c83
 class _StudyFiles:
@@ -129,12 +133,15 @@ class _StudyFiles:
             self.wanted.setdefault(step + 1, []).append(places['checkpoints-meta'] / 'checkpoint.pth')
         self.dumps = {step: f'states/state_{step - 1}.safetensors' for step in self.wanted}
 
-    def begin(self) -> None:
-        "Make the folders; ValueError for a run of the published script, which does not go on here"
+    def check(self) -> None:
+        "Raise ValueError for a run of the published script, which does not go on here"
         theirs = self.places['checkpoints-meta'] / 'checkpoint.pth'
         if theirs.exists() and not (self.folder / 'training.safetensors').exists():
             raise ValueError(f'{theirs} is of another program, and its network is not ours: a run goes on '
                              'from training.safetensors; give another --workdir')
+
+    def begin(self) -> None:
+        "Make the folders"
         for place in self.places.values(): place.mkdir(parents=True, exist_ok=True)
 
     def convert(self) -> None:
@@ -167,9 +174,10 @@ def _test_loss(averaged:'Denoiser', images:'PublishedImages', step:int, settings
     x0 = images[rows].to(device)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(settings['seed'] * 1_000_003 + step)
-        loss = averaged.loss(x0).mean().item()
+        u = (torch.rand(()) + torch.arange(len(x0), device=device) / len(x0)) % 1 # all levels, as in training
+        loss = averaged.loss(x0, sigma=averaged.sigmas_for(u.double().clamp(1e-5, 1))).mean().item()
         if not averaged.encoder.probabilistic: return loss, ''
-        mean, log_variance = averaged.encoder.statistics(x0, torch.rand(len(x0), device=device))
+        mean, log_variance = averaged.encoder.statistics(x0, u.to(x0))
     deviation = (log_variance / 2).exp().mean().item()
     return loss, f'{_CODES}{mean.abs().mean().item()}, avg std {deviation}'
 
@@ -207,8 +215,8 @@ def _agree(folder:Path, made_of:dict) -> None:
 def _check_words(options:dict) -> dict: # {SECTION.FIELD: value}
     "Return the settings of a training; ValueError for what is not trained here"
     if options['mode'] != 'train':
-        raise ValueError(f'--mode={options["mode"]}: only train is there; FID and bits per dimension are '
-                         'broken in the published script, difflow fid has the first')
+        raise ValueError(f'--mode={options["mode"]}: only train is there; eval, FID and bits per dimension, '
+                         'does not run in the published script')
     c = _check_config(options['config'], options)
     if c['data.dataset'] not in _STUDY_DATA:
         raise ValueError(f'--config.data.dataset {c["data.dataset"]}: known are {", ".join(_STUDY_DATA)}')
@@ -219,6 +227,7 @@ def _run_study_encoder(options:dict) -> None:
     from difflow.data.studies import PublishedImages
     from difflow.runs.identity import run_identity
     from difflow.runs.ranks import rank_and_world
+    from difflow.training.settings import Settings
     start, c = time.perf_counter(), _check_words(options)
     seed, name = _task_seed(c['training.seed']), c['data.dataset']
     sets = {split: PublishedImages.at_place(name, options['data_root'], split) for split in ('train', 'test')}
@@ -226,6 +235,7 @@ def _run_study_encoder(options:dict) -> None:
         batch_size = min(options['batch_size'], len(sets['train']))
         model = _encoder_model(c, seed, sets['train'], options['bn_momentum'])
         settings = _training_settings(c, seed, batch_size)
+        Settings(**settings)
         folder = Path(f'{options["workdir"]}_{seed}')
         files, first = _StudyFiles(folder, c, model, settings), rank_and_world()[0] == 0
         facts = '; '.join(f'{split}: {_data_facts(images)}' for split, images in sets.items())
@@ -233,13 +243,14 @@ def _run_study_encoder(options:dict) -> None:
                     f'steps of {batch_size} images, seed {seed}; {facts}')
         made_of = run_identity(None, sets['train'], **c | {'training.seed': seed}, batch_size=batch_size,
                                bn_momentum=options['bn_momentum'])
-        files.begin()
+        files.check()
         if first: _agree(folder, made_of)
+        files.begin()
         _train_study_encoder(model, sets, c, settings, files)
         if not first: return
-        encoders = [file for file in sorted(files.places['checkpointsenc'].iterdir())]
-        if files.missing(): print(f'not there: {", ".join(map(str, files.missing()))}', file=sys.stderr)
-        else: _print_done(f'{_mode_of(c)} of {name}, step {c["training.n_iters"]}', encoders, start)
+        encoders = sorted(files.places['checkpointsenc'].iterdir())
+        if not files.missing():
+            _print_done(f'{_mode_of(c)} of {name}, step {c["training.n_iters"]}', encoders, start)
 
 # %% ../../nbs/cli/20_encoders.ipynb #b6cf0658
 @app.command('train-encoder', short_help='Train an encoder that is told the noise level, as published.')

@@ -169,7 +169,8 @@ def _represent(options:dict) -> None:
     "Write codes as the `options` of the command say, and print what was made"
     start, pick = time.perf_counter(), lambda names: {name: options[name] for name in names.split()}
     mode, data, study, model, unet = options['mode'], options['data'], None, None, None
-    if options['aug'] != 'none': raise ValueError(f'--aug {options["aug"]}: only none is supported')
+    if options['aug'] != 'none': raise ValueError(f'--aug {options["aug"]}: only none is trained here')
+    if options['mixup']: raise ValueError('--mixup: only for the sets of the study, as --data cifar10')
     folder = _study_folder(**pick('root lr mode data widen_factor aug seed'))
     options = options | {'lr': float(options['lr'])}
     times = _granularity_times(options['granularity'])

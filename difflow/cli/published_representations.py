@@ -41,8 +41,8 @@ _CODES_BETTER = (
 def _rep_sh(data:str, mode:str, widen:str, lr:str, seed:str='0') -> _Line:
     "Return a line that rep.sh prints"
     words = f'--data {data} --aug none --mode {mode} --widen-factor {widen} --seed {seed} --lr {lr}'
-    return _Line(f'S2 representations.py {data} {mode} {widen} {lr}', 'representations.py', words, 'represent',
-                 _CODES_BETTER, '', 'python3')
+    name = f'S2 representations.py {data} {mode} {widen} {lr}'
+    return _Line(name, 'representations.py', words, 'represent', _CODES_BETTER, '', 'python3')
 
 _LOSSES_BETTER = 'Every set, rate, mode and width that is there is in the table, not synthetic alone.'
 _LOSSES_DIFFER = (

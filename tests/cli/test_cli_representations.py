@@ -225,7 +225,7 @@ def test_finished_mixers_are_kept(difflow, codes, monkeypatch):
         ('represent --depth 11', 'depth must be 10'),
         ('represent --mode unet-nowhere', "'nowhere' is neither"),
         ('represent --steps 0', "'--steps'"),
-        ('represent --lr 0', 'lr must be a number in'),
+        ('represent --lr 0', "--lr '0': a number > 0"),
         ('represent --channel-mult wide', "--channel-mult 'wide': not integers"),
         ('mix', 'train.npz is missing: difflow represent makes it'),
         ('mix --mixers single,lstm', "--mixers 'lstm': known are single"),
@@ -382,6 +382,8 @@ REPRESENT_CHANGES = dict(
     root='elsewhere',
     restart='',
     device='cpu',
+    mixup=None,  # of the sets of the study alone, in test_cli_encoders.py
+    as_published='',  # the data that are named count
 )
 UNET = 'represent --data set --mode unet-net.safetensors --batch-size 5 --max-images 8 --granularity 2'
 UNET_CHANGES = dict(

@@ -202,3 +202,20 @@ def test_files_of_networks_without_a_code_are_refused(network, tmp_path):
     with pytest.raises(ValueError, match='is no coded denoiser') as error:
         load_coded(path)
     assert ('Linear' if network == 'Linear' else 'net must be a CodedUNet') in str(error.value)
+
+
+def test_mixup_encodes_mixtures_and_weights_by_the_share():
+    "A denoiser that does not see its code has the plain loss, weighted by what was drawn"
+    denoiser, x0 = coded(mixup=True), normal((8, 1, 4, 4))
+    nn.init.zeros_(denoiser.net.code_emb.weight), nn.init.zeros_(denoiser.net.code_emb.bias)
+    sigma, noise = torch.linspace(0.1, 5, 8), normal((8, 1, 4, 4), 1)
+    plain = copy.deepcopy(denoiser)
+    plain.mixup = plain.weight_z = denoiser.weight_z = 0
+    torch.manual_seed(0)
+    share = torch.rand(8)
+    torch.manual_seed(0)
+    assert torch.allclose(
+        denoiser.loss(x0, sigma=sigma, noise=noise), 2 * share * plain.loss(x0, sigma=sigma, noise=noise)
+    )
+    with pytest.raises(ValueError, match='mixup'):
+        coded(mixup='yes')
