@@ -140,8 +140,8 @@ _ABLATIONS = (
 # %% ../../nbs/cli/33_published_representations.ipynb #46eeaa60
 _CELL = ('The steps of the three critics are the published ones. Without --idx all cells that are missing '
          'are made, of 66 critics instead of 363, as the information of two times has no order.')
-_NATS = ('The bound is the mean of the last 100 steps, the very last included; examples are drawn with '
-         'replacement. A set of less than 256 images is one batch, where the script stops.')
+_NATS = ('The bound is the mean of the last 100 steps, the very last included, drawn by another generator. A '
+         'set of less than 256 images is one batch, where the script stops.')
 _LOOK = ('The accuracies of the networks are computed again and compared with those in their files, which '
          'are read without running anything.')
 

@@ -147,8 +147,10 @@ def _mine_bounds(x:Tensor, y:Tensor, steps:int, batch_size:int, hidden:int, lr:f
     mine = _Mine(len(x), x.shape[2] + y.shape[2], hidden, lr, seed, device, alike)
     rng, bounds, count = np.random.default_rng(seed), [], x.shape[1]
     x, y = x.to(device), y.to(device)
+    draw = lambda rng: (rng.permutation(count)[:batch_size] if alike else
+                        rng.integers(count, size=batch_size))
     for _ in range(steps):
-        rows = [torch.from_numpy(rng.integers(count, size=batch_size)) for _ in range(3)]
+        rows = [torch.from_numpy(draw(rng)) for _ in range(3)]
         joint = torch.cat([x[:, rows[0]], y[:, rows[0]]], 2)
         shuffled = torch.cat([x[:, rows[1]], y[:, rows[2]]], 2)
         bounds.append(mine.step(joint, shuffled))
@@ -176,7 +178,7 @@ def mine_information(
     seed:int=0, # of the weights and batches
     device:str='cpu',
     window:int=100, # last steps that the estimate is a mean of
-    alike:bool=False, # all critics begin with the same weights, as published: no pair knows of the others
+    alike:bool=False, # as published: all critics begin with the same weights, no example twice in a batch
     miss:bool=True, # train on Gaussians as well: what is missed there goes into the error
 ) -> list[InformationEstimate]: # one a pair
     "Estimate a lower bound by MINE, its error with what it misses on Gaussians; ValueError for bad input."
