@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from .mixers import _Codes, _codes_digest, _exact
 from .root import _note, _print_done, _print_used
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from difflow.representations.mixers import TransformerMixer
 
 # %% ../../nbs/cli/21_factor_models.ipynb #51567440

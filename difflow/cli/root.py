@@ -88,6 +88,12 @@ def _stop(message:str, code:int=2) -> int:
     print('difflow: ' + ' '.join(message.split()), file=sys.stderr)
     return code
 
+def _check_no_script(words:Sequence[str]) -> None:
+    "Raise ValueError for a line that begins with a published script, with the line to type"
+    if not (words[0].endswith('.py') or words[0] == '-m'): return
+    line = import_module('difflow.cli.scripts')._line_to_type(words)
+    if line: raise ValueError(f'a script of a study is a command here; type: {line}')
+
 def _note(message:str) -> None:
     "Print a line on stderr, as of an option that has nothing to do here"
     print(f'difflow: {message}', file=sys.stderr)
@@ -99,6 +105,7 @@ def main(
     _load_commands()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ['--help']
     try:
+        _check_no_script(arguments)
         with exit_on_signals(): code = app(arguments, prog_name='difflow', standalone_mode=False)
     except SystemExit as end: code = end.code
     except (ValueError, IndexError, OSError) as e: code = _stop(str(e))

@@ -629,3 +629,28 @@ def test_training_starts_from_a_checkpoint_but_for_deleted_keys(difflow, tmp_pat
         'no --pretrained-ckpt'
         in difflow(f'train --data digits {TINY} --steps 1 --out d --delete-keys x', code=2).stderr
     )
+
+
+# A published script's name after `difflow`
+
+
+@pytest.mark.parametrize(
+    'line, instead',
+    [
+        ('train.py --outdir=out --cond=1', 'difflow train --outdir=out --cond=1'),
+        ('scripts/classifier_statistics.py --num_samples 5', 'difflow classifier-statistics --num_samples 5'),
+        ('main.py --arch UNet --dataset mnist', 'difflow train --arch UNet --dataset mnist'),
+        ('main.py --config=c.py --mode=train', 'difflow train-encoder --config=c.py --mode=train'),
+        ('fid.py ref --data=a', 'difflow fid ref --data=a'),
+        (
+            '-m torch.distributed.launch --nproc_per_node=4 --master_port 8101 main.py --arch UNet',
+            'torchrun --nproc_per_node=4 --master_port 8101 -m difflow train --arch UNet',
+        ),
+    ],
+)
+def test_a_script_is_answered_with_the_line_to_type(line, instead, capsys):
+    from difflow.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line))
+    assert stop.value.code == 2 and capsys.readouterr().err.endswith(f'type: {instead}\n')
