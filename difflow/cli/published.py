@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../../nbs/cli/30_published.ipynb #c209f9b3
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 # %% ../../nbs/cli/30_published.ipynb #2082afa3
@@ -30,9 +32,10 @@ class _Line(NamedTuple):
 
 # %% ../../nbs/cli/30_published.ipynb #78733114
 def _page(lines:Sequence[_Line]) -> str: # Markdown
-    "Write the page of a study: a section for each line, theirs and ours, what is better and what differs"
+    "Write the page of a study: lines, theirs and ours, and once for those alike what is better and what differs"
     parts = []
-    for line in lines:
-        parts.append(f'### {line.script}\n\n```bash\n{line.theirs()}\n{line.ours()}\n```\n\n{line.better}')
-        if line.differs: parts.append(f'**On purpose not the same.** {line.differs}')
+    for (script, better, differs), alike in groupby(lines, key=attrgetter('script', 'better', 'differs')):
+        pairs = '\n\n'.join(f'{line.theirs()}\n{line.ours()}' for line in alike)
+        parts.append(f'### {script}\n\n```bash\n{pairs}\n```\n\n{better}')
+        if differs: parts.append(f'**On purpose not the same.** {differs}')
     return '\n\n'.join(parts)
