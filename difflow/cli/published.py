@@ -32,7 +32,7 @@ class _Line(NamedTuple):
 
 # %% ../../nbs/cli/30_published.ipynb #78733114
 def _page(lines:Sequence[_Line]) -> str: # Markdown
-    "Write the page of a study: lines, theirs and ours, and once for those alike what is better and what differs"
+    "Write the page of a study: lines, theirs and ours, and once for those alike what is better, what differs"
     parts = []
     for (script, better, differs), alike in groupby(lines, key=attrgetter('script', 'better', 'differs')):
         pairs = '\n\n'.join(f'{line.theirs()}\n{line.ours()}' for line in alike)
