@@ -219,8 +219,7 @@ def check_error(done, words):
         ('sample --model PLAIN --sampling-steps 1', 'greater than or equal to 2'),
         ('train --dataset mnist --size 16', '--size goes with --data'),
         ('train --dataset mnist --split test', '--split goes with --data'),
-        ('train --data digits --sampling-only', 'difflow sample --model FILE'),
-        ('train --num-sampled-images 50000', 'difflow sample --model FILE'),
+        ('train --data digits --sampling-only', 'as difflow sample has it: No such option: --data'),
         (
             'train --data digits --sample-every 5 --sample-epochs 1',
             '--sample-every and --sample-epochs: give one',
