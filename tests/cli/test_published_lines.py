@@ -1,4 +1,4 @@
-"""Every line that a study printed, word for word but for places and sizes, runs; its files are read back."""
+"""Every line in the tables of the studies, word for word but for places and sizes, runs; its files are read."""
 
 import importlib
 import shlex
