@@ -1,4 +1,4 @@
-"""Every line in the tables of the studies, word for word but for places and sizes, runs; its files are read."""
+"""Every line in the tables of the studies, but for places and sizes word for word, runs; its files are read."""
 
 import importlib
 import shlex
