@@ -1,4 +1,4 @@
-"""Every line in the tables of the studies, but for places and sizes word for word, runs; its files are read."""
+"""Every line in the tables of the studies runs, word for word but for places and sizes."""
 
 import importlib
 import shlex
