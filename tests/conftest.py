@@ -66,38 +66,64 @@ def python(run):
     return python
 
 
-PAGE = """<!doctype html><style>CSS</style><div id=el style="width:900px"></div><script type=module>
+PAGE = """<!doctype html><style>CSS</style><div id=el></div><script type=module>
 SCRIPT
-const state = STATE, blobs = BLOBS;
+const state = STATE, blobs = BLOBS, listeners = {};
 for (const name in blobs) {
   state[name] = new DataView(Uint8Array.from(atob(blobs[name]), (c) => c.charCodeAt(0)).buffer);
 }
-const model = {
-  get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes() {}, on() {}, off() {},
+const known = (name) => { if (!(name in state)) throw new Error(`no trait ${String(name)}`); };
+const event = (name) => {
+  if (name !== 'change' && !/^change:\\w+$/.test(name)) throw new Error(`one event a call, got ${name}`);
+  if (name !== 'change') known(name.slice(7));
+  return (listeners[name] ??= new Set());
 };
-window.state = state;
-view.render({ model, el: document.getElementById('el') });
+const emit = (name) => [...event(`change:${name}`), ...event('change')].forEach((f) => f());
+let changed = {};
+window.sent = []; // what save_changes sends to Python
+const model = {
+  get: (name) => { known(name); return state[name]; },
+  set: (name, value) => {
+    known(name);
+    if (value === undefined) throw new Error(`${name} set to undefined`);
+    changed[name] = value;
+    if (JSON.stringify(state[name]) === JSON.stringify(value)) return;
+    state[name] = value;
+    emit(name);
+  },
+  save_changes: () => { window.sent.push(changed); changed = {}; },
+  on: (name, f) => { event(name).add(f); },
+  off: (name, f) => { if (!event(name).delete(f)) throw new Error(`${name}: was not listened to`); },
+};
+// a message from Python, all at once as in Jupyter or one by one as in marimo
+window.receive = (values, one_by_one) => {
+  if (!one_by_one) Object.assign(state, values);
+  Object.entries(values).forEach(([name, value]) => { state[name] = value; emit(name); });
+};
+window.listening = () => Object.values(listeners).reduce((count, set) => count + set.size, 0);
+const strict = new Proxy(model, { get: (target, name) => {
+  if (!(name in target)) throw new Error(`model.${String(name)} is not in anywidget's interface`);
+  return target[name];
+} });
+window.end = view.render({ model: strict, el: document.getElementById('el') });
 </script>"""
 
 
 @pytest.fixture
 def on_a_page(tmp_path):
-    """Draw an explorer by its script alone, on a page in Chromium: `state` there has its traits; an error of
-    the page fails"""
+    """Draw an explorer by its script alone, on a page in Chromium `width` px wide, by a model that has only what
+    anywidget promises: `sent` there has what goes to Python, `receive` brings traits; an error of the page fails"""
     chromium = shutil.which('chromium')
     if chromium is None:
         pytest.skip('chromium is not installed')
     sync_playwright = pytest.importorskip('playwright.sync_api').sync_playwright
 
     @contextmanager
-    def on_a_page(explorer):
-        from difflow.widgets.base import _BaseExplorer
+    def on_a_page(explorer, width=900, **changes):
+        import anywidget
 
-        own = set(explorer.traits(sync=True)) - set(_BaseExplorer.class_traits(sync=True)) - {
-            '_esm',
-            '_css',
-        } | {'error'}
-        values = {name: getattr(explorer, name) for name in own}
+        own = set(explorer.traits(sync=True)) - set(anywidget.AnyWidget.class_traits(sync=True))
+        values = {name: getattr(explorer, name) for name in own - {'_esm', '_css'}} | changes
         blobs = {name: base64.b64encode(v).decode() for name, v in values.items() if isinstance(v, bytes)}
         html = PAGE.replace('CSS', str(explorer._css)).replace('BLOBS', json.dumps(blobs))
         html = html.replace('STATE', json.dumps({name: v for name, v in values.items() if name not in blobs}))
@@ -105,9 +131,10 @@ def on_a_page(tmp_path):
         (tmp_path / 'page.html').write_text(html, encoding='utf-8')
         with sync_playwright() as p:
             browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
-            page, errors = browser.new_page(), []
+            page, errors = browser.new_page(viewport={'width': width + 16, 'height': 900}), []
             page.on('pageerror', lambda error: errors.append(str(error)))
             page.goto((tmp_path / 'page.html').as_uri())
+            page.locator('.df-explorer[data-drawn]').wait_for()
             yield page
             browser.close()
         assert errors == []

@@ -7,18 +7,17 @@ __all__ = []
 
 # %% ../../nbs/widgets/00_base.ipynb #4a6107c3
 import base64
+import html
 import io
 import threading
-import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import anywidget
 import numpy as np
-import torch
 import traitlets
+from ipywidgets import Box
 from PIL import Image
-from torch import nn
 
 from ..files import package_file
 
@@ -41,12 +40,11 @@ def _in_kernel() -> bool:
 
 # %% ../../nbs/widgets/00_base.ipynb #8d5475d1
 def _script(
-    name:str, # of a file in `widgets/static`, as 'directions'
+    *names:str, # of files in `widgets/static`, the view last, as 'directions'
 ) -> str:
-    "Return the view of an explorer: the helpers of `explorer.js`, then the text of `name`.js."
+    "Return the module of an explorer: the text of `library.js`, then those of `names`."
     folder = package_file('widgets', 'static')
-    helpers = (folder / 'explorer.js').read_text(encoding='utf-8').split('export default')[0]
-    return helpers + (folder / f'{name}.js').read_text(encoding='utf-8')
+    return ''.join((folder / f'{name}.js').read_text(encoding='utf-8') for name in ('library', *names))
 
 def _style(*names:str) -> str:
     "Return the style sheet of all explorers, then that of each of `names`."
@@ -54,167 +52,110 @@ def _style(*names:str) -> str:
     return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in ('explorer', *names))
 
 # %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
+# Where JupyterLab finds no view it says so, in a node without children: hidden, while the picture stays.
+_LOST = ('<style>.jp-OutputArea-child:has(.jupyter-widgets:not(:has(*)))'
+         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
+_SETTLED = 0.4 # s after the last of a row of changes
+
 class _BaseExplorer(anywidget.AnyWidget):
     "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
+    _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
+    _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
+    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
+
+    _last:bytes|None = None # the picture of the last finished answer, PNG
+    _timer:threading.Timer|None = None # until what moves has settled
+
+    def __init__(self, **traits): # their first values
+        "Begin without a display."
+        self._handles = [] # of the outputs with the picture
+        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        if _in_kernel(): _show_in_boxes()
 
     def static(self) -> Image.Image:
         "Draw what is chosen, for pages without a kernel."
         raise NotImplementedError
 
+    def _allowed(self, name:str, value:object) -> object:
+        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
+        return value
+
     def set_state(self, sync_data:dict):
-        "Take choices from the browser, and show an error where one is not allowed."
-        try: super().set_state(sync_data)
-        except traitlets.TraitError as error:
-            self.error = str(error)
-            self.send_state(list(sync_data))
+        "Take choices from the browser; where one is not allowed, show why and send back what stays."
+        refused = {}
+        for name, value in sync_data.items():
+            try: self._allowed(name, value)
+            except ValueError as error: refused[name] = str(error)
+        try: super().set_state({name: value for name, value in sync_data.items() if name not in refused})
+        except traitlets.TraitError as error: refused |= dict.fromkeys(sync_data, str(error))
+        if refused:
+            self.error = next(iter(refused.values()))
+            self.send_state(list(refused))
+
+    def _is_finished(self) -> bool:
+        "Return whether `static` draws a complete answer."
+        return True
+
+    def _draw(self) -> bytes:
+        "Return the picture of the last finished answer as PNG, or what there is before the first one."
+        if self._last is not None and not self._is_finished(): return self._last
+        png = io.BytesIO()
+        self.static().save(png, 'png')
+        if self._is_finished(): self._last = png.getvalue()
+        return png.getvalue()
+
+    def _picture(self) -> dict: # media type -> text
+        "Return the picture as an output of a notebook."
+        png, name = base64.b64encode(self._draw()).decode(), html.escape(repr(self), quote=True)
+        image = f'<img data-df-picture="{self._key}" alt="{name}" src="data:image/png;base64,{png}">'
+        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': repr(self)}
+
+    def _show_picture(self):
+        "Display the picture, to be followed by those of later answers."
+        from IPython.display import display
+        self._handles.append(display(self._picture(), raw=True, display_id=True))
+
+    def _redraw(self):
+        "Bring the displayed pictures up to what is finished now."
+        if self._handles or _in_kernel(): self._draw()
+        for handle in self._handles: handle.update(self._picture(), raw=True)
+
+    def _redraw_soon(self, change:dict|None=None):
+        "Bring the displayed pictures up to date once nothing has moved for `_SETTLED` s."
+        if not self._handles: return
+        if self._timer is not None: self._timer.cancel()
+        self._timer = threading.Timer(_SETTLED, self._redraw)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         "Return the live view, and the picture for pages without a kernel."
         data, metadata = super()._repr_mimebundle_(**kwargs)
-        png = io.BytesIO()
-        self.static().save(png, 'png')
-        return data | {'image/png': base64.b64encode(png.getvalue()).decode()}, metadata
-
-# %% ../../nbs/widgets/00_base.ipynb #17e6f8fd
-_SMALL = 20_000_000 # parameters up to which one core is as fast beside another thread as all of them
-_CORES, _BUSY = threading.Lock(), [] # for each thread that computes on one core: the cores that torch had
-
-@contextmanager
-def _one_core(
-    *models:nn.Module, # that are computed inside; one of more than `_SMALL` parameters keeps all cores
-) -> Iterator[None]:
-    "Compute on one core in this thread; torch has its cores back when the last such thread is out."
-    if any(sum(p.numel() for p in model.parameters()) > _SMALL for model in models): return (yield)
-    with _CORES:
-        _BUSY.append(_BUSY[0] if _BUSY else torch.get_num_threads())
-        torch.set_num_threads(1)
-    try: yield
-    finally:
-        with _CORES:
-            before = _BUSY.pop()
-            if not _BUSY: torch.set_num_threads(before)
-
-# %% ../../nbs/widgets/00_base.ipynb #6639aa3d
-class _AnsweringExplorer(_BaseExplorer):
-    "An explorer that shows the answers to its last query, from whichever thread they come."
-    progress = traitlets.Float(0., help='share of the answer that is there').tag(sync=True)
-
-    def __init__(self, **traits): # their first values
-        "Begin without a query."
-        self._turn = threading.Condition() # held by the thread that changes anything
-        self._query = self._finished = self._pictured = self._failure = self._answer = None
-        self._due = 0. # s, of time.monotonic(): from then on the browser can take another answer
-        self._handle = None # of the output that shows the explorer
-        super().__init__(**traits, _view_count=0)
-
-    def _show(self, answer:object):
-        "Write an answer, whose share is `progress`, into the traits that the browser sees."
-        raise NotImplementedError
-
-    def _offer(self, query:tuple, share:float, answer:object) -> bool:
-        "Show an answer as soon as the browser can take it; return False where the query is not the last."
-        with self._turn:
-            if query is not self._query: return False
-            self._answer, started = answer, time.monotonic()
-            if share < 1 and started < self._due: return True
-            with self.hold_sync():
-                self.progress = float(share)
-                self._show(answer)
-            self._due = time.monotonic() + max(0.08, 4 * (time.monotonic() - started))
-            if share == 1: self._finish(query)
-            return True
-
-    def _fail(self, query:tuple, failure:Exception):
-        "Show an error in one line, and keep it for `wait`."
-        with self._turn:
-            if query is not self._query: return
-            message = str(failure).splitlines()[:1]
-            self._failure, self.error = failure, ': '.join([type(failure).__name__, *message])
-            self._finish(query)
-
-    def _finish(self, query:tuple):
-        "End the waiting for an answer."
-        self._finished = query
-        self._turn.notify_all()
-
-    def wait(self, timeout:float|None=None) -> '_AnsweringExplorer': # timeout: s, None: for ever
-        "Return when the answer is complete; raise TimeoutError, or the error that ended the computation."
-        with self._turn:
-            if not self._turn.wait_for(lambda: self._finished is self._query, timeout):
-                raise TimeoutError(f'not done after {timeout} s')
-            if self._failure is not None: raise self._failure
-        if self._handle is not None and self._pictured is not self._query and not self._view_count:
-            self._handle.update(self._repr_mimebundle_()[0], raw=True) # no browser draws what is new
-            self._pictured = self._query
-        return self
-
-    def set_state(self, sync_data:dict):
-        "Take choices from the browser, and show an error where one is not allowed."
-        with self._turn: super().set_state(sync_data)
-
-    def notify_change(self, change:dict):
-        "Send and observe one change at a time, whichever thread makes it."
-        with self._turn: super().notify_change(change)
+        return data | {'image/png': base64.b64encode(self._draw()).decode()}, metadata
 
     def _ipython_display_(self):
-        "Display the explorer; `wait` completes its picture where no browser shows it."
+        "Display the live view, and the picture that it hides as long as it lives."
         from IPython.display import display
-        self._handle = display(self._repr_mimebundle_()[0], raw=True, display_id=True)
+        data, metadata = super()._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        self._show_picture()
 
-# %% ../../nbs/widgets/00_base.ipynb #a67abeb3
-class _AsyncExplorer(_AnsweringExplorer):
-    "An explorer that computes its answers, in a thread where a browser may listen; the last query counts."
-    _query_type:type # a NamedTuple of the choices that start a computation; its fields are traits
+def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
+    "Yield the explorers in a box, and in the boxes in it."
+    for child in box.children:
+        if isinstance(child, _BaseExplorer): yield child
+        if isinstance(child, Box): yield from _explorers_in(child)
 
-    def __init__(self,
-        background:bool|None, # compute in a thread; None: in a kernel
-        **traits, # their first values
-    ):
-        "Start to compute; whatever `_compute` and the validators of the traits need is set before."
-        self._background = _in_kernel() if background is None else background
-        self._thread = None
-        super().__init__(**traits)
-        self.observe(self._choose, names=list(self._query_type._fields))
-        self._restart()
+def _display_box(box:Box):
+    "Display a box and the pictures of its explorers; raise NotImplementedError (not handled) without any."
+    from IPython.display import display
+    explorers = list(_explorers_in(box))
+    if not explorers: raise NotImplementedError
+    display(box._repr_mimebundle_(), raw=True)
+    for explorer in explorers: explorer._show_picture()
 
-    def _compute(self, query:tuple) -> Iterator[tuple[float, object]]:
-        "Yield the share of the answer that is there, at last 1, and the answer as far as it is."
-        raise NotImplementedError
-
-    def _models(self) -> list[nn.Module]:
-        "Return the networks that `_compute` runs."
-        return [part for part in vars(self).values() if isinstance(part, nn.Module)]
-
-    def _choose(self, change:dict):
-        "Compute anew after the change of a choice."
-        self._restart()
-
-    def _restart(self):
-        "Start to compute what is chosen now; a computation that runs stops at its next answer."
-        with self._turn:
-            query = self._query_type(*(getattr(self, name) for name in self._query_type._fields))
-            if query == self._query: return
-            self._query, self._failure, self._due, self.error, self.progress = query, None, 0., '', 0.
-            if self._background:
-                self._thread = threading.Thread(target=self._alone, args=(query, self._thread), daemon=True)
-                return self._thread.start()
-        self._run(query)
-
-    def _alone(self, query:tuple, before:threading.Thread|None):
-        "Compute in a thread of its own, once the thread `before` has ended."
-        with _one_core(*self._models()):
-            if before is not None: before.join()
-            if query is self._query: self._run(query)
-
-    def _run(self, query:tuple):
-        "Compute until the answer is complete, an error ends it, or another query has come."
-        try:
-            for share, answer in self._compute(query):
-                if not self._offer(query, share, answer): return
-        except Exception as failure: self._fail(query, failure)
-
-    def close(self):
-        "Stop the computation and remove the views."
-        self._query = None
-        super().close()
+def _show_in_boxes():
+    "Show the pictures of explorers wherever this shell displays a box of widgets."
+    from IPython import get_ipython
+    get_ipython().display_formatter.ipython_display_formatter.for_type(Box, _display_box)
