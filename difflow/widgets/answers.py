@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import traitlets
 from torch import nn
 
 from .base import _BaseExplorer, _in_kernel

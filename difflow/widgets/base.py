@@ -100,7 +100,7 @@ class _BaseExplorer(anywidget.AnyWidget):
         return True
 
     def _draw(self) -> tuple[bytes, str]:
-        "Return the picture of the last finished answer as PNG, or what there is before one, and what it shows."
+        "Return the picture of the last finished answer (PNG), or what there is before it, and its text."
         if self._last is not None and not self._is_finished(): return self._last
         png = io.BytesIO()
         self.static().save(png, 'png')

@@ -43,9 +43,9 @@ def test_the_browser_gets_images_and_answers(explorer, parts):
     x = _noised(images.tensor([7]), TIMES, 7)
     assert pixels(explorer._noised).flatten().tolist() == to_uint8(x).movedim(1, -1).flatten().tolist()
     assert pixels(explorer._clean).flatten().tolist() == images.images[7].movedim(0, -1).flatten().tolist()
-    assert len(explorer._thumbnails) == 60 * 48 and explorer._levels['sigma'] == pytest.approx(
-        sigma_of(torch.tensor(TIMES)).tolist()
-    )
+    first = images.images[:40].movedim(1, -1)
+    assert (pixels(explorer._thumbnails) == first.numpy()).all() and explorer._shelf['count'] == 60
+    assert explorer._levels['sigma'] == pytest.approx(sigma_of(torch.tensor(TIMES)).tolist())
     by_time = single.probabilities_by_time(codes)[0, :, 7]
     assert [row[0] for row in explorer._single] == ['abc'[i] for i in by_time.argmax(-1).tolist()]
     assert dict(explorer._answers)['concat'].startswith('abc'[readers['concat'].predict(codes)[7, 0]])
