@@ -80,6 +80,7 @@ def test_installed_requirements_are_those_of_settings():
         'dev': 'dev_requirements',
         'hub': 'hub_requirements',
         'peers': 'peers_requirements',
+        'docs': 'docs_requirements',
     }
     wanted = {
         (r.name, str(r.specifier), extra)
@@ -334,10 +335,11 @@ def test_ci_runs_the_commands_of_the_readme():
     places = [
         script.index(part)
         for part in (
-            "pip install -qq -e '.[dev]'",
+            "pip install -qq -e '.[dev,docs]'",
             '\nnbdev_clean\n',
             '\nnbdev_export\n',
             'nbdev_test\n',
+            'docs/prepare.py',
             'pytest -',
         )
     ]
