@@ -20,6 +20,6 @@ setup(
     package_data={'difflow': ['**/*.pyi', 'py.typed', 'embedded/**/*', 'widgets/static/*']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'hub', 'peers')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'hub', 'peers', 'docs')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['difflow=difflow._modidx:d']},
 )

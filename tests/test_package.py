@@ -80,6 +80,7 @@ def test_installed_requirements_are_those_of_settings():
         'dev': 'dev_requirements',
         'hub': 'hub_requirements',
         'peers': 'peers_requirements',
+        'docs': 'docs_requirements',
     }
     wanted = {
         (r.name, str(r.specifier), extra)
@@ -269,6 +270,30 @@ def test_notebook_is_executed(path):
     assert any('image/png' in data_of(o) for o in found), 'no picture'
 
 
+def not_exported(path):
+    "Yield the code cells that nbdev reads and that are neither exported nor switched off"
+    for cell in cells(path):
+        shown = not re.search(r'^#\| *(exports?|exporti|exec_doc|eval: *false)\b', source(cell), flags=re.M)
+        if cell['cell_type'] == 'code' and shown and 'nbdev_export()' not in source(cell):
+            yield source(cell)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_imports_have_cells_of_their_own(path):
+    "What nbdev asks for: it runs a cell with imports, and no other, when it makes pages"
+    for text in not_exported(path):
+        try:
+            nodes = list(ast.walk(ast.parse(text)))
+        except SyntaxError:  # a line of the shell, or a magic
+            continue
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(text).body}
+        assert kinds != {True, False}, f'imports and other code in one cell:\n{text}'
+        if any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes):
+            assert not any(isinstance(n, (ast.Expr, ast.Assign)) for n in nodes), (
+                f'an import within other code:\n{text}'
+            )
+
+
 def test_no_text_names_a_path_of_one_machine():
     pattern = re.compile(r'(?<![\w.$}])/(work|root|tmp|home)/\w')
     for path in NOTEBOOKS:
@@ -310,10 +335,11 @@ def test_ci_runs_the_commands_of_the_readme():
     places = [
         script.index(part)
         for part in (
-            "pip install -qq -e '.[dev]'",
+            "pip install -qq -e '.[dev,docs]'",
             '\nnbdev_clean\n',
             '\nnbdev_export\n',
             'nbdev_test\n',
+            'docs/prepare.py',
             'pytest -',
         )
     ]
