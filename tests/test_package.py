@@ -221,6 +221,17 @@ def test_sdist_and_wheel_hold_what_the_checkout_holds(built):
     }
 
 
+def test_wheel_describes_itself_with_links_that_work_elsewhere(built):
+    with zipfile.ZipFile(built[1]) as f:
+        (name,) = [name for name in f.namelist() if name.endswith('.dist-info/METADATA')]
+        about = f.read(name).decode()
+    assert 'Name: difflow-lab\n' in about and 'Documentation, https://difflow.github.io/difflow/' in about
+    targets = re.findall(r'\]\(([^)\s]+)', about) + re.findall(r'(?:src|href)="([^"]+)"', about)
+    assert len(targets) > 20 and [t for t in targets if not t.startswith('https://')] == []
+    for kind, path in re.findall(r'github\.com/difflow/difflow/(raw|blob)/main/([^)"\s]+)', about):
+        assert (ROOT / path).is_file() and (kind == 'blob' or path.startswith('assets/'))
+
+
 def test_wheel_works_where_it_is_installed(built, tmp_path, run, python):
     target = tmp_path / 'site'
     done = run(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', target, built[1])
