@@ -72,7 +72,15 @@ def test_readme_names_the_wheel_and_the_source():
     name = settings()['lib_name']
     assert name == 'difflow-lab' and f'`{name}`' in README and 'PyPI' in README and 'chemistry' in README
     assert f'pip install git+{PLACE}`' in README and f'git clone {PLACE} ' in README
-    assert 'pip install difflow' not in README
+
+
+def test_no_text_installs_the_other_project():
+    "`pip install difflow`, with extras or without, is a package of chemistry"
+    texts = [p for end in ('md', 'py', 'ipynb', 'yml', 'yaml') for p in ROOT.rglob(f'*.{end}')]
+    texts = [p for p in [*texts, ROOT / 'binder/postBuild', ROOT / '.ci/run'] if '_docs' not in p.parts]
+    taken = re.compile(r'difflow\[(?:hub|peers|dev|docs)\]|pip install [^\n`&]*(?<![/\w.-])difflow(?![-\w/])')
+    found = {p.name: taken.search(p.read_text()) for p in texts if p != Path(__file__)}
+    assert {name: hit[0] for name, hit in found.items() if hit} == {}
 
 
 def test_links_lead_to_what_exists():
