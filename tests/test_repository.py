@@ -31,6 +31,9 @@ def settings():
     return parser['DEFAULT']
 
 
+EVERYTHING = [key for key in settings() if key.endswith('requirements')]
+
+
 def source(cell):
     return ''.join(cell['source'])
 
@@ -270,7 +273,7 @@ def asked(*keys):
 
 
 def test_every_requirement_has_a_lowest_version():
-    for key in (key for key in settings() if key.endswith('requirements')):
+    for key in EVERYTHING:
         assert [w for w in settings()[key].split() if not re.fullmatch(NAMED, w)] == [], key
 
 
@@ -293,7 +296,8 @@ def imported(path):
     [
         ('difflow', ['requirements', 'hub_requirements']),
         ('nbs', ['requirements', 'hub_requirements', 'dev_requirements']),
-        ('tests', ['requirements', 'hub_requirements', 'dev_requirements', 'peers_requirements']),
+        ('tests', EVERYTHING),
+        ('docs', EVERYTHING),
     ],
 )
 def test_what_is_imported_is_asked_for(folder, keys):
@@ -315,7 +319,7 @@ def test_requirements_are_used():
 
 def test_floor_is_the_lowest_of_everything():
     printed = subprocess.run([sys.executable, ROOT / '.ci/floor'], capture_output=True, text=True, check=True)
-    lowest = asked('requirements', 'dev_requirements')
+    lowest = asked(*(key for key in EVERYTHING if key not in ('hub_requirements', 'peers_requirements')))
     assert printed.stdout.split() == [f'{name}=={low}' for name, low in lowest.items()]
     assert lowest['torch'] == '2.6' and lowest['numpy'] == '1.26' and settings()['min_python'] == '3.10'
     workflow = yaml.safe_load((ROOT / '.github/workflows/test.yaml').read_text())

@@ -135,7 +135,9 @@ def write(folder, scheduler, **config):
 def test_the_route_without_the_package(tmp_path, monkeypatch):
     folder = write(tmp_path / 'm', {}, down_block_types=['SkipDownBlock2D'], new_option=3)
     monkeypatch.setitem(sys.modules, 'diffusers', None)
-    with pytest.raises(ValueError, match=r"UNet2DModel is built by diffusers: pip install 'difflow-lab\[hub\]'"):
+    with pytest.raises(
+        ValueError, match=r"UNet2DModel is built by diffusers: pip install 'difflow-lab\[hub\]'"
+    ):
         load_denoiser(folder)
     fake = types.ModuleType('diffusers')
     fake.UNet2DModel = Linear
