@@ -124,7 +124,7 @@ def _read_codec(home:Path) -> nn.Module: # in eval mode
         import diffusers
     except ImportError:
         raise ValueError(f"the network works on latents, and {home.name}/ is built by diffusers: "
-                         "pip install 'difflow[hub]'") from None
+                         "pip install 'difflow-lab[hub]'") from None
     tensors = _read_weights(_weight_files(home, None))
     with torch.device('meta'), _bounded(tensors, name):
         codec = getattr(diffusers, name).from_config({key: v for key, v in config.items() if key[:1] != '_'})

@@ -171,9 +171,10 @@ def save_images(
     names:Sequence[str]|None=None,   # N relative names; default those of the set, else '000000', ...
 ) -> list[Path]:                     # the files
     "Save each image as a PNG; ValueError for names that repeat or lead out of `folder`"
-    if hasattr(images, 'pixels'): count, pixels = len(images), images.pixels # a set: decoded one by one
+    of_set = None # a tensor of torch 2.6 has names, too: of its axes
+    if hasattr(images, 'pixels'): count, pixels, of_set = len(images), images.pixels, images.names # one by one
     else: count, pixels = len(tiles := _tiles(images)), tiles.__getitem__
-    if names is None: names = getattr(images, 'names', None) or [f'{i:06d}' for i in range(count)]
+    if names is None: names = of_set or [f'{i:06d}' for i in range(count)]
     files = [_png_name(str(n)) for n in _texts('names', names, count)]
     twice = sorted({f for f in files if files.count(f) > 1}) if len(set(files)) < len(files) else []
     if twice: raise ValueError(f'{len(twice)} names repeat, first {twice[0]}')

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from difflow.networks.unet_blocks import (
                                           _AttentionBlock,
@@ -220,8 +219,10 @@ class _UNetModules(nn.Module):
 
     def _run(self, block:_Block, *inputs) -> torch.Tensor:
         "Return the block's output, to be computed again in the backward pass with `use_checkpoint`."
-        recompute = self.use_checkpoint and torch.is_grad_enabled()
-        return checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        if not (self.use_checkpoint and torch.is_grad_enabled()): return block(*inputs)
+        # imported here, as torch 2.6 loads all of SymPy for it
+        from torch.utils.checkpoint import checkpoint
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def _embed(self, timesteps:torch.Tensor, labels:torch.Tensor|None, batch:int) -> torch.Tensor:
         "Return the embedding of time and class, (B, E), or (1, E) where all rows are equal."
