@@ -88,16 +88,20 @@ class Result:
         "Draw it, with units; return the axes"
         raise NotImplementedError(f'{type(self).__name__} has no picture')
 
-    def _axes(self, ax:Any) -> Any:
-        "Return `ax`, or new axes of the size of this result; ValueError for what is none"
-        return _axes_of(ax, self._figure)
+    def _axes(self, ax:Any, size:tuple[float, float]|None=None) -> Any:
+        "Return `ax`, or new axes of a figure of `size` in inches; ValueError for what is none"
+        return _axes_of(ax, self._figure if size is None else size)
+
+    def _draw(self, file:io.BytesIO) -> None:
+        "Write the picture that a notebook shows as PNG: the drawing of `plot`"
+        from matplotlib.figure import Figure
+        figure = Figure(self._figure, layout='constrained')
+        self.plot(figure.subplots(1, self._panels))
+        figure.savefig(file, format='png')
 
     def _repr_png_(self) -> bytes|None: # for a notebook
-        from matplotlib.figure import Figure
-        figure, data = Figure(self._figure, layout='constrained'), io.BytesIO()
-        try:
-            self.plot(figure.subplots(1, self._panels))
-            figure.savefig(data, format='png')
+        data = io.BytesIO()
+        try: self._draw(data)
         except Exception: return None # a picture is no reason to fail: the notebook shows the text
         return data.getvalue()
 
