@@ -31,9 +31,10 @@ def _encoded(name:str, value:Any) -> dict[str, np.ndarray]:
     if isinstance(value, Result): return {f'{name}/{key}': a for key, a in value._arrays().items()}
     if isinstance(value, Tensor): value = value.detach().cpu()
     if isinstance(value, Tensor) and value.dtype == torch.bfloat16: value = value.float() # exactly the same
-    if isinstance(value, Mapping) and all(isinstance(v, np.ndarray) for v in value.values()):
+    if isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
         return {f'{name}/{key}': array for key, array in value.items()}
     if isinstance(value, Mapping): value = json.dumps(value)
+    if isinstance(value, Path): value = str(value)
     array = None if callable(value) else np.asarray(value)
     if array is None or array.dtype.kind not in 'biufcU':
         raise ValueError(f'{name} cannot be written to an npz, it is {shown(value)}')
@@ -54,6 +55,7 @@ def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
     array = data.pop(name)
     if origin is Tensor: return torch.from_numpy(array)
     if origin is np.ndarray: return array
+    if origin is Path: return Path(str(array))
     if origin is dict: return check_kind(name, read_json(str(array).encode(), name), dict)
     if origin in (list, tuple) and array.ndim == 1: return origin(array.tolist())
     if array.ndim == 0 and array.dtype.kind in _KINDS.get(origin, ''): return origin(array.item())

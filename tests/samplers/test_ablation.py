@@ -8,8 +8,7 @@ import torch
 
 from difflow import Denoiser, EDMDenoiser, IDDPMDenoiser, Scheduler, SongUNet, heun
 from difflow.samplers import ablation_sample, ablation_sampler, discretize
-from difflow.samplers.ablation import _AblationSampler
-from difflow.samplers.ablation import _NoiseTrajectory
+from difflow.samplers.ablation import _AblationSampler, _NoiseTrajectory
 from edm_networks import TINY, ramp
 from golden import EDM_LEVELS, FIXTURES, fill, wave
 
