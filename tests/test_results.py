@@ -58,7 +58,7 @@ NO_TENSORS = dict(
     ),
     reproducibility=('Score'),
     samplers=(
-        'AblationSampler ablation_sampler discretize GuidedDenoiser SAMPLERS as_sampler '
+        'ablation_sampler discretize GuidedDenoiser SAMPLERS as_sampler '
         'INTERACTIVE_STEPS PUBLISHED_STEPS SAMPLING_STEPS Sampler State'
     ),
     sweeps=(

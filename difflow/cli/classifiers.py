@@ -235,7 +235,7 @@ def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, n
     from difflow.sweeps.change_files import export_change
     if picture:
         import matplotlib.pyplot as plt
-        change.plot(steps)
+        change.plot(steps=steps)
         remove_partials(picture)
         with atomic(picture) as partial: plt.savefig(partial)
         plt.close()

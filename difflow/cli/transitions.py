@@ -58,7 +58,7 @@ def _draw(change:'LayerChange', steps:int|None, fits:dict[str, 'Transition'], ou
     import numpy as np
 
     from difflow.files import atomic, remove_partials
-    change.plot(steps)
+    change.plot(steps=steps)
     layers, classes = plt.gcf().axes[:2]
     low, high = min(change.levels) / (steps or 1), max(change.levels) / (steps or 1)
     x, colours = np.linspace(low, high, 400), plt.rcParams['axes.prop_cycle'].by_key()['color']

@@ -11,6 +11,7 @@ import io
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,18 @@ def show_images(
     "Display the picture of `image_grid` in the notebook"
     from IPython.display import display
     display(image_grid(images, columns, scale, titles), exclude=['image/jpeg'])  # PNG alone: crisp
+
+# %% ../../nbs/data/01_canvas.ipynb #a45a5696
+def _axes_of(
+    ax:Any, # axes of Matplotlib; None: new ones
+    size:tuple[float, float]=(5., 3.), # of their figure, inches
+) -> Any: # the axes
+    "Return axes to draw into; ValueError for what is none"
+    if ax is None:
+        import matplotlib.pyplot as plt
+        return plt.subplots(figsize=size, layout='constrained')[1]
+    if hasattr(ax, 'set_xlabel'): return ax
+    raise ValueError(f'ax must be axes of Matplotlib or None, got {shown(ax)}')
 
 # %% ../../nbs/data/01_canvas.ipynb #7c096252
 def _resize_crop(

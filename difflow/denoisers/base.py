@@ -184,6 +184,20 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
     sigma_max:float = math.inf
     scheduler:Scheduler|None = None # the grid it was trained on, where it has one
 
+    def __repr__(self) -> str: # a network of its own prints all of its layers
+        net = next((n for n in map(vars(self)['_modules'].get, ('net', 'denoiser')) if n is not None), None)
+        shape, count = self.image_shape, sum(p.numel() for p in self.parameters())
+        parts = ['images of any shape' if shape is None else f'images {"x".join(map(str, shape))}']
+        if self.num_classes: parts += [f'{self.num_classes} classes']
+        if self.sigma_max < math.inf: parts += [f'sigma {self.sigma_min:.3g}..{self.sigma_max:.4g}']
+        if count: parts += [f'{count:,} parameters']
+        return f'{type(self).__name__}{f" of {type(net).__name__}" if net else ""}: {", ".join(parts)}'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each tensor of parameters: its name, shape, size and type."
+        return [dict(name=name, shape='x'.join(map(str, p.shape)), parameters=p.numel(), dtype=str(p.dtype))
+                for name, p in self.named_parameters()]
+
     @abstractmethod
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         "Return E[x0 | x] without checking: `sigma` is () or (B,) float64."

@@ -7,20 +7,41 @@ __all__ = ['InformationEstimate', 'gaussian_information', 'ksg_information', 'mi
 
 # %% ../../nbs/representations/08_estimators.ipynb #7e22471e
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.checks import check_kind, check_number
+from ..data.results import Result
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/08_estimators.ipynb #b4c9e279
-class InformationEstimate(NamedTuple):
-    "Estimate of a mutual information in nats, and its standard error."
+class _EstimateFields(NamedTuple):
+    "What an `InformationEstimate` is made of"
     nats:float # may be below 0, where the information is 0
     error:float # >= 0
+
+class InformationEstimate(Result, _EstimateFields):
+    "Estimate of a mutual information in nats, and its standard error."
+    _figure = (1.8, 2.6)
+
+    def __repr__(self) -> str: return f'InformationEstimate: {self.nats:.4f} +- {self.error:.4f} nats'
+
+    def rows(self) -> list[dict]:
+        "Return one row: nats and their standard error."
+        return [dict(nats=float(self.nats), error=float(self.error))]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the estimate with two standard errors."
+        ax = self._axes(ax)
+        ax.errorbar([0], [self.nats], [2 * self.error], fmt='o', capsize=4)
+        ax.axhline(0, color='gray', lw=0.8)
+        ax.set(xticks=[], ylabel='mutual information, nats')
+        return ax
 
 def _check_pairs(x:Tensor|np.ndarray, y:Tensor|np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return two sets of vectors as float64; raise ValueError where they are no pairs, or not finite."

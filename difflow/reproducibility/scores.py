@@ -9,12 +9,14 @@ __all__ = ['Score', 'score', 'rp_score', 'rp_matrix', 'nearest', 'm_score', 'gl_
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.checks import check_number
+from ..data.results import Result
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
 
@@ -58,7 +60,7 @@ def _check_paired(a:Features, b:Features):
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #bdff9bc1
 @dataclass(frozen=True)
-class Score:
+class Score(Result):
     "A share of samples, its interval, and the similarities of which it is the share."
     name:str # 'RP score', 'M score' or 'GL score'
     value:float # in 0..1
@@ -66,6 +68,7 @@ class Score:
     threshold:float # in -1..1
     similarities:Tensor # (N,) float32, to the partner, or to the nearest training image
     indices:Tensor|None=None # (N,) int64, which training image that is
+    _shapes = dict(interval='E', similarities='N', indices='N')
 
     def __float__(self) -> float: return self.value
 
@@ -73,6 +76,30 @@ class Score:
         low, high = self.interval
         return (f'{self.name} {self.value:.4f} ({low:.4f}..{high:.4f}), {len(self.similarities)} samples, '
                 f'threshold {self.threshold:g}')
+
+    def __repr__(self) -> str: return str(self)
+
+    def rows(self) -> list[dict]:
+        "Return a row for each sample: its similarity, whether that is above the threshold, to which image."
+        indices = [None] * len(self.similarities) if self.indices is None else self.indices.tolist()
+        columns = zip(self.similarities.tolist(), self.copies.tolist(), indices)
+        return [dict(score=self.name, sample=i, similarity=similarity, above=above, nearest=nearest)
+                for i, (similarity, above, nearest) in enumerate(columns)]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+        label:str|None=None, # in the legend; None: the score and its value
+    ) -> Any: # the axes
+        "Draw how often each similarity occurs, and the threshold."
+        ax, values = self._axes(ax), self.similarities.cpu().numpy()
+        label = f'{self.name} {self.value:.3f}' if label is None else label
+        bins = np.linspace(min(values.min(), self.threshold, 0.99) - 0.01, 1.01, 41)
+        ax.hist(values, bins, alpha=0.6, label=label)
+        whose = 'of the two images of a seed' if self.indices is None else 'to the nearest training image'
+        ax.axvline(self.threshold, color='k', lw=0.8, ls='--', label=f'threshold {self.threshold:g}')
+        ax.set(xlabel=f'similarity {whose}, cosine', ylabel='samples')
+        ax.legend(fontsize=8)
+        return ax
 
     @property
     def copies(self) -> Tensor: # (N,) bool

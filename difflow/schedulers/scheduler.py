@@ -6,9 +6,11 @@
 __all__ = ['Scheduler']
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #fa90f03b
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ from difflow.schedulers.levels import (
                                        vp_sigmas,
 )
 
-from ..data.checks import check_choice, check_kind, check_number, shown
+from ..data.checks import check_choice, check_kind, check_number, read_json, shown
+from ..data.results import Result
 from .respacing import space_timesteps
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #95ff8368
@@ -35,7 +38,7 @@ def _betas(alphas_cumprod: Tensor) -> Tensor:
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #8c598644
 @dataclass(frozen=True, eq=False, repr=False)
-class _Levels:
+class _Levels(Result):
     "The noise levels of a grid as tensors, and how the grid was made."
     name: str  # of the constructor: linear, cosine, karras, vp, ve, iddpm, from_betas or from_sigmas
     alphas_cumprod: Tensor  # (n,) float64, descending, in (0, 1)
@@ -103,11 +106,9 @@ class _Levels:
 # %% ../../nbs/schedulers/02_scheduler.ipynb #cbefd02c
 _ROUNDING = 2.0**-23  # relative: a sigma this close to a level is that level, seen through float32
 
-
 def _in_float64(values: Tensor) -> Tensor:
     "Return `values` in float64 on their device, or on the CPU where that device has none."
     return values.detach().to('cpu' if values.device.type == 'mps' else values.device).double()
-
 
 def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor,
                  name: str = 'value') -> float | Tensor:
@@ -116,7 +117,6 @@ def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor,
         return function(torch.tensor(check_number(name, value, high=math.inf), dtype=torch.float64)).item()
     value = value if value.is_floating_point() else value.float()
     return function(value).to(value)
-
 
 def _checked_index(t: int | Tensor, count: int, levels: int) -> Tensor:
     "Return `t` as int64 (), (1,) or (`count`,); its range is checked on the CPU only, where it is free."
@@ -203,7 +203,6 @@ class _DiffusionLevels(_Levels):
 # Constructors of `Scheduler`
 _KINDS = 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas', 'from_sigmas'
 
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Scheduler(_DiffusionLevels):
     "The noise levels of a diffusion, ascending: index 0 has the least noise."
@@ -279,3 +278,23 @@ class Scheduler(_DiffusionLevels):
         alphas_cumprod = self.alphas_cumprod[kept]
         return Scheduler(self.name, alphas_cumprod, _betas(alphas_cumprod), self.sigmas[kept],
                          self.timesteps[kept], self.levels, self.options, (*self.respacing, spec))
+
+    def rows(self) -> list[dict]:
+        "Return a row for each level: index, timestep, sigma, signal-to-noise ratio, alphas_cumprod, beta."
+        names = 'level', 'timestep', 'sigma', 'snr_db', 'alphas_cumprod', 'beta'
+        columns = self.timesteps, self.sigmas, self.snr_db, self.alphas_cumprod, self.betas
+        return [dict(zip(names, row)) for row in zip(range(len(self)), *(c.tolist() for c in columns))]
+
+    def plot(self, ax: Any = None) -> Any:
+        "Draw the sigmas into `ax`, axes of Matplotlib, or new ones; return the axes."
+        ax = self._axes(ax)
+        ax.semilogy(self.sigmas, '.-', ms=3, lw=1)
+        ax.set(xlabel=f'level, 0..{len(self) - 1}', ylabel='sigma, noise / data', title=repr(self))
+        return ax
+
+    def _arrays(self) -> dict: return {'config': np.array(json.dumps(self.to_dict()))}
+
+    @classmethod
+    def _of_arrays(cls, data: dict) -> 'Scheduler':
+        if list(data) != ['config']: raise ValueError(f'it has {", ".join(data)}, wanted is config')
+        return cls.from_dict(read_json(str(data['config']).encode(), 'config'))

@@ -8,7 +8,7 @@ __all__ = ['class_counts', 'labelled_samples', 'classification_accuracy_score', 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #14cc7f7d
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.canvas import to_uint8
 from ..data.checks import check_kind, check_number
+from ..data.results import Result
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
@@ -117,10 +118,27 @@ def classification_accuracy_score(
                         callback, out, restart, on_start)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #442839f8
-class CopyScores(NamedTuple):
-    "M scores against the training set: the shares of synthetic and of unseen real images that are copies"
+class _CopyFields(NamedTuple):
+    "What `CopyScores` are made of"
     synthetic:Score
     real_test:Score
+
+class CopyScores(Result, _CopyFields):
+    "M scores against the training set: the shares of synthetic and of unseen real images that are copies"
+    def __repr__(self) -> str: return f'CopyScores: {self}'
+
+    def rows(self) -> list[dict]:
+        "Return the rows of both scores, and which set each is of"
+        return [{'set': name} | row for name, one in self._asdict().items() for row in one.rows()]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw how similar the images of both sets are to their nearest training image; return the axes"
+        ax = self._axes(ax)
+        for name, one in self._asdict().items():
+            one.plot(ax, f'{name.replace("_", " ")}: {100 * one.value:.1f} % copies')
+        return ax
 
     def __str__(self) -> str:
         text = lambda s: (f'{100 * s.value:.1f} % above {s.threshold:.2f}, '
