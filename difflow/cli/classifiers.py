@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/08_classifiers.ipynb #98667aad
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from difflow.cli.options import (
 
 from .folders import _DIFFUSED, _FLAT, _write_log
 from .models import _data_facts, _device_of
-from .root import _note, _print_done, _print_used, app
+from .root import _note, _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,16 +117,17 @@ def _take_statistics(options:dict) -> None:
     _print_used(f'{facts}; {drawn}{_data_facts(images)}')
     layers = options['layers'] and options['layers'].split(',')
     report = fill_statistics(output, model, images, layers, count, options['batch_size'], options['seed'],
-                             options['second_moment'], options['restart'], progress=sys.stderr.isatty())
+                             options['second_moment'], options['restart'], progress=_shows_bars())
     if not report.tells: return
     result, written = ActivationStatistics.load(output), [output]
     if pickle: written.append(_export_statistics(result, pickle, options, images.image_shape[1]))
-    seconds = time.perf_counter() - start
     if folder and (report.made or not (folder / 'log.txt').exists()):
-        _write_log(folder, _statistics_log(result, pickle, seconds))
+        _write_log(folder, _statistics_log(result, pickle, time.perf_counter() - start))
     known = result.accuracy is not None
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
-    _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
+    row = dict(layers=len(result.moments), images=result.images, accuracy=result.accuracy)
+    _print_done(f'{row["layers"]} layers over {result.images} images{right}', written, start,
+                [row | dict(accuracy_top5=result.accuracy_top5)], True)
 
 def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict, size:int) -> Path:
     "Write the pickle of the published script with its arguments, under its names"
@@ -147,7 +147,8 @@ def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -
     return [*lines, f'saving activations statistics to {pickle}', 'Done!']
 
 # %% ../../nbs/cli/08_classifiers.ipynb #417ff5dc
-@app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.')
+@app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.', table=
+             dict(layers='described', images='seen', accuracy='0..1', accuracy_top5='among 5, 0..1'))
 def _statistics_command(context:typer.Context,
     classifier_name:_ClassifierOption='convnext_base',
     data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
@@ -221,12 +222,14 @@ def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, step
     pickles = options['pickles'] or folder
     written = [output, *_write_further(change, options['picture'], pickles, name, steps)]
     if folder and (made or not (folder / 'log.txt').exists()):
-        seconds = time.perf_counter() - start
-        _write_log(folder, [f'evaluated {len(change.names)} samples in {seconds:.1f} seconds', *(
+        _write_log(folder, [
+            f'evaluated {len(change.names)} samples in {time.perf_counter() - start:.1f} seconds', *(
             f'saving {what} to {pickles}/{kind}_{name}-t_{r}_{steps}.pk' for r in change.levels
             for what, kind in (('activations', 'act_diff'), ('logits', 'logits'))), 'Done!'])
-    same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
-    _print_done(f'{len(change.names)} images, same class at {same}', written, start)
+    shares = dict(zip(change.levels, change.same_class().mean(1).tolist()))
+    same = ', '.join(f'{r}: {share:.2f}' for r, share in shares.items())
+    rows = [dict(step_reverse=r, same_class=share, images=len(change.names)) for r, share in shares.items()]
+    _print_done(f'{len(change.names)} images, same class at {same}', written, start, rows, True)
 
 def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
                    steps:int) -> list[Path]: # that are asked for
@@ -263,12 +266,12 @@ def _evaluate(options:dict) -> None:
                 f'{_data_facts(sent)}; what came back from step_reverse '
                 f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
     report = fill_change(output, model, sent, back, scales, levels, None, max(rows, 3), options['seed'],
-                         known, options['restart'], steps, progress=sys.stderr.isatty())
+                         known, options['restart'], steps, progress=_shows_bars())
     if report.tells: _end_evaluation(output, folder, report.made > 0, options, steps, start)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #a146e19e
-@app.command('evaluate-classifier',
-             short_help='What changed in each layer from sent to returned images.')
+@app.command('evaluate-classifier', short_help='What changed in each layer from sent to returned images.',
+             table=dict(step_reverse='level', same_class='share that keeps its class, 0..1', images='there'))
 def _evaluate_command(context:typer.Context,
     starting_data_dir:_option(str, 'images that were sent: folder, zip or name')=
         'datasets/ILSVRC2012/validation',

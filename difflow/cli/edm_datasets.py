@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/09_edm_datasets.ipynb #351868ec
 import json
 import re
-import sys
 import tarfile
 import time
 import zipfile
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .models import _data_facts
 from .options import _as_published, _flag, _option
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +76,7 @@ def _edm_files(images:'ImageSet', size:tuple[int, int]|None, transform:str|None,
 
     from difflow.data.canvas import image_grid
     first, labels = None, []
-    for i in tqdm(range(len(images)), unit='image', disable=not sys.stderr.isatty()):
+    for i in tqdm(range(len(images)), unit='image', disable=not _shows_bars()):
         picture = image_grid(images[[i]].images[0], scale=1, gap=0)
         picture = _transformed(picture.convert('RGB') if transform else picture, size, transform, squashed)
         if picture is None: continue
@@ -187,4 +186,5 @@ def _dataset_command(
     order = sorted(range(len(images)), key=parts)[:max_images]
     made = _write_edm(_padded(source, images[order]), dest, size, transform, squashed)
     left = len(order) - made
-    _print_done(f'{made} images{f", {left} too small" if left else ""}', [dest], start)
+    _print_done(f'{made} images{f", {left} too small" if left else ""}', [dest], start, count=made, made=made,
+                skipped=left)

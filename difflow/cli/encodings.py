@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/27_encodings.ipynb #3526e4ba
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +39,7 @@ from difflow.cli.representations import (
 )
 
 from .models import _check_no_model, _data_facts, _device_of, _model_facts, _open_model
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 from .study_codes import _is_of_study, _represent_study
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], p
     from difflow.runs.identity import run_identity
     features = _features(denoiser, images, times, batch_size, layer)
     made_of = run_identity(denoiser, layer=layer, label=_read_label(denoiser))
-    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty(),
+    return write_codes(path, features, images, times, made_of, batch_size, _shows_bars(),
                        way_out=_WAY_OUT)
 
 # %% ../../nbs/cli/27_encodings.ipynb #4e106139
@@ -191,7 +190,8 @@ def _represent(options:dict) -> None:
     if options['restart']: _remove_study(folder)
     written = _written(options, sets, times, folder, unet, study, model)
     what = f'{mode} of {data}: {" and ".join(written.values())} images at {len(times)} times'
-    if written: _print_done(what, list(written), start)
+    count = sum(map(int, written.values())) * len(times)
+    if written: _print_done(what, list(written), start, count=count)
 
 # %% ../../nbs/cli/27_encodings.ipynb #d16a1117
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .models import _data_facts, _device_of
 from .options import _check_ending, _count, _DeviceOption, _option
-from .root import _Commands, _print_done, _print_used, app
+from .root import _Commands, _print_done, _print_used, _write_rows, app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,10 @@ app.add_typer(_fid_app, name='fid', short_help='The Fréchet distance of images 
 
 _NetworkOption = _option(str, 'inception, as published; mnist5k (embedded); or a classifier of torchvision')
 
-@_fid_app.command('calc', short_help='Print the distance of images from statistics.')
+_DISTANCE = dict(distance='Fréchet distance of the Gaussians, in squared units of the features',
+                 images='compared', features='whose')
+
+@_fid_app.command('calc', table=_DISTANCE, short_help='Print the distance of images from statistics.')
 def _calc_command(
     images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
     ref:_option(str, 'npz of mu and sigma, of fid ref or of EDM; a path or a URL'),
@@ -85,7 +88,9 @@ def _calc_command(
     mu, sigma = _statistics(part, features, batch, device)
     if mu.shape != mu_ref.shape:
         raise ValueError(f'{ref} has {len(mu_ref)} features an image, {features} {len(mu)}')
-    print(f'{_frechet(mu, sigma, mu_ref, sigma_ref):g}')
+    distance = _frechet(mu, sigma, mu_ref, sigma_ref)
+    print(f'{distance:g}')
+    _write_rows([dict(distance=distance, images=len(part), features=features)])
 
 @_fid_app.command('ref', short_help='Write the statistics of a data set.')
 def _ref_command(
@@ -104,4 +109,5 @@ def _ref_command(
     _print_used(f'features {features}; {_data_facts(pictures)}')
     mu, sigma = _statistics(pictures, features, batch, device)
     save_npz(dest, dict(mu=mu, sigma=sigma, features=features))
-    _print_done(f'{len(pictures)} images, {len(mu)} features each', [dest], start)
+    _print_done(f'{len(pictures)} images, {len(mu)} features each', [dest], start, count=len(pictures),
+                elements=len(mu))

@@ -35,7 +35,7 @@ from difflow.cli.options import (
 )
 
 from .models import _data_facts, _model_facts, _open_model
-from .root import _others, _print_done, _print_first, _print_share, app
+from .root import _OUTPUT, _others, _print_done, _print_first, _print_share, _shows_bars, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -175,6 +175,7 @@ def _run(options:dict) -> None:
     if options['use_ddim'] and sampler not in ('ddpm', 'ddim'):
         raise ValueError(f'--use_ddim and --sampler {sampler}: allowed is one of them')
     from difflow.sweeps.folders import forward_backward_folder
+    if options['progress'] and _OUTPUT.quiet: raise ValueError('--progress and --quiet: give one of them')
     options = _settled(options)
     denoiser = _load(options)
     images = _data(denoiser, options)
@@ -187,14 +188,15 @@ def _run(options:dict) -> None:
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],
         clip=options['clip_denoised'],
-        progress=sys.stderr.isatty() or launched if bar is None else bar,
+        progress=(_shows_bars() or launched and not _OUTPUT.quiet) if bar is None else bar,
         on_start=first, **{name: options[name] for name in _SAME})
     if not report.tells: return _print_share(report) # another rank reports the end
     if options['layout'] == 'published': _write_published(options, denoiser, before, start)
     for reason in report.broken.values(): print(f'difflow: skipped {reason}', file=sys.stderr)
     skipped = f', {len(report.broken)} files skipped' if report.broken else ''
     what = f'{len(chosen)} images x {len(levels)} levels{skipped}, {report.made} made here{_others(report)}'
-    _print_done(what, [report.folder], start)
+    _print_done(what, [report.folder], start, count=len(chosen) * len(levels), made=report.made,
+                skipped=len(report.broken))
 
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
 @app.command('forward-backward', short_help='Noise a data set to several levels and return.')

@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/10_generation.ipynb #0d760df9
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from difflow.cli.options import (
 )
 
 from .models import _device_of, _load_model, _model_facts
-from .root import _others, _print_done, _print_first, _print_share, app
+from .root import _others, _print_done, _print_first, _print_share, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,10 +157,11 @@ def _generate(options:dict) -> None:
                             **{name: options[name] for name in names}, **walk.options)
     items = [Item(str(seed), (_file_of(seed, options['subdirs']),)) for seed in seeds]
     report = fill(options['outdir'], settings, items, walk.make, options['batch'],
-                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'], on_start=first,
+                  progress=_shows_bars(), unit='image', restart=options['restart'], on_start=first,
                   way_out='give another --outdir, or --restart to begin anew')
     if not report.tells: return _print_share(report)
-    _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start)
+    _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start,
+                count=len(seeds), made=report.made)
 
 # %% ../../nbs/cli/10_generation.ipynb #7abe0cfd
 @app.command('generate', short_help='Make images from seeds, for any model, into a folder.')

@@ -39,7 +39,7 @@ from difflow.cli.options import (
 from .ablations import _run_mask
 from .factor_models import _print_accuracies, _run_factors
 from .representations import _task_seed
-from .root import _note, _print_done, _print_used, app
+from .root import _OUTPUT, _note, _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.representations.mixers import Mixer
@@ -132,6 +132,12 @@ def _mixer_summary(name:str, report:dict) -> str:
     when = f' (t = {"/".join(f"{t:.2g}" for t in report["best_time"])})' if 'best_time' in report else ''
     return f'{name} {means}{when}'
 
+def _score_rows(name:str, report:dict) -> list[dict]:
+    "Return the table of a mixer, a row for each factor"
+    times = report.get('best_time', [None] * len(report['scores']))
+    return [dict(mixer=name, factor=f, percent=100 * sum(scores) / len(scores), time=time)
+            for f, (scores, time) in enumerate(zip(report['scores'], times))]
+
 def _chosen_rates(options:dict) -> dict[str, tuple[float, ...]]: # for a mixer
     "Return the learning rates between the commas, where there are any"
     return {} if options['lrs'] is None else {'lrs': tuple(_numbers(options['lrs'], '--lrs', float))}
@@ -155,7 +161,9 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     folder = where.folder(seed)
     out = options['out'] or folder / ('mix.json' if granularity is None else f'mix_{granularity}.json')
     there = [] if options['restart'] else _logged(where, seed, names, out)
-    if there: return print(f'Evaluation Already Done: {", ".join(map(str, there))} (--restart begins anew)')
+    if there:
+        if _OUTPUT.tables: raise ValueError(f'{there[0]} is there, but no scores: --restart makes them')
+        return print(f'Evaluation Already Done: {", ".join(map(str, there))} (--restart begins anew)')
     train, test = (where.read(seed, split) for split in ('train', 'test'))
     training |= dict(seeds=options['seeds'], lrs=own.get('lrs'), times=train[2], codes=list(train[0].shape))
     _print_used(f'codes in {folder}: {len(train[0])} to train on and {len(test[0])} to score, '
@@ -166,10 +174,19 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     logs = _write_logs(done, folder, granularity, train[2]) if _is_of_study(where.data) else []
     scores = ', '.join(_mixer_summary(name, done[name]) for name in wanted)
     others = f'; {report.others} read-outs from before' if report.others else ''
-    _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start)
+    _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start,
+                [row for name in wanted for row in _score_rows(name, done[name])], True)
 
 # %% ../../nbs/cli/23_read_outs.ipynb #d29424d4
-@app.command('mix', short_help='Read labels from codes: one time, their mean, all in a row, or a sequence.')
+_TABLE = dict(
+    mixer='which read-out', mask='of --mask', widen_factor='of --perf',
+    factor='what is read: a number in the order of the labels, of --perf its name',
+    percent='right on test images, mean over networks, of --perf the median over encoders',
+    time='the best single one, 0..1', lr='of --mask: what validation chose',
+    count='of --feat: networks that are there now', made='of them by this run')
+
+@app.command('mix', table=_TABLE,
+             short_help='Read labels from codes: one time, their mean, all in a row, or a sequence.')
 @_with_options(**_WHERE, **_TRAINING, **_ABLATIONS, **_FILES)
 def _mix_command(context:typer.Context, **options) -> None:
     "Train the read-outs with every seed and learning rate at once, and score them on the test images."

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/03_sweeps.ipynb #778a62e8
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from difflow.cli.options import (
 )
 
 from .models import _check_label, _load_model, _model_facts
-from .root import _print_done, _print_first, app
+from .root import _print_done, _print_first, _shows_bars, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -119,9 +118,10 @@ def _sweep_command(
     picture = _image(image, data, split, denoiser.pixel_shape)
     first = _print_first(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
     result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
-                   progress=sys.stderr.isatty(), callback=first, seeds=seed,
+                   progress=_shows_bars(), callback=first, seeds=seed,
                    labels=_label(label, picture, denoiser), guidance=guidance, convention=convention,
                    independent=independent, batch_size=batch_size)
     written = [write_png(result.strip(), out)]
     if gif is not None: written.append(_write_gif(_sweep_frames(result), gif))
-    _print_done(f'{len(result.images)} levels of {picture.names[0]} by {model}', written, start)
+    count = len(result.images)
+    _print_done(f'{count} levels of {picture.names[0]} by {model}', written, start, count=count, made=count)

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/15_synthetic_data.ipynb #ef40ff5f
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from difflow.cli.options import (
 )
 
 from .models import _data_facts, _device_of
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -120,7 +119,7 @@ def _cas(options:dict) -> None:
                 f'testing on {_data_facts(real_test)}')
     for images in (real_train, real_test, made): images.decode(options['workers'])
     first = rank_and_world()[0] == 0
-    callback = _progress() if sys.stderr.isatty() and first else None
+    callback = _progress() if _shows_bars() and first else None
     cas = classification_accuracy_score(
         real_train, made, real_test, chosen, options['protocol'].split(','), options['epochs'],
         options['steps'], range(seed, seed + options['seeds']), options['metric'], callback,
@@ -128,12 +127,34 @@ def _cas(options:dict) -> None:
     if cas is None: return # another process ends it
     whole, written = CAS.load(out), [out.with_suffix('.classifiers'), out, out.with_suffix('.png')]
     _draw_cas(whole, written[-1])
-    print(whole)
+    print(whole.table())
     others = len(whole.seeds) - len(cas.seeds)
     more = f', {others} more seeds than asked for' if others else ''
-    _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start)
+    _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start, _cas_rows(whole))
 
-@app.command('cas', short_help='Classification accuracy score of a synthetic set, under both protocols.')
+def _cas_rows(cas:'CAS') -> list[dict]:
+    "Return a row for each arm and protocol"
+    rows = []
+    for protocol in cas.protocols:
+        for arm, images in zip(cas.arms, cas.sizes):
+            score, low, high = cas.estimate(protocol, arm)
+            steps = cas.steps[cas._at(protocol, arm)]
+            row = dict(arm=arm, protocol=protocol, images=images, steps=steps, score=score, low=low,
+                       high=high)
+            if arm != cas.arms[0]:
+                names = 'difference', 'difference_low', 'difference_high'
+                row |= dict(zip(names, cas.estimate(protocol, arm, cas.arms[0])))
+            rows.append(row)
+    return rows
+
+_TABLE = dict(
+    arm='what is trained on', protocol='what is equal for all', images='of the arm', steps='of SGD',
+    score='accuracy or auroc on real test images, 0..1', low='of its 95 % interval', high='likewise',
+    difference='of the score to the first arm', difference_low='of its 95 % interval',
+    difference_high='likewise')
+
+@app.command('cas', table=_TABLE,
+             short_help='Classification accuracy score of a synthetic set, under both protocols.')
 def _cas_command(context:typer.Context,
     synthetic:_option(Path, 'labelled synthetic images: a folder with one sub-folder a class, or an npz'),
     real:_option(str, 'real training images: a built-in set, a folder or npz, a torchvision set (CIFAR10); '
