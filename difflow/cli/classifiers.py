@@ -24,7 +24,7 @@ from difflow.cli.options import (
     _RestartOption,
 )
 
-from .folders import _DIFFUSED, _FLAT, _write_log
+from .folders import _returned, _write_log
 from .models import _data_facts, _device_of
 from .root import _note, _print_done, _print_used, _shows_bars, app
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from difflow.sweeps.layer_change import LayerChange
 
 # %% ../../nbs/cli/08_classifiers.ipynb #5b1df34a
-_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name')
+_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name',
+                            words='mnist5k colored_mnist convnext_base resnet50')
 _WeightsOption = _option(str, 'of a torchvision classifier: DEFAULT or another name, a .pth file, none')
 _SizeOption = _option(int|None, 'side the images are brought to; default: the classifier\'s own, or 256',
                       min=1)
@@ -45,7 +46,8 @@ _TruncateOption = _flag('--truncate', 'a torchvision classifier gets grey levels
 _STATISTICS = Path('classifier_statistics')
 _OutputOption = _option(Path|None, f'a folder: the files of the published script in its folder NAME; or one '
                         f'npz; default: {_STATISTICS}', '--output', '--out')
-_LayoutOption = _option(str|None, 'published: --output is a folder; flat: it is an npz; default: by its name')
+_LayoutOption = _option(str|None, 'published: --output is a folder; flat: it is an npz; default: by its name',
+                        words='flat published')
 
 def _place(options:dict, npz:Path) -> tuple[Path|None, Path|None]: # the folder of published files, or an npz
     "Return where `--output` is, `npz` by default in the flat layout; ValueError for what is neither"
@@ -153,7 +155,7 @@ def _statistics_command(context:typer.Context,
     classifier_name:_ClassifierOption='convnext_base',
     data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
         'datasets/ILSVRC2012/validation',
-    split:_option(str, 'part of the data: train, test or all')='all',
+    split:_option(str, 'part of the data: train, test or all', words='train test all')='all',
     num_samples:_option(int, 'images, the same number of each class', min=1)=10_000,
     first:_flag('--first', 'the first by path in whole batches, instead of equally many of each class')=False,
     layers:_option(str|None, 'names or patterns: stem,stages.*; default: the classifier\'s own list')=None,
@@ -209,10 +211,6 @@ def _npz_of(levels:list[int], steps:int, name:str) -> str:
     words = '-'.join(map(str, levels))
     if len(levels) > 12: words = f'{levels[0]}-{levels[-1]}-{len(levels)}'
     return f'change_{Path(name).stem}-t_{words}_{steps}.npz'
-
-def _returned() -> str:
-    "Return where forward-backward writes by default, in the published layout or, where it is not there, flat"
-    return str(_FLAT if _FLAT.is_dir() and not _DIFFUSED.is_dir() else _DIFFUSED)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #d6b240e4
 def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, steps:int, start:float) -> None:
@@ -285,7 +283,7 @@ def _evaluate_command(context:typer.Context,
                         'default: all there are')=None,
     timestep_respacing:_option(int|None, 'steps of the whole walk; default: as in its manifest, or 250',
                                min=1)=None,
-    split:_option(str, 'part of the images that were sent: train, test or all')='all',
+    split:_option(str, 'part of the images that were sent: train, test or all', words='train test all')='all',
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
     truncate:_TruncateOption=False, batch_size:_count('images in the network at once')=128,
     seed:_count('of the shuffled pairs', least=0)=0,

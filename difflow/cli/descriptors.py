@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts, _device_of
-from .options import _as_published, _check_ending, _count, _DeviceOption, _flag, _option
+from .options import _SETS, _as_published, _check_ending, _count, _DeviceOption, _flag, _option
 from .root import _OUTPUT, _Commands, _print_done, _print_used, _shows_bars, _write_rows, app
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ _ThresholdOption = _option(float, 'similarity above which two images are the sam
 
 @_sscd_app.command('feature', short_help='Describe the images of a folder.')
 def _feature_command(
-    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
+    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+                   words=_SETS),
     features:_option(Path, 'the npz to write'),
-    model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file')='sscd_disc_large',
+    model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file',
+                  words='sscd_disc_large mnist5k')='sscd_disc_large',
     batch:_count('images at once')=64,
     restart:_flag('--restart', 'begin anew: first remove --features')=False, device:_DeviceOption='auto',
 ) -> None:

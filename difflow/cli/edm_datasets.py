@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts
-from .options import _as_published, _flag, _option
+from .options import _SETS, _as_published, _flag, _option
 from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
@@ -169,10 +169,12 @@ def _padded(source:str, images:'ImageSet') -> 'ImageSet':
 @app.command('dataset', short_help='Write images as a data set that EDM reads.')
 def _dataset_command(
     source:_option(str, 'a folder, zip or npz of images; cifar-10-python.tar.gz, '
-                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)'),
+                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)',
+                   words=_SETS),
     dest:_option(Path, 'a name ending in .zip, or an empty folder'),
     max_images:_option(int|None, 'the first so many by name; default: all', min=1)=None,
-    transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone')=None,
+    transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone',
+                      words='center-crop center-crop-wide')=None,
     resolution:_option(str|None, 'WIDTHxHEIGHT, such as 32x32; default: as they are')=None,
     orient:_option(bool, 'turn photographs as their EXIF tag says')=True,
     squashed:_flag('--squashed', 'center-crop-wide keeps as many rows as the result has')=False,

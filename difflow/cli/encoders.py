@@ -258,7 +258,7 @@ def _run_study_encoder(options:dict) -> None:
 def _train_encoder_command(context:typer.Context,
     config:_option(str, 'the published file of settings, by its name; it is not run'),
     workdir:_option(Path, 'folder of the run; the seed is added to its name'),
-    mode:_option(str, 'train'),
+    mode:_option(str, 'train', words='train'),
     batch_size:_count('images a step, at most all that there are')=100,
     bn_momentum:_share('share of a batch in the last running mean and variance; 0.9 as published')=0.1,
     data_root:_option(Path, 'the folder that holds the sets of the study')=Path('data'),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from difflow.cli.options import (
+    _MODELS,
     _as_published,
     _count,
     _DataOption,
@@ -198,9 +199,11 @@ def _represent(options:dict) -> None:
 @_takes_model
 def _represent_command(context:typer.Context,
     data:_DataOption='digits',
-    mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser')='reg-drl',
+    mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser',
+                 words=' '.join((*_MODES, *(f'unet-{name}' for name in _MODELS.split()))))='reg-drl',
     widen_factor:_option(float, 'k of the encoder WRN-d-k: a code has 64 k elements; 0: 2')=0.25,
-    aug:_option(str, f'augmentation of the training, a folder: {", ".join(_AUGMENTATIONS)}')='none',
+    aug:_option(str, f'augmentation of the training, a folder: {", ".join(_AUGMENTATIONS)}',
+                words=' '.join(_AUGMENTATIONS))='none',
     mixup:_flag('--mixup', 'the encoder was trained on mixtures of images, a folder')=False,
     seed:_count('of the first weights and of the training', least=0)=0,
     lr:_option(str, 'highest learning rate, > 0, and a folder by its text; 2e-4 as published', '--lr',
@@ -208,7 +211,7 @@ def _represent_command(context:typer.Context,
     granularity:_option(str, 'times 0, 1/g, ..., 1 for each g between the commas, all in one run')='10',
     encoder:_option(Path|None, 'a published encoder_state file, instead of training; default: none')=None,
     transform:_option(str|None, 'prepare images as published: cifar10, cifar100, mini_imgnet or celeba; '
-                               'default: none')=None,
+                               'default: none', words='cifar10 cifar100 mini_imgnet celeba')=None,
     data_root:_option(Path|None, 'where torchvision keeps its sets, and the study its own; default: none, '
                                  'and data for the study')=None,
     layer:_option(str|None, 'module that --mode unet-NAME reads; default: the middle of the network')=None,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from difflow.cli.options import (
+    _MODELS,
     _as_published,
     _check_ending,
     _count,
@@ -206,7 +207,7 @@ _TABLE = dict(sigma='noise level', snr='1 / sigma', rank='mean over points', sha
 @_with_options(**_CHURN, **_ELSE, **_foreign_options())
 def _jacobian_command(
     network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; default: mnist',
-                   '--network', '--model')=None,
+                   '--network', '--model', words=_MODELS)=None,
     network_pkl:_option(str|None, 'the same, and one point a level, as published; default: none')=None,
     steps:_count('noise levels of the walk')=18,
     sigma_min:_option(float, 'lowest noise level, > 0', '--sigma-min', '--sigma_min')=0.002,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import _ARGUMENTS, _FOREIGN, _GUIDED, _overrides, _takes_model
+from .options import _ARGUMENTS, _FOREIGN, _GUIDED, _MODELS, _completed, _overrides, _takes_model
 from .root import _note, _write_rows, app
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def _fact_rows(facts:dict, head:str='') -> list[dict]:
     name='of the fact; those inside another one after a point', value='as it is in the file'))
 @_takes_model
 def _info_command(context:typer.Context,
-    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')], **options
+    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file',
+                                       autocompletion=_completed(_MODELS.split()))], **options
 ) -> None:
     "Print what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints.load import describe

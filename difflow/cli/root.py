@@ -67,7 +67,9 @@ def _hush(context:typer.Context, value:bool) -> None:
     "Print nothing but the result from now on"
     if not value or context.resilient_parsing: return
     _OUTPUT.quiet = True
-    os.environ |= dict(TQDM_DISABLE='1', HF_HUB_DISABLE_PROGRESS_BARS='1') # of downloads
+    names = {'TQDM_DISABLE', 'HF_HUB_DISABLE_PROGRESS_BARS'} - os.environ.keys() # of downloads
+    os.environ |= dict.fromkeys(names, '1')
+    context.call_on_close(lambda: [os.environ.pop(name, None) for name in names])
 
 def _common_options(command:str) -> list[typer.CallbackParam]: # --json, --csv and --quiet
     "Return what every command takes beside its own options; none is part of what a run is"
@@ -76,8 +78,8 @@ def _common_options(command:str) -> list[typer.CallbackParam]: # --json, --csv a
     app = typer.Typer(add_completion=False)
     @app.command()
     def _common(
-        json:Annotated[str|None, typer.Option(help=f'the numbers as a table, a JSON list of rows; -: on stdout;'
-                                              f' columns {columns}; default: none', **place)]=None,
+        json:Annotated[str|None, typer.Option(help='the numbers as a table, a JSON list of rows; -: on '
+                                              f'stdout; columns {columns}; default: none', **place)]=None,
         csv:Annotated[str|None, typer.Option(help='the same table as CSV; default: none', **place)]=None,
         quiet:Annotated[bool, typer.Option('--quiet', help='print nothing but the result; default: off',
                                            callback=_hush, expose_value=False, is_eager=True)]=False,
@@ -176,7 +178,7 @@ class _Command(typer.core.TyperCommand):
         _OUTPUT.columns = _COLUMNS.get(self.name, _MADE)
         if '-' not in _OUTPUT.tables.values(): return super().invoke(ctx)
         _OUTPUT.stdout = _OUTPUT.stdout or sys.stdout
-        with redirect_stdout(sys.stderr): return super().invoke(ctx)
+        with redirect_stdout(io.StringIO() if _OUTPUT.quiet else sys.stderr): return super().invoke(ctx)
 
 class _Group(typer.core.TyperGroup):
     "Several commands, which are quiet where the group is."
@@ -252,6 +254,7 @@ def main(
         else: raise
     sys.exit(_stop('stopped', code) if code in (130, 143) else code)
 
+# %% ../../nbs/cli/00_root.ipynb #3a04a415
 def _print_used(what:str) -> None:
     "Print what a command uses, its first line, from the first process alone"
     from difflow.runs.ranks import rank_and_world

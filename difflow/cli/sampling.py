@@ -48,7 +48,7 @@ _MAIN = dict(n=50_000, sampling_steps=250, batch_size=128, seed=112233, out=Path
 _TRAINING = 'training has it, sampling does not'
 _MAIN_OPTIONS = dict( # of main.py, beside those that it shares with ours
     arch=(_option(str|None, 'UNet, UNetBig or UNetSmall of minimal-diffusion: checked against the file; '
-                  'default: as the file says'), None),
+                  'default: as the file says', words='UNet UNetBig UNetSmall'), None),
     class_cond=(_option(bool|None, 'the model has classes: checked against the file; default: as the file '
                         'says; main.py: no'), None),
     sampling_only=(_flag('--sampling-only', 'the line is one of minimal-diffusion\'s main.py: its defaults, '

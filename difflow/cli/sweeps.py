@@ -101,7 +101,8 @@ def _sweep_command(
                                    'default: none')=None,
     sampler:_SamplerOption='ddpm', seed:_count('seed of the noise', least=0)=0,
     convention:_option(str, 'matched: noise at the level where the walk back starts; '
-                            'repo: one level above, as in the published code')='matched',
+                            'repo: one level above, as in the published code',
+                       words='matched repo')='matched',
     independent:_flag('--independent', 'new noise for each level, instead of the same')=False,
     out:_option(Path, 'the strip, a PNG')=Path('sweep.png'),
     gif:_option(Path|None, 'also an animation, a GIF; default: none')=None,

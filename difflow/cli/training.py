@@ -281,7 +281,8 @@ def _train_command(context:typer.Context,
                               'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '
-                          'plain, with --dataset UNet, with --outdir ddpmpp')=None,
+                          'plain, with --dataset UNet, with --outdir ddpmpp',
+                 words='plain ddpmpp ncsnpp adm UNet UNetBig UNetSmall')=None,
     **options,
 ) -> None:
     "Train a denoiser; the same command again goes on with a stopped run."
