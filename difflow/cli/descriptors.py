@@ -52,6 +52,7 @@ def _feature_command(
     _print_done(f'{count} images, {elements} elements each', [features], start, count=count,
                 elements=elements)
 
+# %% ../../nbs/cli/11_descriptors.ipynb #682ceb78
 def _print_compared(source:Path, target:Path, t:float) -> None:
     "Print what is compared, the first line"
     from difflow.features.descriptors import load_features

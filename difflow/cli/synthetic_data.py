@@ -156,6 +156,7 @@ def _cas(options:dict) -> None:
     more = f', {others} more seeds than asked for' if others else ''
     _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start, _cas_rows(whole))
 
+# %% ../../nbs/cli/15_synthetic_data.ipynb #92cc60a5
 @app.command('cas', table=_TABLE,
              short_help='Classification accuracy score of a synthetic set, under both protocols.')
 def _cas_command(context:typer.Context,
