@@ -123,4 +123,4 @@ def _run_mask(where:_Codes, options:dict, rates:dict[str, tuple[float, ...]]) ->
     mean = sum(map(sum, done['test'])) / sum(map(len, done['test']))
     what = f'mask {mask}: {mean:.1f} % right at the learning rate {lrs[done["best"]]}'
     _print_done(what, [files[name] for name in ('perf', 'act', 'png', 'pdf')], start,
-                [dict(mask=mask, percent=mean, lr=lrs[done['best']])], True)
+                [dict(mask=mask, percent=mean, lr=lrs[done['best']])], what)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _SETS,
     _as_published,
     _check_ending,
     _check_output,
@@ -128,8 +129,8 @@ def _take_statistics(options:dict) -> None:
     known = result.accuracy is not None
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
     row = dict(layers=len(result.moments), images=result.images, accuracy=result.accuracy)
-    _print_done(f'{row["layers"]} layers over {result.images} images{right}', written, start,
-                [row | dict(accuracy_top5=result.accuracy_top5)], True)
+    what = f'{row["layers"]} layers over {result.images} images{right}'
+    _print_done(what, written, start, [row | dict(accuracy_top5=result.accuracy_top5)], what)
 
 def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict, size:int) -> Path:
     "Write the pickle of the published script with its arguments, under its names"
@@ -153,7 +154,7 @@ def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -
              dict(layers='described', images='seen', accuracy='0..1', accuracy_top5='among 5, 0..1'))
 def _statistics_command(context:typer.Context,
     classifier_name:_ClassifierOption='convnext_base',
-    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
+    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set', words=_SETS)=
         'datasets/ILSVRC2012/validation',
     split:_option(str, 'part of the data: train, test or all', words='train test all')='all',
     num_samples:_option(int, 'images, the same number of each class', min=1)=10_000,
@@ -227,7 +228,7 @@ def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, step
     shares = dict(zip(change.levels, change.same_class().mean(1).tolist()))
     same = ', '.join(f'{r}: {share:.2f}' for r, share in shares.items())
     rows = [dict(step_reverse=r, same_class=share, images=len(change.names)) for r, share in shares.items()]
-    _print_done(f'{len(change.names)} images, same class at {same}', written, start, rows, True)
+    _print_done(f'{len(change.names)} images, same class at {same}', written, start, rows, same)
 
 def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
                    steps:int) -> list[Path]: # that are asked for

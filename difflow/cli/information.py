@@ -127,10 +127,9 @@ def _run_cells(where:_Codes, options:dict) -> None:
     name = cells.path(0).name.removesuffix('0.pkl') + ('*' if idx is None else f'{idx}') + '.pkl'
     rows = [dict(i=cell // _TIMES, j=cell % _TIMES, **dict(zip(('mi', 'hi', 'hj'), cells.read(cell))))
             for cell in wanted]
-    if not made: return _print_done('MI Log Exists', [f'MI-Logs/{name}'], start, rows)
-    mi, hi, hj = (rows[0][name] for name in ('mi', 'hi', 'hj'))
-    _print_done(f'{made} cells; MI: {mi:.4g}, HI: {hi:.4g}, HJ: {hj:.4g} nats', [f'MI-Logs/{name}'], start,
-                rows, True)
+    bounds = ', '.join(f'{bound.upper()}: {rows[0][bound]:.4g}' for bound in ('mi', 'hi', 'hj')) + ' nats'
+    what = f'{made} cells; {bounds}' if made else 'MI Log Exists'
+    _print_done(what, [f'MI-Logs/{name}'], start, rows, bounds)
 
 # %% ../../nbs/cli/25_information.ipynb #a89ced8c
 _MATRICES = dict(data=('cifar10', 'cifar100', 'mini_imgnet'), mode=('probabilistic-drl', 'reg-drl'),

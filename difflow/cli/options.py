@@ -136,7 +136,8 @@ def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
     spelt = lambda name, kind: f'--{name.replace("_", "-")}' if kind is not bool else '--{0}/--no-{0}'.format(
         name.replace('_', '-'))
     guided = {name: _option(kind | None, f'{text}, as guided-diffusion has it; default: as in the file',
-                            spelt(name, kind)) for name, (kind, text) in _GUIDED.items()}
+                            spelt(name, kind), words='linear cosine' * (name == 'noise_schedule'))
+              for name, (kind, text) in _GUIDED.items()}
     guided['use_fp16'] = _option(bool | None, 'the torso of the network in float16; default: float32',
                                  spelt('use_fp16', bool))
     guided |= {name: _without_effect(text, str, spelt(name, str)) for name, text in _NOTHING_TO_DO.items()}

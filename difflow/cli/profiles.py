@@ -77,8 +77,9 @@ def _write_activations(where:_Codes, options:dict) -> None:
     path = _activation_file(where, factor)
     _save_published(torch.from_numpy(np.stack([rows for rows, _ in each])), path)
     apart = max(points for _, points in each)
-    _print_done(f'attention of {count} encoders; test accuracies again to {apart:.2g} points', [path], start,
-                [dict(factor=factor, encoders=count, points=apart)], True)
+    again = f'test accuracies again to {apart:.2g} points'
+    _print_done(f'attention of {count} encoders; {again}', [path], start,
+                [dict(factor=factor, encoders=count, points=apart)], again)
 
 # %% ../../nbs/cli/24_profiles.ipynb #cdb69684
 def _read_profile(path:Path) -> 'np.ndarray': # (T,) with sum 1

@@ -177,7 +177,7 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     scores = ', '.join(_mixer_summary(name, done[name]) for name in wanted)
     others = f'; {report.others} read-outs from before' if report.others else ''
     _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start,
-                [row for name in wanted for row in _score_rows(name, done[name])], True)
+                [row for name in wanted for row in _score_rows(name, done[name])], scores)
 
 # %% ../../nbs/cli/23_read_outs.ipynb #d29424d4
 _TABLE = dict(

@@ -280,10 +280,10 @@ def _others(report:'Report') -> str:
 
 def _print_done(what:str, paths:Sequence[Path|str], start:float,
                 rows:Sequence[Mapping]|None=None, # the table; None: a row of `made`, seconds and paths
-                result:bool=False, # whether `what` has numbers of its own, which --quiet leaves
+                result:str='', # the numbers in `what`, which --quiet leaves
                 **made:object) -> None:
     "Print what was made, where it is, and the seconds since `start`; write the table"
     seconds = time.perf_counter() - start
     if not _OUTPUT.quiet: print(f'{what}, {seconds:.1f} s: {", ".join(map(str, paths))}')
-    elif result: print(what)
+    elif result: print(result)
     _write_rows([made | dict(seconds=seconds, files=list(paths))] if rows is None else rows)
