@@ -66,7 +66,10 @@ def transition(row):
 
 def cas(row):
     "Return the words of a line of the table that `cas` prints"
-    return f'{100 * row["score"]:.2f} ({100 * row["low"]:.2f}..{100 * row["high"]:.2f})'
+    of = f'{row["arm"]:20} {row["images"]:7,}  {row["protocol"]:8} {row["steps"]:6,}  '
+    words = f'{100 * row["score"]:5.1f} ({100 * row["low"]:5.1f}..{100 * row["high"]:5.1f})'
+    less = [row[name] for name in ('difference', 'difference_low', 'difference_high')]
+    return of + words + (' {:+6.1f} ({:+.1f}..{:+.1f})'.format(*(100 * v for v in less)) if less[0] else '')
 
 
 FEATURES = 'sscd feature --images mnist5k --model mnist5k --features'
