@@ -41,7 +41,8 @@ class _Output:
 _OUTPUT = _Output() # of the command that runs
 _COLUMNS:dict[str, Mapping[str, str]] = {} # command: {column of its table: what it holds}
 _MADE = dict(count='images, levels, steps or networks that are there now', made='of them by this run',
-             skipped='files that are left out', elements='of each', seconds='of this run', files='written')
+             skipped='files that are left out', elements='of each', loss='of the last twentieth of the steps',
+             seconds='of this run', files='written')
 
 def _place_table(context:typer.Context, option:typer.CallbackParam, value:str|None) -> None:
     "Remember where a table goes; ValueError where it cannot be written"

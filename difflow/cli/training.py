@@ -239,7 +239,8 @@ def _run(denoiser:'Denoiser', images:'ImageSet', settings:'Settings', run:dict, 
         if weights: weights.complete()
         seconds, file = time.perf_counter() - start, result.folder / 'model.safetensors'
         _LOG.info('%d of %d steps, %.1f s: %s', len(made), settings.steps, seconds, file)
-    row = dict(count=settings.steps, made=len(made), seconds=seconds, files=[file])
+    loss = result.losses[-max(1, len(result.losses) // 20):].mean()
+    row = dict(count=settings.steps, made=len(made), loss=loss, seconds=seconds, files=[file])
     if first: _write_rows([row])
 
 def _train(context:typer.Context) -> None:

@@ -92,6 +92,16 @@ def test_quiet_shows_no_bar(monkeypatch):
     assert not root._shows_bars()
 
 
+def test_quiet_downloads_show_no_bar():
+    code = """
+from typer.main import get_command
+from difflow.cli.root import app
+with get_command(app).make_context('difflow', ['--quiet', 'info', 'x']):
+    from tqdm.auto import tqdm
+    print(tqdm(total=1).disable)"""
+    assert apart(code)[0] == ['True'] and apart(code.replace("'--quiet', ", ''))[0] == ['False']
+
+
 def test_quiet_and_progress_are_two_answers(tmp_path):
     line = 'forward-backward --model digits --data-dir digits --progress --quiet'
     code, printed = call(line, tmp_path)
@@ -138,6 +148,8 @@ def test_a_table_is_no_part_of_what_a_run_is(tmp_path):
     train = 'train --data digits --steps 1 --batch-size 8 --model-channels 32 --channel-mult 1 --out model'
     assert call(f'{train} --json rows.json', tmp_path)[0] == 0
     card = difflow.load_denoiser(tmp_path / 'model/model.safetensors').card
+    (row,) = json.loads((tmp_path / 'rows.json').read_text())
+    assert round(row['loss'], 5) == card['final_loss'] and row['count'] == row['made'] == 1
     assert 'json' not in card['command'] and '--steps 1' in card['command']
 
 
