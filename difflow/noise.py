@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .data.checks import check_choice, check_many, check_number, check_seeds, check_shape
+from .data.checks import check_choice, check_many, check_number, check_seeds, check_shape, named_arguments
 
 # %% ../nbs/01_noise.ipynb #4e11599e
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57  # of words 0 and 2
@@ -139,6 +139,7 @@ def _write_normal(words: tuple[Tensor, ...], out: Tensor) -> None:
         torch.mul(radius, angle.cos(), out=out[..., j])
         torch.mul(radius, angle.sin_(), out=out[..., j + 1])
 
+@named_arguments()
 def normal(
     shape: Sequence[int],  # (B, ...)
     seeds: int | Sequence[int] = 0,  # one seed for the batch, or one per image; 0..2**64-1

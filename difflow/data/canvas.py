@@ -6,7 +6,6 @@
 __all__ = ['EXTENSIONS', 'to_float', 'to_uint8', 'image_grid', 'show_images', 'write_png', 'save_images', 'open_image']
 
 # %% ../../nbs/data/01_canvas.ipynb #fc2c4f32
-# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 import io
 import struct
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import Gate, atomic
-from .checks import check_number, shown
+from .checks import check_number, named_arguments, shown
+
+# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 
 # %% ../../nbs/data/01_canvas.ipynb #f0135360
 def to_float(
@@ -105,6 +106,7 @@ def image_grid(
     return grid
 
 # %% ../../nbs/data/01_canvas.ipynb #651f2ad6
+@named_arguments()
 def show_images(
     images:Tensor|Sequence[Tensor]|Dataset, # as in `image_grid`
     titles:Sequence[str]|None=None,   # a line of text under each image

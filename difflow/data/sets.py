@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .canvas import _texts, to_float, to_uint8
-from .checks import check_kind, check_number, shown
+from .checks import check_kind, check_number, named_arguments, shown
 from .memory import _FloatImages, _in_memory
 from .readers import _ArrayReader, _LazyImages
 from .sources import _find, _labels
@@ -191,6 +191,7 @@ class ImageSet(_ImageStore):
         return torch.stack(images), None if none else torch.stack([torch.as_tensor(v) for v in labels])
 
 # %% ../../nbs/data/08_sets.ipynb #0fe4fa2c
+@named_arguments(words=lambda: ('root', 'download', 'torchvision_split'))
 def load_images(
     name_or_path:str|Path,       # a built-in set, as 'digits' or 'mnist5k'; a path; a torchvision name
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is

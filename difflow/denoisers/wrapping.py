@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_choice, check_kind, check_number, check_shape, shown
+from ..data.checks import check_choice, check_kind, check_number, check_shape, named_arguments, shown
 from ..networks.protocol import network_facts
 from ..schedulers.scheduler import Scheduler
 from .base import Denoiser, Preconditioned
@@ -196,6 +196,11 @@ def _check_facts(image_shape:Any, num_classes:Any, null_class:Any, conditions:An
     check_kind('null_class', null_class, bool), check_kind('conditions', conditions, Mapping, optional=True)
     if null_class and num_classes is None: raise ValueError('null_class=True needs num_classes, got None')
 
+def _option_names() -> set[str]:
+    "Return the names of the options of all parametrisations."
+    return {name for kind in {*_PREDICTIONS.values()} for name in inspect.signature(kind).parameters}
+
+@named_arguments(words=_option_names)
 def wrap(
     network:Callable, # (noisy images, noise level[, classes]) -> prediction; a function or a module
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow' or 'edm'; None: an azula denoiser

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_many, check_number, read_json, shown
+from ..data.checks import check_kind, check_many, check_number, named_arguments, read_json, shown
 from ..data.sets import ImageSet
 from ..files import load_npz, save_npz
 from ..runs.identity import run_identity
@@ -159,6 +159,7 @@ def _write_features(
     return load_features(out).features if report.complete and out.exists() else None
 
 # %% ../../nbs/features/06_descriptors.ipynb #34555c22
+@named_arguments()
 def sscd_features(
     images:ImageSet|Tensor|np.ndarray|str|Path, # (N,C,H,W), or a folder, zip, npz or name for `load_images`
     model:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes

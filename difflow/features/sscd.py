@@ -27,13 +27,14 @@ from difflow.features.sscd_published import (
 )
 
 from ..checkpoints.safetensors_files import write_tensors
-from ..data.checks import check_choice, check_kind, check_number
+from ..data.checks import check_choice, check_kind, check_number, named_arguments
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 
 # %% ../../nbs/features/05_sscd.ipynb #e0fd68d9
 class SSCD(nn.Module):
     "A network from prepared images (B,C,H,W) to unit vectors (B, dims); ValueError for an unknown backbone"
+    @named_arguments(words=lambda: ('channels', 'widths', 'cells'))
     def __init__(self,
         backbone:str='resnet50', # 'resnet50', 'resnext101_32x4d', 'resnext101_32x8d' or 'small'
         dims:int=512, # of the descriptor, >= 1

@@ -9,7 +9,7 @@ __all__ = ['jacobian_spectrum']
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..denoisers.base import Denoiser
 from .products import _check_point, _groups, _matrix_of, _Tangent
 from .ranks import Spectrum, _check_energy
@@ -43,6 +43,7 @@ def _check_options(dim:int, k:int|None=None, vectors:bool=False, iterations:int=
     for name, (value, low, high) in ranges.items():
         if name != 'k' or value is not None: check_number(name, value, low, high, whole=True)
 
+@named_arguments()
 def jacobian_spectrum(
     denoiser:Denoiser, # deterministic, any
     x:Tensor, # (B, C, H, W) noisy images

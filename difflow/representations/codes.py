@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..data.sets import ImageSet, check_images
 from ..data.studies import PublishedImages
 from ..denoisers.base import Denoiser
@@ -56,6 +56,7 @@ def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # 
     codes = torch.stack([encoder(x0, float(t)) for t in distinct], 1)
     return codes[:, torch.from_numpy(place).to(codes.device)]
 
+@named_arguments()
 def trajectory_codes(
     encoder:TimeEncoder,
     images:_Images, # N images
@@ -152,6 +153,7 @@ def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
     return [float(check_number('sigmas', sigma, above=0)) for sigma in sigmas]
 
 @torch.no_grad()
+@named_arguments()
 def unet_features(
     denoiser:Denoiser, # with a network in `.net`
     images:_Images, # N images

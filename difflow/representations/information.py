@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_number
+from ..data.checks import check_choice, check_number, named_arguments
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
 
@@ -30,6 +30,7 @@ class InformationMatrix(NamedTuple):
         own = np.clip(np.diag(self.nats), 0, None)
         return self.nats / np.sqrt(own[:, None] * own[None] + 1e-8)
 
+@named_arguments(mine_information, ksg_information)
 def mutual_information(
     codes:Tensor|np.ndarray, # (N, T, D)
     estimator:str='ksg', # 'mine', 'ksg' or 'gaussian'

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_kind, check_number, check_seeds, check_shape
+from ..data.checks import check_choice, check_kind, check_number, check_seeds, check_shape, named_arguments
 from ..denoisers.base import Denoiser
 from ..noise import ImageStreams, Stream, normal
 from ..schedulers.scheduler import Scheduler
@@ -91,6 +91,7 @@ def _first_state(given:Sequence[int]|Tensor, rows:range, sigma:float, draw:Calla
     if kind != 'counter' and device.type != 'mps': x = x.double() # as published
     return x if isinstance(given, Tensor) else sigma * x
 
+@named_arguments(words=Sampler.option_names)
 def sample(
     denoiser:Denoiser,
     shape_or_x:int|Sequence[int]|Tensor, # images B, (B, C, H, W), or states at the first noise level

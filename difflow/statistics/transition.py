@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.checks import check_number, shown
+from ..data.checks import check_number, named_arguments, shown
 
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
 def _fall(z:np.ndarray) -> np.ndarray: return 0.5 - 0.5 * np.tanh(z / 2)
@@ -109,6 +109,7 @@ def _interval(ranges:np.ndarray) -> tuple[float, float]: # (R, 2) low and high e
     return low, np.quantile(ranges[:, 1], 0.975, method=method or 'higher')
 
 # %% ../../nbs/statistics/01_transition.ipynb #5b1e90a4
+@named_arguments()
 def fit_transition(
     levels:np.ndarray, # (S,) ascending, step_reverse / steps or any other measure of noise
     kept:np.ndarray, # (S, N) bool, or shares in 0..1: what each of N images kept

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data.canvas import to_uint8
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
@@ -58,6 +58,7 @@ def _labels_and_seeds(counts:Tensor, seed:int=0) -> tuple[Tensor, list[int]]: # 
     rows.sort()
     return torch.tensor([c for _, c, _ in rows]), [seed + k * len(counts) + c for _, c, k in rows]
 
+@named_arguments(words=Sampler.option_names)
 def labelled_samples(
     denoiser:Denoiser, # class-conditional
     counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, see `class_counts`
@@ -88,6 +89,7 @@ def _set_of(name:str, source:ImageSet|str|Path) -> ImageSet:
     try: return ImageSet.of(source)
     except ValueError as error: raise ValueError(f'{name}: {error}') from None
 
+@named_arguments(ClassifierRecipe)
 def classification_accuracy_score(
     real_train:ImageSet|str|Path, # a set, or a path or name for `load_images`
     synthetic:ImageSet|str|Path, # with the same classes

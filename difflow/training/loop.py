@@ -35,6 +35,7 @@ from difflow.training.state import (
 )
 
 from ..data.canvas import image_grid, write_png
+from ..data.checks import named_arguments
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..networks.layers import dropout_by
@@ -262,6 +263,7 @@ def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loo
         run.write_model(result, *model)
     return result
 
+@named_arguments(Settings)
 def train(
     denoiser:Denoiser, # is left alone; its copy is trained
     images:ImageSet|Tensor, # or what `ImageSet.of` takes; with labels where the denoiser has classes
