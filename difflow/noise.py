@@ -146,7 +146,7 @@ def normal(
     step: int = 0,  # of a sampler or a training, 0..2**32-1
     stream: int = 0,  # what for, of `Stream`; 0..2**32-1
     images: Sequence[int] | None = None,  # number of every image, 0..2**32-1; 0..B-1 for one seed, 0 for many
-    device: str | torch.device | None = None,  # where to make it; the CPU when None
+    device: str | torch.device | None = None,  # 'cpu', 'cuda', ..., where to make it; None: the CPU
 ) -> Tensor:  # `shape`, float32
     "Draw normal noise, a function of (seed, image, stream, step) alone; ValueError outside the ranges."
     return _fill(_write_normal, shape, seeds, step, stream, images, device)

@@ -230,7 +230,7 @@ def load_denoiser(
     what:Any, # 'mnist', a path, a URL, 'organisation/name' on the hub, a live model of diffusers, any network
     key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow', 'edm', 'vp', 've' or 'iddpm'
-    hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
+    hash:str|None=None, # SHA-256 of the file in hexadecimal, or its first digits, 1..64
     dtype:torch.dtype|None=None, # torch.float16 or torch.bfloat16: half precision, see `lighten`
     channels_last:bool=False, # keep the channels of a pixel together in memory
     codec:Any=None, # of a network of latents: encode and decode, see `LatentDenoiser`

@@ -109,9 +109,9 @@ def image_grid(
 @named_arguments()
 def show_images(
     images:Tensor|Sequence[Tensor]|Dataset, # as in `image_grid`
-    titles:Sequence[str]|None=None,   # a line of text under each image
-    columns:int|None=None,            # images in a row
-    scale:int|None=None,              # screen pixels per image pixel
+    titles:Sequence[str]|None=None, # a line of text under each image, N of them; None: no text
+    columns:int|None=None, # images in a row, >= 1; None: 10
+    scale:int|None=None, # screen pixels per image pixel, >= 1; None: about 64 to an image
 ) -> None:
     "Display the picture of `image_grid` in the notebook"
     from IPython.display import display

@@ -87,10 +87,19 @@ def _class_texts(kind:type) -> dict[str, _Text]:
     joined = _join(*inside, _constructor_texts(kind))
     return {name: text for name, text in joined.items() if name != 'return'}
 
-def _method_texts(kind:type, name:str) -> dict[str, _Text]:
-    "Return what is said of the arguments of a method: there, in the classes above, or elsewhere there."
+def _named_texts(function:Callable) -> dict[str, _Text]:
+    "Return what is said of their arguments by the functions that a docstring names: see `karras_sigmas`."
+    import inspect
+    import re
+    words = re.findall(r'`(\w+)`', (function.__doc__ or '').split('\n')[0])
+    named = (inspect.unwrap(function).__globals__.get(word) for word in words)
+    return _join(*(_own_texts(thing) for thing in named if hasattr(thing, '__code__')))
+
+def _method_texts(kind:type, name:str, function:Callable) -> dict[str, _Text]:
+    "Return what is said of a method's arguments: there, in the classes above, elsewhere in its class."
     inside = [_texts_of(k.__module__).get(f'{k.__qualname__}.{name}', {}) for k in _ours(kind)]
-    return _join(_class_texts(kind), *inside)
+    others = _named_texts(function), *map(_texts, getattr(function, '_of', ()))
+    return _join(_class_texts(kind), *others, *inside)
 
 def _constructor_texts(kind:type) -> dict[str, _Text]:
     "Return what is said of the fields of a class, and of the arguments of its constructor."
@@ -133,7 +142,7 @@ def _document_methods(kind:type) -> None:
         if name.startswith('_') and name != '__call__': continue
         function = getattr(member, '__func__', None) or getattr(member, 'fget', None) or member
         if not hasattr(function, '__code__'): continue
-        texts = _method_texts(kind, name)
+        texts = _method_texts(kind, name, function)
         above = (vars(k)[name].__doc__ for k in reversed(_ours(kind)) if name in vars(k))
         text = next((text for text in above if text), '')
         for title in 'Parameters', 'Returns': text = text.split(f'\n\n{title}\n')[0]

@@ -205,13 +205,13 @@ def wrap(
     network:Callable, # (noisy images, noise level[, classes]) -> prediction; a function or a module
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow' or 'edm'; None: an azula denoiser
     scheduler:Scheduler|None=None, # the grid of 'eps', 'x0', 'v', 'score'; or diffusers'. None: net(x, sigma)
-    image_shape:tuple[int, ...]|None=None, # (C, H, W), of latents with a codec; None: as the network states
+    image_shape:tuple[int, ...]|None=None, # (C, H, W), of latents with a codec; None: as it states, >= 1
     num_classes:int|None=None, # labels are 0..num_classes-1; None: as the network states, or none
     codec:nn.Module|tuple[Callable, Callable]|None=None, # the network is one of its latents
     null_class:bool=False, # class `num_classes` stands for none, so that guidance works
-    conditions:Mapping[str, Any]|None=None, # further arguments, fixed; tensors (1, ...) for all images
+    conditions:Mapping[str, Any]|None=None, # {name: value}, fixed; tensors (1, ...) for all images
     label_argument:str|None=None, # name of the class in the network's signature; None: see above
-    **options:Any, # of the parametrisation: rescale_timesteps, variance, clip, time_scale, reverse, ...
+    **options:Any, # of the parametrisation: rescale_timesteps, variance, clip, time_scale, reverse
 ) -> Denoiser:
     "Return the denoiser of any network; raise ValueError for what is missing, contradictory or unknown."
     if not callable(network): raise ValueError(f'network must be callable, got {shown(network)}')

@@ -40,7 +40,7 @@ class SSCD(nn.Module):
         dims:int=512, # of the descriptor, >= 1
         p:float=3., # of GeM, >= 1
         preprocess:Preprocess|None=None, # None: a square of 320, RGB; for 'small' grey, 28 to 32 pixels
-        threshold:float|None=None, # similarity above which two images are copies
+        threshold:float|None=None, # similarity above which two images are copies, -1..1
         card:dict|None=None, # json-able: where the weights come from
         **options, # of `_SmallNet`: channels, widths, cells
     ):
@@ -59,7 +59,9 @@ class SSCD(nn.Module):
         self.preprocess = preprocess or (Preprocess('none-28-32', grey, grey) if small else Preprocess())
         self.threshold, self.card = threshold, card or {}
 
-    def forward(self, x:Tensor) -> Tensor: # prepared images (B,C,H,W) -> (B,dims), rows of length 1
+    def forward(self,
+        x:Tensor, # (B, C, H, W) prepared images
+    ) -> Tensor: # prepared images (B,C,H,W) -> (B,dims), rows of length 1
         return F.normalize(self.backbone(x), dim=1)
 
     @property
@@ -73,7 +75,10 @@ class SSCD(nn.Module):
         tensors = {n: t.detach().cpu() for n, t in self.state_dict().items() if 'num_batches' not in n}
         return hashlib.sha256((json.dumps(self.config) + tensors_sha256(tensors)).encode()).hexdigest()
 
-    def save(self, path:str|Path, dtype:torch.dtype|None=None) -> Path: # float16 halves the file
+    def save(self,
+        path:str|Path, # '.safetensors' by custom; an existing file is replaced
+        dtype:torch.dtype|None=None, # torch.float16 halves the file; None: as they are
+    ) -> Path: # float16 halves the file
         "Write weights, configuration, preprocessing, threshold and card to a safetensors file"
         tensors = {n: t.detach().to('cpu', dtype if dtype and t.is_floating_point() else t.dtype).contiguous()
                    for n, t in self.state_dict().items()}
@@ -82,7 +87,7 @@ class SSCD(nn.Module):
         return write_tensors(tensors, path, {'difflow': json.dumps(header)})
 
     @classmethod
-    def load(cls, name:str|Path, **options) -> 'SSCD':
+    def load(cls, name:str|Path, **options) -> 'SSCD': # options of `load_descriptor`
         "Load a descriptor, as `load_descriptor` does"
         return load_descriptor(name, **options)
 

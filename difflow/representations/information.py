@@ -34,8 +34,8 @@ class InformationMatrix(NamedTuple):
 def mutual_information(
     codes:Tensor|np.ndarray, # (N, T, D)
     estimator:str='ksg', # 'mine', 'ksg' or 'gaussian'
-    noise:float=0.1, # ksg, gaussian: what is added to a code for the diagonal, in deviations of its own
-    seed:int=0, # of that noise, or of the critics
+    noise:float=0.1, # ksg, gaussian: added to a code for the diagonal, in its deviations, > 0
+    seed:int=0, # of that noise, or of the critics, 0..2**64-1
     **options:float|str, # of the estimator
 ) -> InformationMatrix:
     "Estimate the information between the codes of all pairs of times; raise ValueError for bad codes."

@@ -69,8 +69,11 @@ def _heun_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, n
 class _ChurnSampler(Sampler):
     "A sampler whose steps may raise the noise first: EDM's churn, at the levels where it is on."
     def step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
-             memory:_Memory=None, steps:int=1, S_churn:float=0., S_min:float=0., S_max:float=math.inf,
-             S_noise:float=1.) -> tuple[Tensor, Tensor]:
+             memory:_Memory=None, steps:int=1, S_churn:float=0., # how much noise is added in all, >= 0
+             S_min:float=0., # from this level on, >= 0
+             S_max:float=math.inf, # up to this level, >= 0
+             S_noise:float=1., # factor of the added noise, >= 0
+    ) -> tuple[Tensor, Tensor]:
         gamma = min(S_churn / steps, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         return self.one_step(guided, x, sigma, sigma_next, noise, memory, gamma, S_noise)
 

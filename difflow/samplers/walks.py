@@ -68,10 +68,15 @@ class Sampler:
                 raise ValueError(f'{self.name} has no option {name!r}, known are {sorted(self.options)}')
             check_number(name, value, *self.options[name])
 
-    def step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
-             memory:_Memory=None,
-             steps:int=1, # of the whole walk
-             **options:float) -> tuple[Tensor, Tensor]: # (B, C, H, W), (B, C, H, W)
+    def step(self, guided:GuidedDenoiser, # the denoiser with its labels
+             x:Tensor, # (B, C, H, W) states at level `sigma`
+             sigma:float, # noise level of `x`, > 0
+             sigma_next:float, # noise level of the answer, 0 <= sigma_next < sigma
+             noise:_Noise, # noise() like `x`
+             memory:_Memory=None, # noise level and prediction of the step before
+             steps:int=1, # of the whole walk, >= 1
+             **options:float, # of this sampler: {name: value}, in the ranges of `options`
+    ) -> tuple[Tensor, Tensor]: # (B, C, H, W), (B, C, H, W)
         "Return the next state and the prediction it was made from."
         return self.one_step(guided, x, sigma, sigma_next, noise, memory, **options)
 
@@ -85,12 +90,12 @@ class Sampler:
         denoiser:Denoiser, # which is asked at every level
         x:Tensor, # (B, C, H, W) at noise level sigmas[0]; float64 states stay float64
         sigmas:Sequence[float]|Scheduler, # falling levels, the last may be 0; a scheduler is walked to 0
-        seeds:int|Sequence[int]=0, # of the noise on the way, see `normal`
+        seeds:int|Sequence[int]=0, # of the noise on the way, 0..2**64-1, one for all or one an image
         labels:Tensor|None=None, # (B,) int64
         noise:Callable[[int], Tensor]|None=None, # noise(step) like `x`, in place of seeded noise
         clip:bool|None=None, # clamp predictions to [-1, 1]; None: as the denoiser wants
-        guidance:float=1., # w in D_none + w (D_label - D_none)
-        batch_size:int|None=None, # images in one call of the denoiser
+        guidance:float=1., # w in D_none + w (D_label - D_none), any number; 1: none
+        batch_size:int|None=None, # images in one call of the denoiser, >= 1; None: all
         **options:float, # of this sampler, with their ranges in `options`; ddim: eta; heun: S_churn, ...
     ) -> Iterator[State]: # one after each step
         "Return the generator of states; raise ValueError for bad input before any work."
@@ -104,11 +109,11 @@ class Sampler:
         return self.walk(guided, x, sigmas, noise or seeded, options)
 
     def walk(self,
-        guided:GuidedDenoiser,
+        guided:GuidedDenoiser, # the denoiser with its labels
         x:Tensor, # (B, C, H, W) at noise level sigmas[0]
-        sigmas:list[float],
+        sigmas:list[float], # falling, the last may be 0
         draw:Callable[[int], Tensor]|None, # draw(step) like `x`; None for a step that draws nothing
-        options:dict[str, float],
+        options:dict[str, float], # of this sampler: {name: value}
     ) -> Iterator[State]:
         "Yield the states from `x` at sigmas[0] on; nothing is checked."
         memory, n = None, len(sigmas) - 1

@@ -115,7 +115,7 @@ def fit_transition(
     kept:np.ndarray, # (S, N) bool, or shares in 0..1: what each of N images kept
     chance:float, # in [0, 1), the share that is kept by luck
     bootstrap:int=200, # resamples of the images, >= 20
-    seed:int=0, # of the resamples
+    seed:int=0, # of the resamples, 0..2**64-1
 ) -> Transition:
     "Return the fall of `kept` from 1 to `chance`, NaN where there is none; ValueError for bad arguments."
     levels, kept = _check_curve(levels, kept)

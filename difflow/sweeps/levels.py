@@ -50,8 +50,8 @@ class _Pictures:
 @dataclass
 class Sweep:
     "The images that came back from every level, and those that were sent."
-    steps_reverse:list[int] # (S,)
-    steps:int # of the whole schedule
+    steps_reverse:list[int] # (S,) levels, 0..steps
+    steps:int # of the whole schedule, >= 1
     sigmas:Tensor # (S,) float64, levels at which the denoiser is asked first; 0 for step_reverse 0
     x0:Tensor # (B, C, H, W)
     noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n where the convention is 'matched'

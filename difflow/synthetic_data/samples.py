@@ -61,12 +61,12 @@ def _labels_and_seeds(counts:Tensor, seed:int=0) -> tuple[Tensor, list[int]]: # 
 @named_arguments(words=Sampler.option_names)
 def labelled_samples(
     denoiser:Denoiser, # class-conditional
-    counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, see `class_counts`
-    seed:int=0, # of the first image of class 0
-    sampler:str|Sampler=heun,
-    steps:int=SAMPLING_STEPS, # noise levels
-    guidance:float=1.,
-    batch_size:int=64,
+    counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, >= 0, see `class_counts`
+    seed:int=0, # of the first image of class 0, 0..2**64-1
+    sampler:str|Sampler=heun, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    steps:int=SAMPLING_STEPS, # noise levels, >= 1
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    batch_size:int=64, # images in one call of the network, >= 1
     classes:Sequence[str]|None=None, # their names
     progress:bool=False, # show a bar
     **options, # of `sample`
@@ -94,17 +94,17 @@ def classification_accuracy_score(
     real_train:ImageSet|str|Path, # a set, or a path or name for `load_images`
     synthetic:ImageSet|str|Path, # with the same classes
     real_test:ImageSet|str|Path, # no image of which is in `real_train`
-    counts:Sequence[int]=(), # also train on so many of the synthetic images, classes in their shares
-    protocol:str|Sequence[str]=_PROTOCOLS, # epochs, steps or both
+    counts:Sequence[int]=(), # also train on so many of the synthetic images, classes..N, classes in their shares
+    protocol:str|Sequence[str]=_PROTOCOLS, # 'epochs', 'steps' or both
     epochs:float=10, # passes over each set, > 0
-    steps:int|None=None, # of SGD where they are equal; None: what the largest set takes for `epochs`
-    seeds:int|Sequence[int]=3, # how many, or which
-    metric:str='accuracy', # or auroc
+    steps:int|None=None, # of SGD where they are equal, >= 1; None: what the largest set takes for `epochs`
+    seeds:int|Sequence[int]=3, # how many, >= 1, or which, 0..2**64-1
+    metric:str='accuracy', # 'accuracy' or 'auroc'
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
     out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
     restart:bool=False, # begin anew, whatever is at `out`
     on_start:Callable[[str], None]|None=None, # called once, when all is checked, with the cost in words
-    **recipe, # of `ClassifierRecipe`: classifier, augmentation, batch_size, lr, ...
+    **recipe, # fields of `ClassifierRecipe`, by name
 ) -> CAS|None: # arms: real, synthetic, real + synthetic, synthetic N ...; None as in `compare_sets`
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
     sources = dict(real_train=real_train, synthetic=synthetic, real_test=real_test)
