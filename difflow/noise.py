@@ -141,7 +141,7 @@ def _write_normal(words: tuple[Tensor, ...], out: Tensor) -> None:
 
 @named_arguments()
 def normal(
-    shape: Sequence[int],  # (B, ...)
+    shape: Sequence[int],  # (B, ...), B >= 1
     seeds: int | Sequence[int] = 0,  # one seed for the batch, or one per image; 0..2**64-1
     step: int = 0,  # of a sampler or a training, 0..2**32-1
     stream: int = 0,  # what for, of `Stream`; 0..2**32-1

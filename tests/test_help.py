@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(df.__all__)
 ROOMS = sorted(p.parent.name for p in (ROOT / 'difflow').glob('*/__init__.pyi'))
 FOREIGN = {'set_state', 'notify_change'}  # methods of ipywidgets that explorers replace
-ARGUMENT = re.compile(r'^(\*{0,2}\w+) : (.*)\n((?:    .*\n?)*)', re.M)
+ARGUMENT = re.compile(r'^(\*{0,2}\w+)(?: : (.*))?\n((?:    .*\n?)*)', re.M)
 
 
 def section(doc, title):
     "Return the text of a section of a docstring in numpy's style"
-    _, found, rest = f'{inspect.cleandoc(doc)}\n'.partition(f'\n{title}\n{"-" * len(title)}\n')
+    _, found, rest = f'\n{inspect.cleandoc(doc)}\n'.partition(f'\n{title}\n{"-" * len(title)}\n')
     return re.split(r'\n\n\w+\n-+\n', rest)[0] + '\n' if found else ''
 
 
@@ -115,7 +115,7 @@ def test_numbers_have_ranges_tensors_shapes_and_words_choices(name):
 def test_help_is_one_source_with_the_comments_in_the_file():
     words = explained(df.sample.__doc__)
     source = inspect.getsource(df.sample)
-    for name, (kind, text) in words.items():
+    for name, (_, text) in words.items():
         assert re.search(rf'\b{name}:.*# {re.escape(text)}\n', source), name
     assert words['steps'][0] == 'int, default 18'
     returned = section(df.sample.__doc__, 'Returns')
@@ -167,7 +167,7 @@ def test_names_stay_what_they_are():
             assert pickle.loads(pickle.dumps(thing)) is thing, name
             assert getattr(sys.modules[thing.__module__], name) is thing, name
         if inspect.isfunction(thing):
-            assert inspect.getsourcefile(thing).endswith(f'{thing.__module__.split(".")[-1]}.py'), name
+            assert f'def {name}(' in inspect.getsource(thing)
 
 
 # Arguments spelt out
@@ -263,7 +263,7 @@ def test_rooms_ask_too_and_name_what_must_be_imported(python):
     import difflow.samplers
 
     with pytest.raises(AttributeError, match="module 'difflow.samplers' has .*: did you mean 'sample'"):
-        difflow.samplers.smaple
+        _ = difflow.samplers.smaple
     code = """if True:
         import difflow
         try: difflow.reproducibility

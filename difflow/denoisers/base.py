@@ -173,7 +173,9 @@ class _InPixels:
         "Return what the denoiser takes for `images`, (B, *pixel_shape) in [-1, 1]."
         return images
 
-    def decode(self, x:Tensor) -> Tensor: # (B, *pixel_shape)
+    def decode(self,
+        x:Tensor, # (B, *image_shape)
+    ) -> Tensor: # (B, *pixel_shape)
         "Return the images for `x`, (B, *image_shape)."
         return x
 

@@ -141,7 +141,9 @@ class _Grammar:
         hot = torch.nn.functional.one_hot(self.check(symbols), self.v)
         return hot.transpose(1, 2).unsqueeze(2).float()
 
-    def decode(self, x:Tensor) -> Tensor: # (n, v, 1, s**L) -> (n, s**L) int64
+    def decode(self,
+        x:Tensor, # (n, v, 1, s**L), largest at the symbol of each leaf
+    ) -> Tensor: # (n, v, 1, s**L) -> (n, s**L) int64
         "Return the largest symbol at each leaf; raise ValueError for a wrong shape."
         if x.ndim != 4 or tuple(x.shape[1:]) != (self.v, 1, self.length):
             raise ValueError(f'x must have the shape (n, {self.v}, 1, {self.length}), got {tuple(x.shape)}')

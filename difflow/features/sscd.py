@@ -87,9 +87,10 @@ class SSCD(nn.Module):
         return write_tensors(tensors, path, {'difflow': json.dumps(header)})
 
     @classmethod
-    def load(cls, name:str|Path, **options) -> 'SSCD': # options of `load_descriptor`
+    def load(cls, name:str|Path, resize:str|None=None, threshold:float|None=None,
+             hash:str|None=None) -> 'SSCD': # in eval mode, on the CPU
         "Load a descriptor, as `load_descriptor` does"
-        return load_descriptor(name, **options)
+        return load_descriptor(name, resize, threshold, hash)
 
 # %% ../../nbs/features/05_sscd.ipynb #6da7bf4e
 def embedded_descriptors() -> list[str]:

@@ -49,7 +49,7 @@ class _FittedMixer(_MixerSettings):
     def fit(self,
         codes:Tensor|np.ndarray, # (N, T, D)
         labels:Tensor|np.ndarray, # (N,) or (N, F), integers >= 0
-        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # more of both; None: split off
+        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # (M, T, D), (M,); None: split off
         classes:Sequence[int]|None=None, # numbers >= 2, where labels may lack some
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."

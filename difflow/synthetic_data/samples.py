@@ -94,7 +94,7 @@ def classification_accuracy_score(
     real_train:ImageSet|str|Path, # a set, or a path or name for `load_images`
     synthetic:ImageSet|str|Path, # with the same classes
     real_test:ImageSet|str|Path, # no image of which is in `real_train`
-    counts:Sequence[int]=(), # also train on so many of the synthetic images, classes..N, classes in their shares
+    counts:Sequence[int]=(), # also train on so many of `synthetic`, >= classes, classes in their shares
     protocol:str|Sequence[str]=_PROTOCOLS, # 'epochs', 'steps' or both
     epochs:float=10, # passes over each set, > 0
     steps:int|None=None, # of SGD where they are equal, >= 1; None: what the largest set takes for `epochs`

@@ -159,7 +159,7 @@ class _BaseSweepExplorer(_SweepView):
         scheduler:Scheduler|None=None, # noise levels; None: the first denoiser's own
         convention:str='matched', # 'matched' or 'repo', see forward_backward
         independent:bool=False, # draw other noise for every level
-        thumbnails:int=40, # how many of the first images can be clicked
+        thumbnails:int=40, # how many of the first images can be clicked, >= 1
         background:bool|None=None, # sweep in a thread; None: in a kernel
         panels:_PanelFunction|None=None, # numbers under the frames of the first denoiser
         notes:_NoteFunction|None=None, # a line of text under each returned picture
