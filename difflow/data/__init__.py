@@ -1,4 +1,4 @@
 """Image sets as tensors, and tensors as pictures."""
-from .doors import open_door
+from . import doors
 
-__getattr__, __dir__, __all__ = open_door(__name__, __file__)
+__getattr__, __dir__, __all__ = doors.open_door(__name__, __file__)

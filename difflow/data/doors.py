@@ -42,7 +42,22 @@ def _function_texts(node:Any, lines:list[bytes]) -> dict[str, _Text]: # by names
     texts = {arg.arg: _text(arg, value, lines) for arg, value in pairs}
     if node.returns is None: return texts
     comment = _place(lines[node.returns.end_lineno - 1], node.returns.end_col_offset)
-    return texts | {'return': _Text(ast.unparse(node.returns).strip("'"), comment)}
+    kind, names = ast.unparse(node.returns).strip("'"), [n for n in texts if n not in ('self', 'cls')]
+    return texts | _in_one_line(comment, texts, names) | {'return': _Text(kind, _result_of(comment, names))}
+
+def _in_one_line(comment:str, texts:dict[str, _Text], names:list[str]) -> dict[str, _Text]:
+    "Return the texts in the comment of a short function: `# name: words`, or `# of each -> of the result`."
+    import re
+    before, arrow, _ = comment.partition(' -> ')
+    parts = re.split(r', (?![^(]*\))', before) if arrow else [] # at commas outside of brackets
+    said, colon, words = comment.partition(': ')
+    found = dict(zip(names, parts)) if len(parts) == len(names) else {said: words} if colon else {}
+    return {n: texts[n]._replace(words=w) for n, w in found.items() if n in names and not texts[n].words}
+
+def _result_of(comment:str, names:list[str]) -> str:
+    "Return what a comment says of the result."
+    if comment.partition(': ')[0] in names: return ''
+    return comment.rpartition(' -> ')[2]
 
 @cache
 def _texts_of(module:str) -> dict[str, dict[str, _Text]]: # by the qualified names of functions and classes
@@ -113,7 +128,7 @@ def _texts(thing:Any) -> dict[str, _Text]:
 
 def _lines_of(name:str, kind:str, words:str) -> list[str]:
     "Return the lines of an argument in a docstring."
-    return [f'{name} : {kind}' if name and kind else name or kind, f'    {words}'.rstrip()]
+    return [f'{name} : {kind}' if name and kind else name or kind, *([f'    {words}'] if words else [])]
 
 def _sections(thing:Callable, texts:dict[str, _Text], bound:bool=False) -> list[str]:
     "Return the lines on the arguments of a function or class, but for the first of a method that is `bound`."
@@ -182,13 +197,12 @@ def open_door(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]: # __getattr__, __dir__, __all__
     "Return what makes a package a door: names are loaded when they are used, with their arguments explained."
     import lazy_loader
-
-    from difflow.data.checks import _meant
     load, listed, names = lazy_loader.attach_stub(package, file)
     for name in {*names} & vars(sys.modules[package]).keys(): _document(load(name)) # EAGER_IMPORT=1
     def get(name:str) -> Any:
         "Return what the door offers by a name; raise AttributeError that asks whether a like one was meant."
         if name in names: return _document(load(name))
+        from difflow.data.checks import _meant
         inside = Path(file).parent / name
         rest = '' if name.startswith('__') else _meant(name, names)
         if inside.is_dir() or inside.with_suffix('.py').exists(): rest = f' before `import {package}.{name}`'

@@ -71,9 +71,7 @@ class _ImageStore(Dataset):
         if not self.decoded: self._held = self._stack(range(len(self)))
         return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
 
-    def decode(self,
-        workers:int=0, # threads, >= 0; 0: this one
-    ) -> 'ImageSet': # itself
+    def decode(self, workers:int=0) -> 'ImageSet': # workers: threads, >= 0; 0: this one alone
         "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
         if check_number('workers', workers, 0, whole=True) and not self.decoded:
             with ThreadPoolExecutor(workers) as pool:
@@ -101,15 +99,11 @@ class _ImageStore(Dataset):
         if isinstance(self._held, _FloatImages): return self._held.x[i]
         return to_float(self._held[i] if self.decoded or isinstance(i, int) else self._stack(i))
 
-    def pixels(self,
-        i:int, # index of the image, -N..N-1
-    ) -> Tensor: # uint8 (C,H,W)
+    def pixels(self, i:int) -> Tensor: # its index in -N..N-1 -> uint8 (C,H,W)
         "Return image `i` as bytes, whatever shapes the others have"
         return self._held[i]
 
-    def tensor(self,
-        indices:_Index|None=None, # an integer, a slice, indices or a mask; None: all
-    ) -> Tensor:
+    def tensor(self, indices:_Index|None=None) -> Tensor: # indices: a slice, indices or a mask; None: all
         "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
         i = _index(slice(None) if indices is None else indices, len(self))
         return self._floats(torch.tensor([i]) if isinstance(i, int) else i)
@@ -190,9 +184,7 @@ class ImageSet(_ImageStore):
         return f'{len(self)} of {self._total} images of {self._source}{shape}, {kinds}'
 
     @staticmethod
-    def collate(
-        batch:list[tuple], # (image, label) of each item
-    ) -> tuple[Tensor, Tensor|None]:
+    def collate(batch:list[tuple]) -> tuple[Tensor, Tensor|None]: # batch: (image, label) of each
         "Join items for `DataLoader(collate_fn=)`; labels stay None in a set without them"
         images, labels = zip(*batch, strict=True)
         none = labels[0] is None

@@ -130,9 +130,7 @@ class _Grammar:
             raise ValueError(f'there are {self.count:.3g} strings, enumerate lists at most {limit}')
         return _spell_all(self.rules, self.n_classes, self.inner)
 
-    def check(self,
-        symbols:Tensor, # (n, s**L) int64 strings, each symbol 0..v-1
-    ) -> Tensor: # (n, s**L) int64
+    def check(self, symbols:Tensor) -> Tensor: # (n, s**L) int64, each 0..v-1 -> the same
         "Return `symbols`; raise ValueError for a wrong type, shape or symbol."
         return _check_symbols(symbols, self.v, self.length)
 
@@ -141,9 +139,7 @@ class _Grammar:
         hot = torch.nn.functional.one_hot(self.check(symbols), self.v)
         return hot.transpose(1, 2).unsqueeze(2).float()
 
-    def decode(self,
-        x:Tensor, # (n, v, 1, s**L), largest at the symbol of each leaf
-    ) -> Tensor: # (n, v, 1, s**L) -> (n, s**L) int64
+    def decode(self, x:Tensor) -> Tensor: # (n, v, 1, s**L) -> (n, s**L) int64
         "Return the largest symbol at each leaf; raise ValueError for a wrong shape."
         if x.ndim != 4 or tuple(x.shape[1:]) != (self.v, 1, self.length):
             raise ValueError(f'x must have the shape (n, {self.v}, 1, {self.length}), got {tuple(x.shape)}')
@@ -159,10 +155,7 @@ class _Grammar:
         "Return whether the grammar can spell each string."
         return self.levels(symbols)[-1][:, 0] >= 0
 
-    def agreement(self,
-        a:Tensor, # (n, s**L) int64 strings
-        b:Tensor, # (n, s**L) int64 strings
-    ) -> Tensor: # (n, s**L), (n, s**L) -> (n, L+1) float64
+    def agreement(self, a:Tensor, b:Tensor) -> Tensor: # (n, s**L), (n, s**L) -> (n, L+1) float64
         "Return the share of nodes that are the same in two strings, level by level, leaves first."
         pairs = zip(self.levels(a), self.levels(b))
         return torch.stack([((x == y) & (x >= 0)).double().mean(1) for x, y in pairs], 1)

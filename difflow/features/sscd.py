@@ -59,9 +59,7 @@ class SSCD(nn.Module):
         self.preprocess = preprocess or (Preprocess('none-28-32', grey, grey) if small else Preprocess())
         self.threshold, self.card = threshold, card or {}
 
-    def forward(self,
-        x:Tensor, # (B, C, H, W) prepared images
-    ) -> Tensor: # prepared images (B,C,H,W) -> (B,dims), rows of length 1
+    def forward(self, x:Tensor) -> Tensor: # prepared images (B,C,H,W) -> (B,dims), rows of length 1
         return F.normalize(self.backbone(x), dim=1)
 
     @property
@@ -78,7 +76,7 @@ class SSCD(nn.Module):
     def save(self,
         path:str|Path, # '.safetensors' by custom; an existing file is replaced
         dtype:torch.dtype|None=None, # torch.float16 halves the file; None: as they are
-    ) -> Path: # float16 halves the file
+    ) -> Path:
         "Write weights, configuration, preprocessing, threshold and card to a safetensors file"
         tensors = {n: t.detach().to('cpu', dtype if dtype and t.is_floating_point() else t.dtype).contiguous()
                    for n, t in self.state_dict().items()}

@@ -37,7 +37,7 @@ def _betas(alphas_cumprod: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False, repr=False)
 class _Levels:
     "The noise levels of a grid as tensors, and how the grid was made."
-    name: str # 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas' or 'from_sigmas'
+    name: str  # 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas' or 'from_sigmas'
     alphas_cumprod: Tensor  # (n,) float64, descending, in (0, 1)
     betas: Tensor  # (n,) float64, 1 - alphas_cumprod[i] / alphas_cumprod[i-1]
     sigmas: Tensor  # (n,) float64, ascending, noise standard deviation relative to the data
@@ -261,9 +261,7 @@ class Scheduler(_DiffusionLevels):
         return cls._from_sigmas('from_sigmas', np.array(sigmas), {'sigmas': sigmas})
 
     @classmethod
-    def from_dict(cls,
-        config: dict,  # what `to_dict` returned
-    ) -> 'Scheduler':
+    def from_dict(cls, config: dict) -> 'Scheduler':  # config: what `to_dict` returned
         "Return the scheduler that `to_dict` described; raise `ValueError` for unknown names or options."
         name = check_choice('scheduler', check_kind('config', config, dict).get('name'), _KINDS)
         try:

@@ -62,9 +62,7 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Draw what is chosen, for pages without a kernel."
         raise NotImplementedError
 
-    def set_state(self,
-        sync_data:dict, # {name: value} of what was chosen
-    ):
+    def set_state(self, sync_data:dict):
         "Take choices from the browser, and show an error where one is not allowed."
         try: super().set_state(sync_data)
         except traitlets.TraitError as error:
@@ -140,9 +138,7 @@ class _AnsweringExplorer(_BaseExplorer):
         self._finished = query
         self._turn.notify_all()
 
-    def wait(self,
-        timeout:float|None=None, # s, >= 0; None: for ever
-    ) -> '_AnsweringExplorer': # timeout: s, None: for ever
+    def wait(self, timeout:float|None=None) -> '_AnsweringExplorer': # timeout: s, >= 0; None: for ever
         "Return when the answer is complete; raise TimeoutError, or the error that ended the computation."
         with self._turn:
             if not self._turn.wait_for(lambda: self._finished is self._query, timeout):
@@ -157,9 +153,7 @@ class _AnsweringExplorer(_BaseExplorer):
         "Take choices from the browser, and show an error where one is not allowed."
         with self._turn: super().set_state(sync_data)
 
-    def notify_change(self,
-        change:dict, # what traitlets says of it
-    ):
+    def notify_change(self, change:dict):
         "Send and observe one change at a time, whichever thread makes it."
         with self._turn: super().notify_change(change)
 

@@ -192,9 +192,7 @@ class DirectionExplorer(_AsyncExplorer):
         "Return the edited images of all directions; waits until they are done."
         return self.wait()._answer.images
 
-    def static(self,
-        scale:int|None=None, # screen pixels per image pixel, >= 1
-    ) -> Image.Image: # scale: screen pixels per image pixel
+    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw the strips, for pages without a kernel: the direction first, then one frame a strength."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
         return _draw_directions(self._answer, self._offered.strengths, scale)

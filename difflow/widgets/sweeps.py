@@ -113,9 +113,7 @@ class _SweepView(_AsyncExplorer):
         if complete: self._panels_drawn = [panel.check(len(first)) for panel in self._panels_of(first, x0)]
         self._panels = [panel.describe(complete) for panel in self._panels_drawn]
 
-    def static(self,
-        width:int=1100, # px, about, >= 1
-    ) -> Image.Image: # width: px, about
+    def static(self, width:int=1100) -> Image.Image: # width: px, about, >= 1
         "Draw the film strip as it is now, for pages without a kernel."
         with self._turn:
             if not self._frames:

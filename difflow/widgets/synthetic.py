@@ -191,9 +191,7 @@ class SyntheticExplorer(_AsyncExplorer):
         "Return the predictions of the classifier; waits until all images are there."
         return self.wait()._predictions
 
-    def static(self,
-        scale:int|None=None, # screen pixels per image pixel, >= 1
-    ) -> Image.Image: # scale: screen pixels per image pixel
+    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw both rows with the predictions of the classifier, for pages without a kernel."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
         return _draw_rows(self._answer, self._count, self._offered.titles, scale)

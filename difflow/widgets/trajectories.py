@@ -160,9 +160,7 @@ class _TrajectoryView(_BaseExplorer):
         here = self._single[self._times.index(self.t)]
         return {f'time {self.t:g} alone': here} | dict(self._answers)
 
-    def static(self,
-        width:int=900, # px, about, >= 1
-    ) -> Image.Image: # width: px, about
+    def static(self, width:int=900) -> Image.Image: # width: px, about, >= 1
         "Draw the noised images and the panels below, for pages without a kernel."
         frames, times = _pixels(self._noised_images()), [f'{t:g}' for t in self._times]
         row = self._truth or 'noised'
