@@ -24,7 +24,8 @@ from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import Score, m_score
 from ..samplers.sampling import sample
 from ..samplers.steps import heun
-from ..samplers.walks import SAMPLING_STEPS, Sampler
+from ..samplers.walks import SAMPLING_STEPS, Sampler, State
+from ..schedulers.scheduler import Scheduler
 from .cas_scores import CAS
 from .cas_training import ClassifierRecipe
 from .comparison import _PROTOCOLS, _check_sets, _join_sets, compare_sets
@@ -69,8 +70,11 @@ def labelled_samples(
     batch_size:int=64, # images in one call of the network, >= 1
     classes:Sequence[str]|None=None, # their names
     progress:bool=False, # show a bar
-    **options, # of `sample`
-) -> ImageSet:
+    scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
+    noise:str='counter', # of a seed: 'counter'; 'edm': EDM's; 'cuda': as a GPU draws it
+    callback:Callable[[int, State], None]|None=None, # callback(first image of the batch, state), every step
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
+) -> ImageSet: # uint8, by classes
     "Draw a labelled set; ValueError for unknown classes and denoisers without classes before any work"
     check_kind('denoiser', denoiser, Denoiser)
     if denoiser.num_classes is None: raise ValueError('labelled_samples needs a denoiser with classes')
@@ -78,8 +82,8 @@ def labelled_samples(
     seed = check_number('seed', seed, 0, 2**64 - len(counts) * int(counts.max()), whole=True) # of the first
     labels, seeds = _labels_and_seeds(counts, seed)
     shape = len(labels), *denoiser.image_shape
-    images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, progress=progress,
-                    **options)
+    images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, scheduler, noise,
+                    progress, callback, **options)
     names = classes or [str(c) for c in range(denoiser.num_classes)]
     return ImageSet(to_uint8(images), labels, classes=names)
 
