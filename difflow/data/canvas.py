@@ -6,7 +6,6 @@
 __all__ = ['EXTENSIONS', 'to_float', 'to_uint8', 'image_grid', 'show_images', 'write_png', 'save_images', 'open_image']
 
 # %% ../../nbs/data/01_canvas.ipynb #fc2c4f32
-# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 import io
 import struct
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import Gate, atomic
-from .checks import check_number, shown
+from .checks import check_number, named_arguments, shown
+
+# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 
 # %% ../../nbs/data/01_canvas.ipynb #f0135360
 def to_float(
@@ -106,11 +107,12 @@ def image_grid(
     return grid
 
 # %% ../../nbs/data/01_canvas.ipynb #651f2ad6
+@named_arguments()
 def show_images(
     images:Tensor|Sequence[Tensor]|Dataset, # as in `image_grid`
-    titles:Sequence[str]|None=None,   # a line of text under each image
-    columns:int|None=None,            # images in a row
-    scale:int|None=None,              # screen pixels per image pixel
+    titles:Sequence[str]|None=None, # a line of text under each image, N of them; None: no text
+    columns:int|None=None, # images in a row, >= 1; None: 10
+    scale:int|None=None, # screen pixels per image pixel, >= 1; None: about 64 to an image
 ) -> None:
     "Display the picture of `image_grid` in the notebook"
     from IPython.display import display

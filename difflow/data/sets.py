@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ..files import Gate, load_npz, save_npz
 from .canvas import _axes_of, _picture, _texts, image_grid, to_float, to_uint8
-from .checks import check_kind, check_number, shown
+from .checks import check_kind, check_number, named_arguments, shown
 from .memory import _FloatImages, _in_memory, _tensor_images
 from .readers import _ArrayReader, _LazyImages, _pixels
 from .sources import _find, _labels
@@ -54,7 +54,7 @@ class _ImageStore(Dataset):
         if not self.decoded: self._held = self._stack(range(len(self)))
         return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
 
-    def decode(self, workers:int=0) -> 'ImageSet': # itself
+    def decode(self, workers:int=0) -> 'ImageSet': # workers: threads, >= 0; 0: this one alone
         "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
         if check_number('workers', workers, 0, whole=True) and not self.decoded:
             with ThreadPoolExecutor(workers) as pool:
@@ -82,11 +82,11 @@ class _ImageStore(Dataset):
         if isinstance(self._held, _FloatImages): return self._held.x[i]
         return to_float(self._held[i] if self.decoded or isinstance(i, int) else self._stack(i))
 
-    def pixels(self, i:int) -> Tensor: # uint8 (C,H,W)
+    def pixels(self, i:int) -> Tensor: # its index in -N..N-1 -> uint8 (C,H,W)
         "Return image `i` as bytes, whatever shapes the others have"
         return self._held[i]
 
-    def tensor(self, indices:_Index|None=None) -> Tensor:
+    def tensor(self, indices:_Index|None=None) -> Tensor: # indices: a slice, indices or a mask; None: all
         "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
         i = _index(slice(None) if indices is None else indices, len(self))
         return self._floats(torch.tensor([i]) if isinstance(i, int) else i)
@@ -231,13 +231,14 @@ class ImageSet(_ShownImages):
         return f'{len(self)} of {self._total} images of {self._source}{shape}, {kinds}'
 
     @staticmethod
-    def collate(batch:list[tuple]) -> tuple[Tensor, Tensor|None]:
+    def collate(batch:list[tuple]) -> tuple[Tensor, Tensor|None]: # batch: (image, label) of each
         "Join items for `DataLoader(collate_fn=)`; labels stay None in a set without them"
         images, labels = zip(*batch, strict=True)
         none = labels[0] is None
         return torch.stack(images), None if none else torch.stack([torch.as_tensor(v) for v in labels])
 
 # %% ../../nbs/data/08_sets.ipynb #0fe4fa2c
+@named_arguments(words=lambda: ('root', 'download', 'torchvision_split'))
 def load_images(
     name_or_path:str|Path,       # a built-in set, as 'digits' or 'mnist5k'; a path; a torchvision name
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_many, check_number, read_json, shown
+from ..data.checks import check_kind, check_many, check_number, named_arguments, read_json, shown
 from ..data.sets import ImageSet
 from ..files import load_npz, save_npz
 from ..runs.identity import run_identity
@@ -159,14 +159,15 @@ def _write_features(
     return load_features(out).features if report.complete and out.exists() else None
 
 # %% ../../nbs/features/06_descriptors.ipynb #34555c22
+@named_arguments()
 def sscd_features(
     images:ImageSet|Tensor|np.ndarray|str|Path, # (N,C,H,W), or a folder, zip, npz or name for `load_images`
     model:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
     batch_size:int=64, # images at once, >= 1
     out:str|Path|None=None, # npz to write; a finished one is read, an unfinished one is gone on with
-    device:torch.device|str|None=None, # where the model is moved; None: where it is
+    device:torch.device|str|None=None, # 'cpu', 'cuda', ..., where the model is moved; None: where it is
     seeds:Sequence[int]|None=None, # (N,) kept in the npz; None: those in names such as 000123.png
-    shard:tuple[int, int]=(0, 1), # (i, n): this process does every n-th batch from the i-th on; needs `out`
+    shard:tuple[int, int]=(0, 1), # (i, n), 0 <= i < n: every n-th batch from the i-th on; needs `out`
     progress:bool=False, # show a bar
     callback:Callable[[int, Tensor], None]|None=None, # callback(first image of the batch, its features)
     restart:bool=False, # begin `out` anew

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, named_arguments, shown
 from ..data.results import Result
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #ac43d550
@@ -146,6 +146,7 @@ def _without_rounding(s:Spectrum) -> Spectrum:
     values = torch.where((s.values > least) & some[:, None], s.values, 0.)
     return replace(s, values=values, tail=tail, missed=missed, error=error)
 
+@named_arguments()
 def numerical_rank(
     spectrum:Spectrum|Tensor, # or all singular values, (D,) or (B, D)
     energy:float=0.99, # share of the root of the sum of squares, in (0, 1); 0.99 is 0.9801 of the energy

@@ -82,7 +82,7 @@ def ksg_information(
     x:Tensor|np.ndarray, # (N, D)
     y:Tensor|np.ndarray, # (N, E)
     k:int=3, # neighbours, 1..N/8
-    parts:int=8, # disjoint parts of the examples, whose estimates give the spread
+    parts:int=8, # disjoint parts of the examples, >= 2, whose estimates give the spread
 ) -> InformationEstimate:
     "Estimate mutual information by nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
     x, y = _check_pairs(x, y)
@@ -192,13 +192,13 @@ def _mine_miss(x:Tensor, y:Tensor, options:dict) -> list[float]: # one a pair
 def mine_information(
     x:Tensor|np.ndarray, # (P, N, D): P pairs of variables, or (N, D)
     y:Tensor|np.ndarray, # as x
-    steps:int|None=None, # None: 100 N / batch_size, as published
+    steps:int|None=None, # >= `window`; None: 100 N / batch_size, as published
     batch_size:int=256, # 2..N
-    hidden:int=256, # width of the critics
-    lr:float=1e-4, # > 0
-    seed:int=0, # of the weights and batches
-    device:str='cpu',
-    window:int=100, # last steps that the estimate is a mean of
+    hidden:int=256, # width of the critics, >= 1
+    lr:float=1e-4, # learning rate, > 0
+    seed:int=0, # of the weights and batches, 0..2**64-1
+    device:str='cpu', # 'cpu', 'cuda' or another of torch
+    window:int=100, # last steps that the estimate is a mean of, >= 2
     alike:bool=False, # as published: all critics begin with the same weights, no example twice in a batch
     miss:bool=True, # train on Gaussians as well: what is missed there goes into the error
 ) -> list[InformationEstimate]: # one a pair

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_number
+from ..data.checks import check_choice, check_number, named_arguments
 from ..data.results import Result
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
@@ -59,11 +59,12 @@ class InformationMatrix(Result, _MatrixFields):
         own = np.clip(np.diag(self.nats), 0, None)
         return self.nats / np.sqrt(own[:, None] * own[None] + 1e-8)
 
+@named_arguments(mine_information, ksg_information)
 def mutual_information(
     codes:Tensor|np.ndarray, # (N, T, D)
     estimator:str='ksg', # 'mine', 'ksg' or 'gaussian'
-    noise:float=0.1, # ksg, gaussian: what is added to a code for the diagonal, in deviations of its own
-    seed:int=0, # of that noise, or of the critics
+    noise:float=0.1, # ksg, gaussian: added to a code for the diagonal, in its deviations, > 0
+    seed:int=0, # of that noise, or of the critics, 0..2**64-1
     **options:float|str, # of the estimator
 ) -> InformationMatrix:
     "Estimate the information between the codes of all pairs of times; raise ValueError for bad codes."

@@ -68,16 +68,16 @@ _LRS = 1e-3, 7.5e-4, 5e-4, 2.5e-4, 1e-4, 5e-5
 @dataclass
 class _MixerSettings:
     "How read-outs are built and trained; as published by default."
-    epochs:int=100
-    batch_size:int=256
-    lrs:tuple[float, ...]=_LRS # one is chosen by validation
-    seeds:int=3 # networks, splits and orders; the score is their mean
+    epochs:int=100 # passes over the examples, >= 1
+    batch_size:int=256 # examples in a step, >= 1
+    lrs:tuple[float, ...]=_LRS # learning rates, > 0; one is chosen by validation
+    seeds:int=3 # how many networks, splits, orders, >= 1; the score is their mean
     hidden:int|None=None # width; None: as published; 0 (of an MLP): a linear probe
-    dropout:float=0.25
-    weight_decay:float=1e-5
-    validation:float=0.1 # share of the examples that is set aside
+    dropout:float=0.25 # probability, 0 <= dropout < 1
+    weight_decay:float=1e-5 # >= 0
+    validation:float=0.1 # share that is set aside, 0..1, above 0 and below 1 where nothing is given to `fit`
     standardise:bool=False # bring each element of a code to mean 0, deviation 1
-    device:str='cpu'
+    device:str='cpu' # 'cpu', 'cuda' or another of torch
     binary:bool=False # factors of two classes have one logit, and the logistic loss
     clip:float|None=field(default=None, init=False) # largest norm of the gradient
 

@@ -34,7 +34,11 @@ def _append(codes:Tensor, labels:Tensor, validation:tuple[Tensor, Tensor], seeds
 
 class _FittedMixer(_MixerSettings):
     "Read-outs of every learning rate, seed and factor, trained at once; validation chooses."
-    def make(self, times:int, size:int, classes:int) -> nn.Module:
+    def make(self,
+        times:int, # codes of an example, T >= 1
+        size:int, # elements of a code, D >= 1
+        classes:int, # logits, >= 1
+    ) -> nn.Module:
         "Return a new read-out of `times` codes of `size` elements, with a logit for each class."
         raise NotImplementedError
 
@@ -45,8 +49,8 @@ class _FittedMixer(_MixerSettings):
     def fit(self,
         codes:Tensor|np.ndarray, # (N, T, D)
         labels:Tensor|np.ndarray, # (N,) or (N, F), integers >= 0
-        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # codes, labels; None: split off
-        classes:Sequence[int]|None=None, # of each factor, where the labels may lack some; None: as there
+        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # (M, T, D), (M,); None: split off
+        classes:Sequence[int]|None=None, # numbers >= 2, where labels may lack some
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."
         single = np.ndim(labels) == 1
@@ -206,7 +210,7 @@ class ConcatMixer(Mixer):
 @dataclass
 class GRUMixer(Mixer):
     "Mixer that reads the codes in the order of their times with a GRU."
-    seeds:int=5
+    seeds:int=5 # as in `Mixer`, >= 1
     clip:float|None=field(default=1., init=False)
 
     def check_width(self):
@@ -221,11 +225,11 @@ class GRUMixer(Mixer):
 @dataclass
 class TransformerMixer(Mixer):
     "Mixer that reads all codes by attention; `mask` 0..4 hides keys as the published ablations do."
-    seeds:int=5
-    heads:int=4
-    iterations:int=2 # passes through the one block
+    seeds:int=5 # as in `Mixer`, >= 1
+    heads:int=4 # of the attention, >= 1
+    iterations:int=2 # passes through the one block, >= 1
     mask:int=0 # 1: hide the code `hidden_time`; 2: hide the token; 3: both; 4: all but that code
-    hidden_time:int=5 # index of a time
+    hidden_time:int=5 # index of a time, 0..T-1
     clip:float|None=field(default=1., init=False)
 
     def check_width(self):
@@ -271,8 +275,8 @@ class TransformerMixer(Mixer):
         return [states[f:f + self.seeds] for f in range(0, len(states), self.seeds)]
 
     def load_published(self,
-        states:Sequence[dict[str, Tensor]], # of one factor, of each seed
-        times:int, # T of the codes
+        states:Sequence[dict[str, Tensor]], # state dicts of one factor, as many as `seeds`
+        times:int, # T of the codes, >= 1
     ) -> 'TransformerMixer': # this mixer
         "Take weights that `published_weights` names; raise ValueError for any others."
         rows = [_own_weights(state) for state in states]

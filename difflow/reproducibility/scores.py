@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_number, named_arguments
 from ..data.results import Result
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
@@ -131,6 +131,7 @@ def score(
     return Score(name, counted / count, bootstrap_interval(counted, count), threshold, similarities, indices)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #24524d0b
+@named_arguments()
 def rp_score(
     a:_Source, # (N, D) unit descriptors of one model's samples
     b:_Source, # (N, D) those of another from the same seeds
@@ -189,6 +190,7 @@ def nearest(
     return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #5a04c3e5
+@named_arguments()
 def m_score(
     samples:_Source, # (N, D) unit descriptors of generated images
     train:_Source, # (M, D) those of the training set
@@ -201,6 +203,7 @@ def m_score(
     return score('M score', similarities[:, 0], threshold, indices[:, 0])
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #1bbccf47
+@named_arguments()
 def gl_score(
     samples:_Source, # (N, D) unit descriptors of generated images
     train:_Source, # (M, D) those of the training set

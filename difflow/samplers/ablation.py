@@ -18,7 +18,7 @@ from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser
 from .sampling import sample
 from .steps import _CHURN, _ChurnSampler
-from .walks import SAMPLING_STEPS, Memory, Noise
+from .walks import SAMPLING_STEPS, _Memory, _Noise
 
 # %% ../../nbs/samplers/12_ablation.ipynb #7839f184
 class _NoiseTrajectory:
@@ -79,8 +79,8 @@ class _AblationSampler(_ChurnSampler):
         super().__init__(f'ablation {solver}', self.ablation_step, _CHURN)
         self.solver, self.alpha, self.trajectory = solver, alpha, trajectory or _NoiseTrajectory()
 
-    def ablation_step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-                      memory:Memory, gamma:float=0., S_noise:float=1.) -> tuple[Tensor, Tensor]:
+    def ablation_step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+                      memory:_Memory, gamma:float=0., S_noise:float=1.) -> tuple[Tensor, Tensor]:
         "Return the state at `sigma_next` and the prediction, after the noise is raised by the share `gamma`."
         c, rounded = self.trajectory, guided.denoiser.round_sigma
         t, end = c.time(float(rounded(sigma * (1 + gamma)))), c.time(sigma_next)

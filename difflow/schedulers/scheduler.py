@@ -40,7 +40,7 @@ def _betas(alphas_cumprod: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False, repr=False)
 class _Levels(Result):
     "The noise levels of a grid as tensors, and how the grid was made."
-    name: str  # of the constructor: linear, cosine, karras, vp, ve, iddpm, from_betas or from_sigmas
+    name: str  # 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas' or 'from_sigmas'
     alphas_cumprod: Tensor  # (n,) float64, descending, in (0, 1)
     betas: Tensor  # (n,) float64, 1 - alphas_cumprod[i] / alphas_cumprod[i-1]
     sigmas: Tensor  # (n,) float64, ascending, noise standard deviation relative to the data
@@ -52,8 +52,8 @@ class _Levels(Result):
 
     def on(
         self,
-        name: str,  # of one of the tensors of this object
-        device: str | torch.device,
+        name: str,  # of one of the tensors: 'sigmas', 'alphas_cumprod', ...
+        device: str | torch.device,  # 'cpu', 'cuda' or another of torch
     ) -> Tensor:
         "Return a tensor on `device`, copied there once: a step that copied it again would wait for a GPU."
         key = name, torch.device(device)
@@ -151,7 +151,7 @@ class _DiffusionLevels(_Levels):
         self,
         x0: Tensor,  # (B, ...), images in [-1, 1]
         t: int | Tensor,  # index into this scheduler for all, or (B,) int64; 0..n-1
-        noise: Tensor,  # shape of `x0`, standard normal
+        noise: Tensor,  # standard normal, (B, ...) like `x0`
     ) -> Tensor:  # shape of `x0`, float32, in VP coordinates
         "Return `x0` noised to `t`, sqrt(abar) x0 + sqrt(1 - abar) noise; `ValueError` for bad shape or `t`."
         check_kind('x0', x0, Tensor), check_kind('noise', noise, Tensor)
@@ -164,7 +164,7 @@ class _DiffusionLevels(_Levels):
 
     def timestep(
         self,
-        sigma: float | Tensor,  # > 0, any shape
+        sigma: float | Tensor,  # noise level, > 0, (), (B,) or any other shape
     ) -> float | Tensor:  # 0..T-1, kind, shape and dtype of `sigma`
         "Map `sigma` to a fractional timestep before respacing, clamped; raise `ValueError` for `sigma` <= 0."
         return _elementwise(self._timestep, sigma, 'sigma')
@@ -184,7 +184,7 @@ class _DiffusionLevels(_Levels):
 
     def sigma_at(
         self,
-        timestep: float | Tensor,  # 0..T-1 before respacing, may be fractional, any shape
+        timestep: float | Tensor,  # 0..T-1 before respacing, may be fractional, (), (B,) or any other shape
     ) -> float | Tensor:  # kind, shape and dtype of `timestep`
         "Invert `timestep`; raise `ValueError` outside 0..T-1."
         return _elementwise(self._sigma_at, timestep, 'timestep')
@@ -260,7 +260,7 @@ class Scheduler(_DiffusionLevels):
         return cls._from_sigmas('from_sigmas', np.array(sigmas), {'sigmas': sigmas})
 
     @classmethod
-    def from_dict(cls, config: dict) -> 'Scheduler':
+    def from_dict(cls, config: dict) -> 'Scheduler':  # config: what `to_dict` returned
         "Return the scheduler that `to_dict` described; raise `ValueError` for unknown names or options."
         name = check_choice('scheduler', check_kind('config', config, dict).get('name'), _KINDS)
         try:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.checks import check_number, shown
+from ..data.checks import check_number, named_arguments, shown
 from ..data.results import Result
 
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
@@ -139,12 +139,13 @@ def _interval(ranges:np.ndarray) -> tuple[float, float]: # (R, 2) low and high e
     return low, np.quantile(ranges[:, 1], 0.975, method=method or 'higher')
 
 # %% ../../nbs/statistics/01_transition.ipynb #5b1e90a4
+@named_arguments()
 def fit_transition(
     levels:np.ndarray, # (S,) ascending, step_reverse / steps or any other measure of noise
     kept:np.ndarray, # (S, N) bool, or shares in 0..1: what each of N images kept
     chance:float, # in [0, 1), the share that is kept by luck
     bootstrap:int=200, # resamples of the images, >= 20
-    seed:int=0, # of the resamples
+    seed:int=0, # of the resamples, 0..2**64-1
 ) -> Transition:
     "Return the fall of `kept` from 1 to `chance`, NaN where there is none; ValueError for bad arguments."
     levels, kept = _check_curve(levels, kept)

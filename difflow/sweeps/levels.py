@@ -16,16 +16,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.canvas import image_grid
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..data.results import Result
 from ..denoisers.base import Denoiser
 from ..samplers.steps import ddpm
 from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from ..statistics.axes import snr_axis
-from .plans import _check_levels, _NoiseFunction, _sweep_plan, _sweep_steps, _SweepPlan
+from .plans import _NoiseFunction, _SweepPlan, _check_levels, _sweep_plan, _sweep_steps
 
 # %% ../../nbs/sweeps/01_levels.ipynb #a85745a0
+@named_arguments()
 def even_levels(
     steps:int, # of the whole schedule, >= 1
     count:int=25, # levels wanted, >= 2; fewer come where `steps` are fewer
@@ -68,8 +69,8 @@ def _captioned(
 @dataclass
 class Sweep(Result):
     "The images that came back from every level, and those that were sent."
-    steps_reverse:list[int] # (S,)
-    steps:int # of the whole schedule
+    steps_reverse:list[int] # (S,) levels, 0..steps
+    steps:int # of the whole schedule, >= 1
     sigmas:Tensor # (S,) float64, levels at which the denoiser is asked first; 0 for step_reverse 0
     x0:Tensor # (B, C, H, W)
     noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n where the convention is 'matched'
@@ -160,22 +161,23 @@ class Sweep(Result):
         return ax
 
 # %% ../../nbs/sweeps/01_levels.ipynb #06e48739
+@named_arguments(words=Sampler.option_names)
 def sweep_states(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
-    sampler:str|Sampler=ddpm,
-    seeds:int|Sequence[int]=0, # one for all images, or one an image
-    labels:Tensor|int|None=None, # (B,) int64, or one for all
-    convention:str='matched', # or 'repo'
-    scheduler:Scheduler|None=None, # None: the denoiser's own grid, or DDPM's linear one
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
     independent:bool=False, # noise of its own for every level
-    batch_size:int|None=None, # rows in one call of the network
-    guidance:float=1., # classifier-free guidance
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
     clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
-    noise:_NoiseFunction|None=None, # in place of seeded noise
-    **options:float, # of the sampler
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far, of latents in latents
     "Yield the sweep before the first step and after each; raise ValueError for bad input before any work."
     steps = check_number('steps', steps, 1, whole=True)
@@ -207,20 +209,31 @@ def _sweeps(plan:_SweepPlan, levels:list[int]) -> Iterator[tuple[int, Sweep]]:
         yield state.index, sweep
 
 # %% ../../nbs/sweeps/01_levels.ipynb #e874ff3f
+@named_arguments(words=Sampler.option_names)
 def sweep(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
-    sampler:str|Sampler=ddpm,
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
     progress:bool=False, # show a bar
     callback:Callable[[int, Sweep], None]|None=None, # callback(levels left, sweep so far), every step
-    **arguments:Any, # of `sweep_states`
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
+    independent:bool=False, # noise of its own for every level
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Sweep:
     "Return what came back from every level, in one pass; raise ValueError for bad input before any work."
     from tqdm.auto import tqdm
     check_kind('progress', progress, bool)
-    walk = sweep_states(denoiser, x0, steps_reverse, steps, sampler, **arguments)
+    walk = sweep_states(denoiser, x0, steps_reverse, steps, sampler, seeds, labels, convention, scheduler,
+                        independent, batch_size, guidance, clip, noise, **options)
     left, result = next(walk)
     bar = tqdm(total=left, disable=not progress, desc='sweep', unit='level')
     for left, result in walk:
@@ -230,13 +243,25 @@ def sweep(
     return result.in_pixels()
 
 # %% ../../nbs/sweeps/01_levels.ipynb #5465b3ce
+@named_arguments(words=Sampler.option_names)
 def forward_backward(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     step_reverse:int, # reverse after this many of `steps` forward steps, 0..steps
-    steps:int=PUBLISHED_STEPS, # of the whole schedule
-    sampler:str|Sampler=ddpm,
-    **arguments:Any, # of `sweep_states`: seeds, labels, convention, scheduler, batch_size, guidance, ...
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
+    independent:bool=False, # noise of its own for every level
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Tensor: # (B, C, H, W)
     "Noise `x0` to `step_reverse` and walk back; raise ValueError for bad input before any work."
-    return sweep(denoiser, x0, [step_reverse], steps, sampler, **arguments).images[0]
+    back = sweep(denoiser, x0, [step_reverse], steps, sampler, False, None, seeds, labels, convention,
+                 scheduler, independent, batch_size, guidance, clip, noise, **options)
+    return back.images[0]

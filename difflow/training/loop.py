@@ -35,6 +35,7 @@ from difflow.training.state import (
 )
 
 from ..data.canvas import image_grid, write_png
+from ..data.checks import named_arguments
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from ..networks.layers import dropout_by
@@ -235,7 +236,6 @@ def _due_after(run:_RunFiles, plan:dict) -> Callable[[int], None]:
     "Return what does all that is due after so many steps, as the arguments in `plan` say, the state last."
     names, dumps, snapshot = plan['snapshots'] or {}, plan['dumps'] or {}, plan['snapshot']
     def due(step:int):
-        "Write and call what is due after `step` steps."
         if _due(step, plan['sample_every']): run.preview(step, **plan['preview'] or {})
         if snapshot and _due(step, plan['snapshot_every']) and run.rank == 0: snapshot(step, run.ema.model)
         if step in names: run.keep(step, names[step])
@@ -262,21 +262,22 @@ def _train(denoiser:Denoiser, images:ImageSet, settings:Settings, plan:dict, loo
         run.write_model(result, *model)
     return result
 
+@named_arguments(Settings)
 def train(
     denoiser:Denoiser, # is left alone; its copy is trained
     images:ImageSet|Tensor, # or what `ImageSet.of` takes; with labels where the denoiser has classes
     settings:Settings|None=None, # or its fields by name
     out:str|Path|None=None, # folder of the state, the files of the way and model.safetensors; None: no files
     resume:bool|str|Path|Mapping=True, # go on from `out`, or else from this state; False: begin anew
-    save_every:int|Collection[int]=1000, # steps between states, or the steps after which there is one
-    sample_every:int|Collection[int]|None=None, # the same for grids of samples, None: never
+    save_every:int|Collection[int]=1000, # steps between states, >= 1, or the steps after which there is one
+    sample_every:int|Collection[int]|None=None, # the same for grids of samples, >= 1; None: never
     mixed_precision:str='no', # 'no', 'bf16' or, on a GPU, 'fp16'
     compile:bool=False, # `torch.compile` the network
-    workers:int=0, # processes that decode images
+    workers:int=0, # processes that decode images, >= 0
     progress:bool=True, # show a bar
     callback:Callable[[int, Tensor], None]|None=None, # callback(step, loss on the device), every step
     snapshot:Callable[[int, Denoiser], None]|None=None, # snapshot(steps done, averaged), in the first process
-    snapshot_every:int|Collection[int]|None=None, # steps between them, or the steps after which there is one
+    snapshot_every:int|Collection[int]|None=None, # steps between them, >= 1, or the steps after which one is
     preview:dict|None=None, # how the grids are made: arguments of `sample`, and averaged, row
     opened:Callable|None=None, # opened(folder, steps done, raw, averaged), in the first process
     snapshots:Mapping[int, str]|None=None, # names of files of the averaged network, by steps done
@@ -285,7 +286,7 @@ def train(
     card:dict|None=None, # json-able, further words for the card of model.safetensors
     numbered:str|None=None, # name of a numbered folder inside `out`, where the same run is found again
     dtype:torch.dtype|None=None, # of model.safetensors: torch.float16 halves it; None: as trained
-    **fields, # of `Settings`
+    **fields, # fields of `Settings`, by name
 ) -> Training:
     "Train a copy of `denoiser`; ValueError for bad arguments, or another run in `out`, before any work."
     every = dict(save_every=_steps_after('save_every', save_every),

@@ -16,24 +16,24 @@ from ..data.checks import check_choice, check_number
 class Settings:
     "How to train; raises ValueError for a value out of its range."
     steps:int=1000 # optimiser steps, >= 1
-    batch_size:int=64 # images a step, over all processes
+    batch_size:int=64 # images a step, over all processes, >= 1
     lr:float=1e-3 # the highest learning rate, > 0
-    warmup:int=100 # steps of linear rise
+    warmup:int=100 # steps of linear rise, >= 0
     lr_rampup:float=0. # images shown while the learning rate rises from 0, in place of `warmup`; 0: `warmup`
     cooldown:float=1. # share of the steps over which the learning rate falls to 0 along a cosine, 0..1
-    weight_decay:float=0.
-    betas:tuple[float, float]=(0.9, 0.99) # of AdamW
-    eps:float=1e-8 # of AdamW
-    optimizer:str='adam' # AdamW, or 'sgd': plain steps, without momentum
+    weight_decay:float=0. # of AdamW, >= 0
+    betas:tuple[float, float]=(0.9, 0.99) # of AdamW, two numbers >= 0 and < 1
+    eps:float=1e-8 # of AdamW, 0..1
+    optimizer:str='adam' # 'adam': AdamW, or 'sgd': plain steps, without momentum
     grad_clip:float=1. # largest norm of the gradient; inf: any, but NaN counts as 0 and infinity as 1e5
-    ema_halflife:float=20_000. # images
+    ema_halflife:float=20_000. # images, >= 0
     ema_w:float|None=None # weight of the average at every step, in place of the half-life, 0..1
     ema_rampup:bool=True # the average remembers less at the start
-    label_dropout:float=0.1 # share of labels not shown, where the denoiser has a null class
+    label_dropout:float=0.1 # share of labels not shown, 0..1, where the denoiser has a null class
     augment:float=0. # probability of each of EDM's augmentations, with labels for the network, 0..1
-    accumulate:int=1 # parts that a batch is computed in
+    accumulate:int=1 # parts that a batch is computed in, 1..batch_size
     levels:str='spread' # noise levels of a batch: 'spread' by one shift, or 'independent', as published
-    seed:int=0
+    seed:int=0 # of weights, batches and noise, 0..2**63
 
     def __post_init__(self):
         whole = dict(steps=(1, 2**31), batch_size=(1, 2**20), warmup=(0, 2**31), seed=(0, 2**63))
