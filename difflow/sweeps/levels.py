@@ -23,7 +23,7 @@ from ..samplers.steps import ddpm
 from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 from ..statistics.axes import snr_axis
-from .plans import _NoiseFunction, _SweepPlan, _check_levels, _sweep_plan, _sweep_steps
+from .plans import _check_levels, _NoiseFunction, _sweep_plan, _sweep_steps, _SweepPlan
 
 # %% ../../nbs/sweeps/01_levels.ipynb #a85745a0
 @named_arguments()
