@@ -20,6 +20,7 @@ from .root import _AS_PUBLISHED, _note
 # %% ../../nbs/cli/01_options.ipynb #eab9f142
 def _option(kind:type, text:str, *names:str, **settings) -> object:
     "Describe an option: its type, the words in --help, its range by min= and max="
+    if kind in (Path, Path | None): settings['path_type'] = Path # typer 0.16 keeps texts in `context.params`
     return Annotated[kind, typer.Option(*names, help=text, **settings)]
 
 def _count(text:str, least:int=1) -> object:
