@@ -29,6 +29,7 @@ def _completed(words:Sequence[str]) -> Callable[[str], list[str]]:
 def _option(kind:type, text:str, *names:str, words:str='', **settings) -> object:
     "Describe an option: its type, the words in --help, its range by min= and max=, words that a shell offers"
     if words: settings['autocompletion'] = _completed(words.split())
+    if kind in (Path, Path | None): settings['path_type'] = Path # typer 0.16 keeps texts in `context.params`
     return Annotated[kind, typer.Option(*names, help=text, **settings)]
 
 def _count(text:str, least:int=1) -> object:
