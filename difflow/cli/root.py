@@ -108,7 +108,8 @@ def _table_text(rows:Sequence[Mapping], names:Sequence[str], kind:str) -> str:
     return text.getvalue()
 
 def _write_rows(rows:Sequence[Mapping]) -> None: # {column: value} in full precision
-    "Write the table of a command to where --csv and --json say"
+    "Write the table of the command that runs to where --csv and --json say"
+    if not _OUTPUT.columns: return # none does: a function of it is called alone
     other = sorted({name for row in rows for name in row} - _OUTPUT.columns.keys())
     if other: raise RuntimeError(f'columns without a description: {", ".join(other)}')
     names = [name for name in _OUTPUT.columns if not rows or any(name in row for row in rows)]
@@ -177,9 +178,11 @@ class _Command(typer.core.TyperCommand):
     def invoke(self, ctx):
         _check_places(ctx)
         _OUTPUT.columns = _COLUMNS.get(self.name, _MADE)
-        if '-' not in _OUTPUT.tables.values(): return super().invoke(ctx)
-        _OUTPUT.stdout = _OUTPUT.stdout or sys.stdout
-        with redirect_stdout(io.StringIO() if _OUTPUT.quiet else sys.stderr): return super().invoke(ctx)
+        _OUTPUT.stdout, aside = sys.stdout, io.StringIO() if _OUTPUT.quiet else sys.stderr
+        try:
+            with redirect_stdout(aside if '-' in _OUTPUT.tables.values() else sys.stdout):
+                return super().invoke(ctx)
+        finally: _OUTPUT.columns = {}
 
 class _Group(typer.core.TyperGroup):
     "Several commands, which are quiet where the group is."
