@@ -21,6 +21,7 @@ html_copy_source = html_show_sourcelink = False
 html_theme_options = {'source_repository': _settings['git_url'], 'source_branch': _settings['branch']}
 pygments_style, pygments_dark_style = 'default', 'github-dark'
 add_module_names = False
+toc_object_entries_show_parents = 'hide'
 python_maximum_signature_line_length = 88
 
 nb_execution_mode = 'off'  # outputs are committed

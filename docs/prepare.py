@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from explorers import WIDGET, all_states, live, read, source
-from reference import reference
+from reference import offered, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / 'nbs'
@@ -97,6 +97,18 @@ def settings() -> dict[str, str]:
     return dict(parser['DEFAULT'])
 
 
+def named(text: str) -> str:
+    "Let the names of the front door, between backticks in prose, lead to what describes them"
+    front = {full.removeprefix('difflow.'): full for full in offered().values() if full.count('.') == 1}
+
+    def name(match: re.Match) -> str:
+        full = front.get(match[1])
+        return match[0] if full is None else f'{{py:obj}}`{match[1]} <{full}>`'
+
+    parts = re.split(r'(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\)|``[^`]+``)', text, flags=re.M | re.S)
+    return ''.join(p if i % 2 else re.sub(r'(?<![`}])`(\w+)`(?!`)', name, p) for i, p in enumerate(parts))
+
+
 def output_of(output: dict, state: dict | None, present: set[str]) -> dict | None:
     "Return an output as the page shows it"
     data = output.get('data', {})
@@ -118,7 +130,8 @@ def page_of(path: Path, states: dict, pages: set[Path]) -> dict:
     for cell in notebook['cells']:
         text = source(cell)
         if cell['cell_type'] != 'code':
-            cells.append(cell | {'source': links(text, path, pages)})
+            text = links(text, path, pages)
+            cells.append(cell | {'source': text if path.parent.name == 'cli' else named(text)})
         elif EXPORTED.search(text):
             if markdown := reference(text, f'difflow.{module}'):
                 cells.append({'cell_type': 'markdown', 'id': cell['id'], 'metadata': {}, 'source': markdown})
@@ -259,9 +272,9 @@ def build(folder: Path, only: list[str] | None = None, strict: bool = True) -> P
     write_source(folder / 'source', states, wanted)
     command = [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-j', 'auto', '-c', str(ROOT / 'docs')]
     command += ['-W', '--keep-going', '-n'] if strict else ['-Q']
-    subprocess.run(
-        [*command, '-d', str(folder / 'doctrees'), str(folder / 'source'), str(folder / 'html')], check=True
-    )
+    command += ['-d', str(folder / 'doctrees'), str(folder / 'source'), str(folder / 'html')]
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)
     if found := list(remote(folder / 'html')):
         raise SystemExit('pages load from elsewhere:\n' + '\n'.join(found))
     return folder / 'html'
