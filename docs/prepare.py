@@ -216,29 +216,38 @@ def is_alone(room: str) -> bool:
     return chapters()[room][0].parent == NOTEBOOKS
 
 
-def write_source(folder: Path, states: dict, wanted: list[Path]) -> None:
-    "Write what Sphinx reads"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT / 'assets', folder / 'assets')
+def sources(states: dict, wanted: list[Path]) -> Iterator[tuple[str, str]]:
+    "Yield the path and the text of every page that Sphinx reads"
     everything = {*pages(), ROOT / 'docs/notebooks.md'}
     for path in wanted:
-        target = folder / place(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == '.md':
-            target.write_text(links(path.read_text(encoding='utf-8'), path, everything), encoding='utf-8')
+            yield place(path), links(path.read_text(encoding='utf-8'), path, everything)
             continue
         page = page_of(path, states, everything)
         if path == ROOT / 'index.ipynb':
             page['cells'].append(
                 {'cell_type': 'markdown', 'id': 'contents', 'metadata': {}, 'source': contents()}
             )
-        target.write_text(json.dumps(page), encoding='utf-8')
-    (folder / 'docs').mkdir(exist_ok=True)
-    (folder / 'docs/notebooks.md').write_text(notebooks_page(), encoding='utf-8')
+        yield place(path), json.dumps(page)
+    yield 'docs/notebooks.md', notebooks_page()
     for room in chapters():
         if not is_alone(room):
-            (folder / f'nbs/{room}').mkdir(parents=True, exist_ok=True)
-            (folder / f'nbs/{room}/index.md').write_text(room_page(room), encoding='utf-8')
+            yield f'nbs/{room}/index.md', room_page(room)
+
+
+def write_source(folder: Path, states: dict, wanted: list[Path]) -> None:
+    "Write what Sphinx reads, and leave what has not changed, which it does not read again"
+    shutil.copytree(ROOT / 'assets', folder / 'assets', dirs_exist_ok=True)
+    written = set()
+    for name, text in sources(states, wanted):
+        target = folder / name
+        written.add(target)
+        if not target.exists() or target.read_text(encoding='utf-8') != text:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding='utf-8')
+    for path in [*folder.rglob('*.md'), *folder.rglob('*.ipynb')]:
+        if path not in written:
+            path.unlink()
 
 
 # The site
