@@ -19,8 +19,10 @@ html_css_files = ['difflow.css']
 html_js_files = ['explorers.js']
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {'source_repository': _settings['git_url'], 'source_branch': _settings['branch']}
+html_theme_options |= {'top_of_page_buttons': ['view']}
 pygments_style, pygments_dark_style = 'default', 'github-dark'
 add_module_names = False
+toc_object_entries_show_parents = 'hide'
 python_maximum_signature_line_length = 88
 
 nb_execution_mode = 'off'  # outputs are committed
@@ -44,6 +46,13 @@ def copy_mathjax(app, exception):
             )
 
 
+def drop_dead_links(app, page, template, context, doctree):
+    "Show no link to the source of a page that `prepare.py` makes: it has none"
+    if page.endswith('/index') or page == 'docs/notebooks':
+        context['theme_source_repository'] = context['page_source_suffix'] = ''
+
+
 def setup(app):
-    "Add MathJax to what is written"
+    "Add MathJax to what is written, and take dead links away"
     app.connect('build-finished', copy_mathjax)
+    app.connect('html-page-context', drop_dead_links)

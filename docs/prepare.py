@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from explorers import WIDGET, all_states, live, read, source
-from reference import reference
+from reference import offered, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / 'nbs'
@@ -97,6 +97,18 @@ def settings() -> dict[str, str]:
     return dict(parser['DEFAULT'])
 
 
+def named(text: str) -> str:
+    "Let the names of the front door, between backticks in prose, lead to what describes them"
+    front = {full.removeprefix('difflow.'): full for full in offered().values() if full.count('.') == 1}
+
+    def name(match: re.Match) -> str:
+        full = front.get(match[1])
+        return match[0] if full is None else f'{{py:obj}}`{match[1]} <{full}>`'
+
+    parts = re.split(r'(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\)|``[^`]+``)', text, flags=re.M | re.S)
+    return ''.join(p if i % 2 else re.sub(r'(?<![`}])`(\w+)`(?!`)', name, p) for i, p in enumerate(parts))
+
+
 def output_of(output: dict, state: dict | None, present: set[str]) -> dict | None:
     "Return an output as the page shows it"
     data = output.get('data', {})
@@ -118,7 +130,8 @@ def page_of(path: Path, states: dict, pages: set[Path]) -> dict:
     for cell in notebook['cells']:
         text = source(cell)
         if cell['cell_type'] != 'code':
-            cells.append(cell | {'source': links(text, path, pages)})
+            text = links(text, path, pages)
+            cells.append(cell | {'source': text if path.parent.name == 'cli' else named(text)})
         elif EXPORTED.search(text):
             if markdown := reference(text, f'difflow.{module}'):
                 cells.append({'cell_type': 'markdown', 'id': cell['id'], 'metadata': {}, 'source': markdown})
@@ -203,29 +216,38 @@ def is_alone(room: str) -> bool:
     return chapters()[room][0].parent == NOTEBOOKS
 
 
-def write_source(folder: Path, states: dict, wanted: list[Path]) -> None:
-    "Write what Sphinx reads"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT / 'assets', folder / 'assets')
+def sources(states: dict, wanted: list[Path]) -> Iterator[tuple[str, str]]:
+    "Yield the path and the text of every page that Sphinx reads"
     everything = {*pages(), ROOT / 'docs/notebooks.md'}
     for path in wanted:
-        target = folder / place(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == '.md':
-            target.write_text(links(path.read_text(encoding='utf-8'), path, everything), encoding='utf-8')
+            yield place(path), links(path.read_text(encoding='utf-8'), path, everything)
             continue
         page = page_of(path, states, everything)
         if path == ROOT / 'index.ipynb':
             page['cells'].append(
                 {'cell_type': 'markdown', 'id': 'contents', 'metadata': {}, 'source': contents()}
             )
-        target.write_text(json.dumps(page), encoding='utf-8')
-    (folder / 'docs').mkdir(exist_ok=True)
-    (folder / 'docs/notebooks.md').write_text(notebooks_page(), encoding='utf-8')
+        yield place(path), json.dumps(page)
+    yield 'docs/notebooks.md', notebooks_page()
     for room in chapters():
         if not is_alone(room):
-            (folder / f'nbs/{room}').mkdir(parents=True, exist_ok=True)
-            (folder / f'nbs/{room}/index.md').write_text(room_page(room), encoding='utf-8')
+            yield f'nbs/{room}/index.md', room_page(room)
+
+
+def write_source(folder: Path, states: dict, wanted: list[Path]) -> None:
+    "Write what Sphinx reads, and leave what has not changed, which it does not read again"
+    shutil.copytree(ROOT / 'assets', folder / 'assets', dirs_exist_ok=True)
+    written = set()
+    for name, text in sources(states, wanted):
+        target = folder / name
+        written.add(target)
+        if not target.exists() or target.read_text(encoding='utf-8') != text:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding='utf-8')
+    for path in [*folder.rglob('*.md'), *folder.rglob('*.ipynb')]:
+        if path not in written:
+            path.unlink()
 
 
 # The site
@@ -259,9 +281,9 @@ def build(folder: Path, only: list[str] | None = None, strict: bool = True) -> P
     write_source(folder / 'source', states, wanted)
     command = [sys.executable, '-m', 'sphinx', '-q', '-b', 'html', '-j', 'auto', '-c', str(ROOT / 'docs')]
     command += ['-W', '--keep-going', '-n'] if strict else ['-Q']
-    subprocess.run(
-        [*command, '-d', str(folder / 'doctrees'), str(folder / 'source'), str(folder / 'html')], check=True
-    )
+    command += ['-d', str(folder / 'doctrees'), str(folder / 'source'), str(folder / 'html')]
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(code)
     if found := list(remote(folder / 'html')):
         raise SystemExit('pages load from elsewhere:\n' + '\n'.join(found))
     return folder / 'html'

@@ -139,8 +139,13 @@ def reference(code: str, module: str) -> str:
                 full = offered().get((module, node.name), f'{module}.{node.name}')
                 kind = 'class' if isinstance(node, ast.ClassDef) else 'function'
                 lines += [*described(node, full, notes, kind), '']
-        elif isinstance(node, ast.Assign):
-            names += [ast.unparse(target) for target in node.targets]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assigned = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+            names += assigned
+            for name in assigned:
+                if (full := offered().get((module, name))) is not None:
+                    lines += [f'```{{py:data}} {full}', prose(notes.get(node.end_lineno, '')), '```', '']
     text = re.sub(r'^#\|.*\n', '', code, flags=re.M).strip('\n')
     summary = ', '.join(f'<code>{name}</code>' for name in names) or 'of this cell'
     lines += [

@@ -21,6 +21,10 @@ NOTEBOOKS = sorted(
     p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.parts[-2:])
 )
 HEAVY = 'matplotlib sklearn torchvision ipywidgets accelerate'.split()
+TEACHING = (  # rooms whose chapters have something to see
+    'schedulers denoisers exact samplers features statistics '
+    'sweeps reproducibility jacobians representations synthetic_data tutorials'
+).split()
 EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits']
 
 
@@ -279,7 +283,8 @@ def test_notebook_is_executed(path):
     found = outputs(path)
     assert found, 'no outputs are committed'
     assert not [o['evalue'] for o in found if o['output_type'] == 'error']
-    assert any('image/png' in data_of(o) for o in found), 'no picture'
+    if path.parent.name in TEACHING or path.stem in ('index', '01_noise'):
+        assert any('image/png' in data_of(o) for o in found), 'no picture'
 
 
 def not_exported(path):
@@ -316,6 +321,7 @@ def test_no_text_names_a_path_of_one_machine():
         text = '\n'.join([source(c) for c in cells(path)] + printed)
         assert not pattern.search(text), f'{path.name}: {pattern.search(text)[0]}'
     texts = [*ROOT.glob('*.md'), *ROOT.glob('*.ini'), *MODULES, ROOT / '.ci/run', *ROOT.glob('tests/**/*.py')]
+    texts += [*ROOT.glob('docs/*.*'), *ROOT.glob('docs/static/*')]
     for path in texts:
         assert not pattern.search(path.read_text()), f'{path.name}: {pattern.search(path.read_text())[0]}'
 

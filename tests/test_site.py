@@ -59,6 +59,15 @@ def test_newcomers_read_four_chapters_first():
     assert first < places[0] and places == sorted(places)
 
 
+def test_names_in_prose_lead_to_what_describes_them():
+    text = (
+        'A `sample` of `sweep()` and [`sample`](a.md).\n\n## `sample`\n\n```python\n`sample`\n```\n`Denoiser`'
+    )
+    linked = prepare.named(text)
+    assert linked.startswith('A {py:obj}`sample <difflow.sample>` of `sweep()` and [`sample`](a.md).')
+    assert linked.endswith('## `sample`\n\n```python\n`sample`\n```\n{py:obj}`Denoiser <difflow.Denoiser>`')
+
+
 CODE = """
 class Thing:
     "Do a thing."
