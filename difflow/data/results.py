@@ -8,9 +8,10 @@ __all__ = ['Result']
 # %% ../../nbs/data/13_results.ipynb #1c40414d
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -40,6 +41,11 @@ def _encoded(name:str, value:Any) -> dict[str, np.ndarray]:
         raise ValueError(f'{name} cannot be written to an npz, it is {shown(value)}')
     return {name: array}
 
+def _stated(name:str, array:np.ndarray) -> dict:
+    "Return the dict that a text states as JSON; ValueError for anything else"
+    try: return check_kind(name, read_json(str(array).encode(), name), dict)
+    except ValueError as error: raise ValueError(str(error)) from None # whose file `load` names
+
 def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
     "Return the field of type `hint` out of the arrays of a file, and take it away there; ValueError"
     kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
@@ -48,15 +54,15 @@ def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
     if origin is dict and get_args(kind)[1:] == (np.ndarray,) or issubclass(origin, Result):
         inner = {key: data.pop(key) for key in list(data) if key.startswith(f'{name}/')}
         inner = {key.removeprefix(f'{name}/'): array for key, array in inner.items()}
-        return inner if origin is dict else origin._of_arrays(inner)
+        if inner: return inner if origin is dict else origin._of_arrays(inner)
     if name not in data:
         if NoneType in kinds: return None
         raise ValueError(f'it has no {name!r}')
     array = data.pop(name)
     if origin is Tensor: return torch.from_numpy(array)
     if origin is np.ndarray: return array
-    if origin is Path: return Path(str(array))
-    if origin is dict: return check_kind(name, read_json(str(array).encode(), name), dict)
+    if origin is Path and array.ndim == 0: return Path(str(array))
+    if origin is dict: return _stated(name, array)
     if origin in (list, tuple) and array.ndim == 1: return origin(array.tolist())
     if array.ndim == 0 and array.dtype.kind in _KINDS.get(origin, ''): return origin(array.item())
     raise ValueError(f'{name} must be {getattr(origin, "__name__", origin)}, got {shown(array)}')
@@ -66,6 +72,9 @@ def _check_shapes(values:Mapping[str, Any], shapes:Mapping[str, str]) -> None:
     sizes = {}
     for name, axes in shapes.items():
         if (value := values.get(name)) is None: continue
+        if isinstance(value, dict):
+            for one in value.values(): _check_shapes(values | {name: one}, {**shapes, name: axes})
+            continue
         shape = tuple(getattr(value, 'shape', None) or np.shape(value))
         if axes[-1:] == '*': axes, shape = axes[:-1], shape[:len(axes) - 1] # any further ones
         if len(shape) != len(axes) or any(sizes.setdefault(a, n) != n for a, n in zip(axes, shape)):
@@ -126,6 +135,24 @@ class Result:
         _check_shapes(values, cls._shapes)
         return cls(**values)
 
+    _stated = staticmethod(_stated)
+
+    @staticmethod
+    def _packed(write:Callable[[Path], Any]) -> np.ndarray: # uint8
+        "Return as an array the file that `write` writes, a safetensors of a network"
+        with TemporaryDirectory() as folder:
+            write(path := Path(folder) / 'model.safetensors')
+            return np.frombuffer(path.read_bytes(), np.uint8)
+
+    @staticmethod
+    def _unpacked(array:np.ndarray, read:Callable[[Path], Any]) -> Any:
+        "Return what `read` reads from the file that an array holds; ValueError for anything else"
+        if array.dtype != np.uint8 or array.ndim != 1:
+            raise ValueError(f'a model must be the bytes of a file, got {shown(array)}')
+        with TemporaryDirectory() as folder:
+            (path := Path(folder) / 'model.safetensors').write_bytes(array.tobytes())
+            return read(path)
+
     def save(self,
         path:str|Path, # ends in .npz; an existing file is replaced
     ) -> Path:
@@ -134,13 +161,15 @@ class Result:
         return save_npz(path, name | self._arrays())
 
     @classmethod
-    def _read(cls, path:str|Path) -> dict[str, np.ndarray]:
-        "Return the arrays of a file; ValueError for one of another class, or of none where there must be one"
+    def _read(cls, path:str|Path, *needed:str) -> dict[str, np.ndarray]:
+        "Return the arrays of a file; ValueError for one of another class, or of none, or that lacks `needed`"
         data = load_npz(path)
         kind = str(data.pop('class', ''))
-        if kind == cls.__name__ or not (kind or cls._named): return data
+        missing = [name for name in needed if name not in data]
+        if kind == cls.__name__ or not (kind or cls._named or missing): return data
         there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
-        raise ValueError(Gate.printable(f'{path} holds {there}, not a {cls.__name__}'))
+        wanted = f' with {", ".join(needed)}' if missing and not kind else ''
+        raise ValueError(Gate.printable(f'{path} holds {there}, not a {cls.__name__}{wanted}'))
 
     @classmethod
     def load(cls,

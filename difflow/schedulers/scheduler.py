@@ -27,7 +27,7 @@ from difflow.schedulers.levels import (
                                        vp_sigmas,
 )
 
-from ..data.checks import check_choice, check_kind, check_number, read_json, shown
+from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.results import Result
 from .respacing import space_timesteps
 
@@ -289,7 +289,7 @@ class Scheduler(_DiffusionLevels):
         "Draw the sigmas into `ax`, axes of Matplotlib, or new ones; return the axes."
         ax = self._axes(ax)
         ax.semilogy(self.sigmas, '.-', ms=3, lw=1)
-        ax.set(xlabel=f'level, 0..{len(self) - 1}', ylabel='sigma, noise / data', title=repr(self))
+        ax.set(xlabel=f'level of {self.name}, 0..{len(self) - 1}', ylabel='sigma, noise / data')
         return ax
 
     def _arrays(self) -> dict: return {'config': np.array(json.dumps(self.to_dict()))}
@@ -297,4 +297,4 @@ class Scheduler(_DiffusionLevels):
     @classmethod
     def _of_arrays(cls, data: dict) -> 'Scheduler':
         if list(data) != ['config']: raise ValueError(f'it has {", ".join(data)}, wanted is config')
-        return cls.from_dict(read_json(str(data['config']).encode(), 'config'))
+        return cls.from_dict(cls._stated('config', data['config']))

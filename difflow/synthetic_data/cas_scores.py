@@ -147,9 +147,9 @@ class CAS(Result):
     @staticmethod
     def load(path:str|Path) -> 'CAS':
         "Load what `save` wrote; ValueError for any other file"
-        data, own = CAS._read(path), [field.name for field in fields(CAS)] # the others follow from these
+        data, own = CAS._read(path, 'answers'), [field.name for field in fields(CAS)]
         with Gate.named_errors(path, 'no CAS'):
-            return CAS._of_arrays({name: array for name, array in data.items() if name in own})
+            return CAS._of_arrays({name: a for name, a in data.items() if name in own}) # the others follow
 
     def table(self) -> str:
         "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
@@ -214,7 +214,7 @@ def _plot_arms(cas:CAS, ax:Any=None) -> Any:
             ax.plot(np.full(len(dots), x + 0.07), dots, '.', color=f'C{p}', ms=4)
     names = [f'{arm}\n{n:,}' for arm, n in zip(cas.arms, cas.sizes)]
     ax.set_xticks(range(len(names)), names, fontsize=8)
-    ax.set_ylabel(f'{cas.metric} on real images, %')
+    ax.set(xlabel='training set, and its images', ylabel=f'{cas.metric} on real images, %')
     ax.legend(fontsize=8)
     return ax
 
