@@ -29,7 +29,7 @@ _KINDS = {bool: 'b', int: 'iu', float: 'fiu', str: 'U'} # of numpy's types
 def _encoded(name:str, value:Any) -> dict[str, np.ndarray]:
     "Return a field as named arrays; ValueError for what no array holds"
     if value is None: return {}
-    if isinstance(value, Result): return {f'{name}/{key}': a for key, a in value._arrays().items()}
+    if isinstance(value, _KeptFields): return {f'{name}/{key}': a for key, a in value._arrays().items()}
     if isinstance(value, Tensor): value = value.detach().cpu()
     if isinstance(value, Tensor) and value.dtype == torch.bfloat16: value = value.float() # exactly the same
     if isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
@@ -51,7 +51,7 @@ def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
     kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
     kind = next(k for k in kinds if k is not NoneType)
     origin = get_origin(kind) or kind
-    if origin is dict and get_args(kind)[1:] == (np.ndarray,) or issubclass(origin, Result):
+    if origin is dict and get_args(kind)[1:] == (np.ndarray,) or issubclass(origin, _KeptFields):
         inner = {key: data.pop(key) for key in list(data) if key.startswith(f'{name}/')}
         inner = {key.removeprefix(f'{name}/'): array for key, array in inner.items()}
         if inner: return inner if origin is dict else origin._of_arrays(inner)
@@ -81,40 +81,11 @@ def _check_shapes(values:Mapping[str, Any], shapes:Mapping[str, str]) -> None:
             wanted = ', '.join(f'{a} = {sizes[a]}' if a in sizes else a for a in axes)
             raise ValueError(f'{name} must be ({wanted}), got {shape}')
 
-# %% ../../nbs/data/13_results.ipynb #cbfb47ae
-class Result:
-    "What a study returns: a short text, rows for a table, a picture in a notebook, and a file."
+# %% ../../nbs/data/13_results.ipynb #742947a2
+class _KeptFields:
+    "What is kept of a result in a file: its fields, by name"
     _shapes:Mapping[str, str] = {} # {field: a letter an axis}, those of one letter are of one size
-    _figure = (5., 3.) # inches
-    _panels = 1 # axes side by side that `plot` takes
     _named = True # its files state the class; those of older formats do not
-
-    def rows(self) -> list[dict[str, str|int|float|bool|None]]:
-        "Return what is in it as rows of plain Python values, as `pandas.DataFrame` takes them"
-        raise NotImplementedError(f'{type(self).__name__} has no rows')
-
-    def plot(self,
-        ax:Any=None, # axes of Matplotlib; None: new ones
-    ) -> Any: # the axes
-        "Draw it, with units; return the axes"
-        raise NotImplementedError(f'{type(self).__name__} has no picture')
-
-    def _axes(self, ax:Any, size:tuple[float, float]|None=None) -> Any:
-        "Return `ax`, or new axes of a figure of `size` in inches; ValueError for what is none"
-        return _axes_of(ax, self._figure if size is None else size)
-
-    def _draw(self, file:io.BytesIO) -> None:
-        "Write the picture that a notebook shows as PNG: the drawing of `plot`"
-        from matplotlib.figure import Figure
-        figure = Figure(self._figure, layout='constrained')
-        self.plot(figure.subplots(1, self._panels))
-        figure.savefig(file, format='png')
-
-    def _repr_png_(self) -> bytes|None: # for a notebook
-        data = io.BytesIO()
-        try: self._draw(data)
-        except Exception: return None # a picture is no reason to fail: the notebook shows the text
-        return data.getvalue()
 
     def _values(self) -> dict[str, Any]:
         "Return {field: value}"
@@ -126,7 +97,7 @@ class Result:
         return {k: v for name, value in self._values().items() for k, v in _encoded(name, value).items()}
 
     @classmethod
-    def _of_arrays(cls, data:dict[str, np.ndarray]) -> 'Result':
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_KeptFields':
         "Return what `_arrays` named; ValueError for other names, types and shapes"
         data, hints = dict(data), get_type_hints(cls)
         names = [f.name for f in fields(cls) if f.init] if is_dataclass(cls) else cls._fields
@@ -174,7 +145,44 @@ class Result:
     @classmethod
     def load(cls,
         path:str|Path,
-    ) -> 'Result': # of this class
+    ) -> '_KeptFields': # of this class
         "Load what `save` wrote; ValueError that names the file for any other"
         data = cls._read(path)
         with Gate.named_errors(path, f'no {cls.__name__}'): return cls._of_arrays(data)
+
+# %% ../../nbs/data/13_results.ipynb #cbfb47ae
+class Result(_KeptFields):
+    "What a study returns: a short text, rows for a table, a picture in a notebook, and a file."
+    _figure = (5., 3.) # inches
+    _panels = 1 # axes side by side that `plot` takes
+
+    def rows(self) -> list[dict[str, str|int|float|bool|None]]:
+        "Return what is in it as rows of plain Python values, as `pandas.DataFrame` takes them"
+        raise NotImplementedError(f'{type(self).__name__} has no rows')
+
+    def plot(self,
+        ax:Any=None, # axes of Matplotlib; None: new ones
+    ) -> Any: # the axes
+        "Draw it, with units; return the axes"
+        raise NotImplementedError(f'{type(self).__name__} has no picture')
+
+    def _axes(self, ax:Any, size:tuple[float, float]|None=None) -> Any:
+        "Return `ax`, or new axes of a figure of `size` in inches; ValueError for what is none"
+        return _axes_of(ax, self._figure if size is None else size)
+
+    def _sketch(self, ax:Any) -> None:
+        "Draw what a notebook shows: `plot`, unless that takes seconds"
+        self.plot(ax)
+
+    def _draw(self, file:io.BytesIO) -> None:
+        "Write the picture that a notebook shows as PNG"
+        from matplotlib.figure import Figure
+        figure = Figure(self._figure, layout='constrained')
+        self._sketch(figure.subplots(1, self._panels))
+        figure.savefig(file, format='png')
+
+    def _repr_png_(self) -> bytes|None: # for a notebook
+        data = io.BytesIO()
+        try: self._draw(data)
+        except Exception: return None # a picture is no reason to fail: the notebook shows the text
+        return data.getvalue()

@@ -62,19 +62,8 @@ class _Moments:
     @property
     def second_moment(self) -> Tensor: return self.variance + self.mean.square()
 
-# %% ../../nbs/features/03_activations.ipynb #ebe0aba7
-@dataclass
-class ActivationStatistics(Result):
-    "Mean and variance of the activations of each layer over a set of images, and the accuracy on it"
-    moments:dict[str, _Moments]    # {layer: moments of its channels}
-    images:int                     # number of them
-    correct:int|None=None          # images whose label is the largest logit; None: no labels of its classes
-    correct_top5:int|None=None     # images whose label is among the five largest
-    second_moment:bool=False       # divide by E[a^2], as the published script does, instead of the variance
-    channel_dim:int=1              # of activations (B,C,H,W)
-    run:dict|None=None             # what it was made of, where a file of `fill_statistics` states it
-    _named = False
-
+class _ShownStatistics(Result):
+    "How `ActivationStatistics` show themselves"
     def __repr__(self) -> str:
         known = '' if self.accuracy is None else f', accuracy {100 * self.accuracy:.1f} %'
         return f'ActivationStatistics: {len(self.moments)} layers of {self.images} images{known}'
@@ -84,9 +73,7 @@ class ActivationStatistics(Result):
         return [dict(layer=name, channels=m.mean.numel(), values=m.count, mean=m.mean.mean().item(),
                      deviation=m.variance.sqrt().mean().item()) for name, m in self.moments.items()]
 
-    def plot(self,
-        ax:Any=None, # axes of Matplotlib; None: new ones
-    ) -> Any: # the axes
+    def plot(self, ax:Any=None) -> Any: # axes of Matplotlib; None: new ones
         "Draw the mean of every channel of each layer, and bars of one deviation; return the axes"
         ax = self._axes(ax)
         for i, m in enumerate(self.moments.values()):
@@ -96,6 +83,19 @@ class ActivationStatistics(Result):
         ax.set_xticks(range(len(self.moments)), list(self.moments), rotation=45, ha='right', fontsize=7)
         ax.set(xlabel='layer, its channels side by side', ylabel='activation, and 1 deviation')
         return ax
+
+# %% ../../nbs/features/03_activations.ipynb #ebe0aba7
+@dataclass(repr=False)
+class ActivationStatistics(_ShownStatistics):
+    "Mean and variance of the activations of each layer over a set of images, and the accuracy on it"
+    moments:dict[str, _Moments]    # {layer: moments of its channels}
+    images:int                     # number of them
+    correct:int|None=None          # images whose label is the largest logit; None: no labels of its classes
+    correct_top5:int|None=None     # images whose label is among the five largest
+    second_moment:bool=False       # divide by E[a^2], as the published script does, instead of the variance
+    channel_dim:int=1              # of activations (B,C,H,W)
+    run:dict|None=None             # what it was made of, where a file of `fill_statistics` states it
+    _named = False
 
     @property
     def accuracy(self) -> float|None: return None if self.correct is None else self.correct / self.images

@@ -122,6 +122,7 @@ class SSCDTraining(Result):
         settings = SSCDSettings(**cls._stated('settings', data['settings']))
         return cls(cls._unpacked(data['model'], SSCD.load), losses, settings, float(data['seconds']))
 
+# %% ../../nbs/features/08_sscd_training.ipynb #c9982e2e
 def _training_loss(
     model:SSCD, x:Tensor, step:int, settings:SSCDSettings, augmentation:SSCDAugmentation,
 ) -> Tensor: # (2,)
