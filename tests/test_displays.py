@@ -283,3 +283,59 @@ def test_damaged_files_are_value_errors(result, tmp_path):
             if not allowed and not same(result, loaded):
                 accepted.append((name, kind))
     assert accepted == []
+
+
+DENOISERS = dict(
+    EDMDenoiser=lambda: df.EDMDenoiser(df.UNet(8, 1, 32, 1, 1, (), (1,), num_classes=2)),
+    VPDenoiser=lambda: df.VPDenoiser(df.UNet(8, 1, 32, 1, 1, (), (1,))),
+    LatentDenoiser=lambda: df.LatentDenoiser(DENOISERS['VPDenoiser'](), (torch.neg, torch.neg)),
+    GaussianDenoiser=lambda: df.GaussianDenoiser(torch.zeros(1, 8, 8), 0.25),
+    OptimalDenoiser=lambda: df.OptimalDenoiser(torch.zeros(2, 1, 8, 8), labels=torch.tensor([0, 1])),
+    HierarchyDenoiser=lambda: df.RandomHierarchy(3, 2, 2, 2).denoiser,
+    MoLRGDenoiser=lambda: df.MoLRG(2, 12, 2).denoiser,
+)
+
+
+@pytest.mark.parametrize('name', DENOISERS)
+def test_a_denoiser_is_one_line_and_its_network_still_a_tree(name):
+    denoiser = DENOISERS[name]()
+    for text in (repr(denoiser), str(denoiser)):
+        assert text.startswith(name) and '\n' not in text and len(text) <= 110
+    rows = denoiser.rows()
+    assert sum(row['parameters'] for row in rows) == sum(p.numel() for p in denoiser.parameters())
+    assert {type(value) for row in rows for value in row.values()} <= set(SCALARS)
+    if hasattr(denoiser, 'net'):
+        assert str(denoiser.net) == nn.Module.__repr__(denoiser.net) and str(denoiser.net).count('\n') > 10
+        assert f'{sum(p.numel() for p in denoiser.parameters()):,} parameters' in repr(denoiser)
+
+
+def test_every_denoiser_has_a_short_text():
+    "None goes back to the tree of its layers"
+    kinds = [cls for _, cls in classes() if issubclass(cls, df.Denoiser)]
+    assert len(kinds) > 10 and all(cls.__repr__ is not nn.Module.__repr__ for cls in kinds)
+
+
+def test_what_is_special_is_said(results, tmp_path):
+    "A walk that goes on, no fall, mixers that are not fitted, many points, and images of several shapes"
+    still = dataclasses.replace(results['Sweep'], done=torch.tensor([True, False, False]))
+    assert repr(still).endswith(', 2 on their way') and not still.rows()[-1]['returned']
+    none = df.fit_transition([0.0, 0.5, 1.0], np.ones((3, 4)), 0.1)
+    assert repr(none).startswith('Transition: none, more than') and none._repr_png_().startswith(PNG)
+    assert json.loads(json.dumps(none.rows()))[0]['reason'] == none.reason
+    assert repr(df.GRUMixer()).endswith('not fitted') and df.GRUMixer()._repr_png_() is None
+    for call in (df.GRUMixer().rows, df.GRUMixer().plot, lambda: df.GRUMixer().save(tmp_path / 'a.npz')):
+        with pytest.raises(ValueError, match='not fitted'):
+            call()
+    assert repr(Rank(*ranks(64), 99, 2)) == 'Rank: 64 points, 1..64 of 99, mean 32.5, 62 not found'
+    with pytest.raises(ValueError, match='save its in_pixels'):
+        dataclasses.replace(results['Sweep'], latents=print).save(tmp_path / 'a.npz')
+
+
+def test_the_strip_names_its_rows(results):
+    "What stands to the left of the images, and under them, takes room; fewer levels take less"
+    strip, fewer = results['Sweep'].strip(), results['Sweep'].strip(levels=2)
+    assert strip.width - fewer.width == 58 and strip.height == fewer.height
+    margin = np.asarray(strip)[:, : strip.width - 3 * 58 - 2]
+    assert margin.shape[1] > 90 and (margin[: len(margin) // 2] < 128).any()
+    with pytest.raises(ValueError, match='levels must be an integer >= 1, got 0'):
+        results['Sweep'].strip(levels=0)
