@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from difflow.representations.estimators import InformationEstimate
 from difflow.representations.information import InformationMatrix
 from difflow.runs.folder import Report
 from difflow.sweeps.layer_change import LayerChange
-from test_house import PUBLIC
+from test_house import PUBLIC, public_objects
 
 PNG = b'\x89PNG\r\n\x1a\n'
 SCALARS = (str, int, float, bool, type(None))
@@ -42,6 +43,8 @@ NO_RESULTS = dict(  # public dataclasses and named tuples that no study returns,
     Output='what comes out of a run, by the thousand',
     Broken='why one item of a run cannot be read; `Report` has the rows',
     Panel='a piece of a film strip',
+    _Contents='what stands in a file of weights, before it is known what it means',
+    _Level='what a UNet is built of, level by level',
 )
 NO_PICTURE = {'Report'}  # counts of files
 
@@ -112,6 +115,16 @@ def features_of_three():
     return features.Features(unit, list('abc'), torch.arange(3), 'f' * 64, {'resize': 'none'})
 
 
+def beliefs():
+    tree = df.RandomHierarchy(3, 2, 2, 2)
+    return tree.beliefs(tree.encode(tree.sample(2)[0]), 1.0)
+
+
+def posterior():
+    images = df.normal((5, 1, 4, 4)).clamp(-1, 1)
+    return df.OptimalDenoiser(images).examine(images[:2], 1.0, k=3)
+
+
 def transition():
     kept = np.random.default_rng(0).random((9, 30)) < np.linspace(1, 0, 9)[:, None]
     return df.fit_transition(np.linspace(0, 1, 9), kept, 0.1, bootstrap=20)
@@ -135,6 +148,10 @@ MADE = dict(
     InformationEstimate=lambda: InformationEstimate(0.5, 0.125),
     InformationMatrix=lambda: InformationMatrix(np.eye(3) + 0.5, np.full((3, 3), 0.01)),
     EpsilonProcess=lambda: EpsilonProcess(8, 4, 2),
+    _Beliefs=beliefs,
+    _Posterior=lambda: df.OptimalDenoiser(df.normal((5, 1, 4, 4)).clamp(-1, 1)).examine(
+        torch.zeros(2, 1, 4, 4), 1.0, k=3
+    ),
     Scheduler=lambda: df.Scheduler.cosine(40).respace('10'),
     ImageSet=lambda: df.load_images('digits', max_images=24),
     Report=lambda: Report(Path('runs'), 3, 1, True, True, {'a.png': 'truncated'}),
@@ -147,6 +164,23 @@ def classes():
         if not module.startswith('cli.'):
             loaded = importlib.import_module(f'difflow.{module}')
             yield from ((n, getattr(loaded, n)) for n in names if inspect.isclass(getattr(loaded, n)))
+
+
+def returned(hint):
+    "Yield the classes of ours in the annotation of what is returned"
+    if inspect.isclass(hint) and hint.__module__.startswith('difflow.'):
+        yield hint.__name__, hint
+    for part in typing.get_args(hint):
+        yield from returned(part)
+
+
+def returned_classes():
+    "Yield (name, class) of what public functions and methods return, private classes among them"
+    for module in PUBLIC:
+        if not module.startswith(('cli.', 'widgets.')):
+            for _, thing in public_objects(module):
+                if inspect.isfunction(thing):
+                    yield from returned(typing.get_type_hints(thing).get('return'))
 
 
 def is_result(cls):
@@ -167,13 +201,13 @@ def result(request, results):
 
 def test_every_result_is_made_here():
     "A new dataclass or named tuple is a result with all of this, or is listed with the reason why not."
-    found = {name for name, cls in classes() if is_result(cls) and cls is not Result}
+    found = {name for name, cls in [*classes(), *returned_classes()] if is_result(cls) and cls is not Result}
     assert found == set(MADE) | set(NO_RESULTS) and not set(MADE) & set(NO_RESULTS)
 
 
 def test_the_text_is_short(result):
     text = repr(result)
-    assert text.startswith(type(result).__name__)
+    assert text.startswith(type(result).__name__.lstrip('_'))
     assert all(len(line) <= 110 for line in text.split('\n')) and text.count('\n') <= 2
     assert 'tensor(' not in text and 'array(' not in text and ' at 0x' not in text
 
@@ -259,7 +293,7 @@ def test_a_file_of_another_class_is_refused_by_name(result, results, tmp_path):
 OPTIONAL = {  # arrays that a file may lack: fields that are None then
     'x0hat', 'done', 'noised_sigmas', 'sigmas', 'labels', 'steps', 'run', 'm2/stem', 'm2/head', 'indices',
     'synthetic/indices', 'real_test/indices', 'names', 'seeds', 'model', 'preprocess', 'classes', 'folder',
-    'valid', 'train_accuracy',
+    'valid', 'train_accuracy', 'mean',
 }  # fmt: skip
 
 

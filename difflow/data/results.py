@@ -35,6 +35,8 @@ def _encoded(name:str, value:Any) -> dict[str, np.ndarray]:
     if isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
         return {f'{name}/{key}': array for key, array in value.items()}
     if isinstance(value, Mapping): value = json.dumps(value)
+    if isinstance(value, list) and value and all(isinstance(one, Tensor) for one in value):
+        return {f'{name}/{i}': a for i, one in enumerate(value) for a in _encoded(name, one).values()}
     if isinstance(value, Path): value = str(value)
     array = None if callable(value) else np.asarray(value)
     if array is None or array.dtype.kind not in 'biufcU':
@@ -55,6 +57,9 @@ def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
         inner = {key: data.pop(key) for key in list(data) if key.startswith(f'{name}/')}
         inner = {key.removeprefix(f'{name}/'): array for key, array in inner.items()}
         if inner: return inner if origin is dict else origin._of_arrays(inner)
+    if origin is list and get_args(kind) == (Tensor,):
+        count = sum(key.startswith(f'{name}/') for key in data)
+        return [torch.from_numpy(data.pop(f'{name}/{i}')) for i in range(count)]
     if name not in data:
         if NoneType in kinds: return None
         raise ValueError(f'it has no {name!r}')
@@ -72,8 +77,9 @@ def _check_shapes(values:Mapping[str, Any], shapes:Mapping[str, str]) -> None:
     sizes = {}
     for name, axes in shapes.items():
         if (value := values.get(name)) is None: continue
-        if isinstance(value, dict):
-            for one in value.values(): _check_shapes(values | {name: one}, {**shapes, name: axes})
+        parts = list(value.values()) if isinstance(value, dict) else value
+        if isinstance(parts, list) and parts and isinstance(parts[0], (Tensor, np.ndarray)):
+            for one in parts: _check_shapes(values | {name: one}, {**shapes, name: axes})
             continue
         shape = tuple(getattr(value, 'shape', None) or np.shape(value))
         if axes[-1:] == '*': axes, shape = axes[:-1], shape[:len(axes) - 1] # any further ones
