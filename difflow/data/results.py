@@ -8,9 +8,10 @@ __all__ = ['Result']
 # %% ../../nbs/data/13_results.ipynb #1c40414d
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -28,35 +29,45 @@ _KINDS = {bool: 'b', int: 'iu', float: 'fiu', str: 'U'} # of numpy's types
 def _encoded(name:str, value:Any) -> dict[str, np.ndarray]:
     "Return a field as named arrays; ValueError for what no array holds"
     if value is None: return {}
-    if isinstance(value, Result): return {f'{name}/{key}': a for key, a in value._arrays().items()}
+    if isinstance(value, _KeptFields): return {f'{name}/{key}': a for key, a in value._arrays().items()}
     if isinstance(value, Tensor): value = value.detach().cpu()
     if isinstance(value, Tensor) and value.dtype == torch.bfloat16: value = value.float() # exactly the same
     if isinstance(value, Mapping) and value and all(isinstance(v, np.ndarray) for v in value.values()):
         return {f'{name}/{key}': array for key, array in value.items()}
     if isinstance(value, Mapping): value = json.dumps(value)
+    if isinstance(value, list) and value and all(isinstance(one, Tensor) for one in value):
+        return {f'{name}/{i}': a for i, one in enumerate(value) for a in _encoded(name, one).values()}
     if isinstance(value, Path): value = str(value)
     array = None if callable(value) else np.asarray(value)
     if array is None or array.dtype.kind not in 'biufcU':
         raise ValueError(f'{name} cannot be written to an npz, it is {shown(value)}')
     return {name: array}
 
+def _stated(name:str, array:np.ndarray) -> dict:
+    "Return the dict that a text states as JSON; ValueError for anything else"
+    try: return check_kind(name, read_json(str(array).encode(), name), dict)
+    except ValueError as error: raise ValueError(str(error)) from None # whose file `load` names
+
 def _decoded(name:str, hint:Any, data:dict[str, np.ndarray]) -> Any:
     "Return the field of type `hint` out of the arrays of a file, and take it away there; ValueError"
     kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
     kind = next(k for k in kinds if k is not NoneType)
     origin = get_origin(kind) or kind
-    if origin is dict and get_args(kind)[1:] == (np.ndarray,) or issubclass(origin, Result):
+    if origin is dict and get_args(kind)[1:] == (np.ndarray,) or issubclass(origin, _KeptFields):
         inner = {key: data.pop(key) for key in list(data) if key.startswith(f'{name}/')}
         inner = {key.removeprefix(f'{name}/'): array for key, array in inner.items()}
-        return inner if origin is dict else origin._of_arrays(inner)
+        if inner: return inner if origin is dict else origin._of_arrays(inner)
+    if origin is list and get_args(kind) == (Tensor,):
+        count = sum(key.startswith(f'{name}/') for key in data)
+        return [torch.from_numpy(data.pop(f'{name}/{i}')) for i in range(count)]
     if name not in data:
         if NoneType in kinds: return None
         raise ValueError(f'it has no {name!r}')
     array = data.pop(name)
     if origin is Tensor: return torch.from_numpy(array)
     if origin is np.ndarray: return array
-    if origin is Path: return Path(str(array))
-    if origin is dict: return check_kind(name, read_json(str(array).encode(), name), dict)
+    if origin is Path and array.ndim == 0: return Path(str(array))
+    if origin is dict: return _stated(name, array)
     if origin in (list, tuple) and array.ndim == 1: return origin(array.tolist())
     if array.ndim == 0 and array.dtype.kind in _KINDS.get(origin, ''): return origin(array.item())
     raise ValueError(f'{name} must be {getattr(origin, "__name__", origin)}, got {shown(array)}')
@@ -66,19 +77,90 @@ def _check_shapes(values:Mapping[str, Any], shapes:Mapping[str, str]) -> None:
     sizes = {}
     for name, axes in shapes.items():
         if (value := values.get(name)) is None: continue
+        parts = list(value.values()) if isinstance(value, dict) else value
+        if isinstance(parts, list) and parts and isinstance(parts[0], (Tensor, np.ndarray)):
+            for one in parts: _check_shapes(values | {name: one}, {**shapes, name: axes})
+            continue
         shape = tuple(getattr(value, 'shape', None) or np.shape(value))
         if axes[-1:] == '*': axes, shape = axes[:-1], shape[:len(axes) - 1] # any further ones
         if len(shape) != len(axes) or any(sizes.setdefault(a, n) != n for a, n in zip(axes, shape)):
             wanted = ', '.join(f'{a} = {sizes[a]}' if a in sizes else a for a in axes)
             raise ValueError(f'{name} must be ({wanted}), got {shape}')
 
-# %% ../../nbs/data/13_results.ipynb #cbfb47ae
-class Result:
-    "What a study returns: a short text, rows for a table, a picture in a notebook, and a file."
+# %% ../../nbs/data/13_results.ipynb #742947a2
+class _KeptFields:
+    "What is kept of a result in a file: its fields, by name"
     _shapes:Mapping[str, str] = {} # {field: a letter an axis}, those of one letter are of one size
+    _named = True # its files state the class; those of older formats do not
+
+    def _values(self) -> dict[str, Any]:
+        "Return {field: value}"
+        names = [f.name for f in fields(self) if f.init] if is_dataclass(self) else self._fields
+        return {name: getattr(self, name) for name in names}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        "Return the fields as named arrays; ValueError for one that is none"
+        return {k: v for name, value in self._values().items() for k, v in _encoded(name, value).items()}
+
+    @classmethod
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_KeptFields':
+        "Return what `_arrays` named; ValueError for other names, types and shapes"
+        data, hints = dict(data), get_type_hints(cls)
+        names = [f.name for f in fields(cls) if f.init] if is_dataclass(cls) else cls._fields
+        values = {name: _decoded(name, hints[name], data) for name in names}
+        if data: raise ValueError(f'it has {", ".join(map(repr, data))}, which no field is named')
+        _check_shapes(values, cls._shapes)
+        return cls(**values)
+
+    _stated = staticmethod(_stated)
+
+    @staticmethod
+    def _packed(write:Callable[[Path], Any]) -> np.ndarray: # uint8
+        "Return as an array the file that `write` writes, a safetensors of a network"
+        with TemporaryDirectory() as folder:
+            write(path := Path(folder) / 'model.safetensors')
+            return np.frombuffer(path.read_bytes(), np.uint8)
+
+    @staticmethod
+    def _unpacked(array:np.ndarray, read:Callable[[Path], Any]) -> Any:
+        "Return what `read` reads from the file that an array holds; ValueError for anything else"
+        if array.dtype != np.uint8 or array.ndim != 1:
+            raise ValueError(f'a model must be the bytes of a file, got {shown(array)}')
+        with TemporaryDirectory() as folder:
+            (path := Path(folder) / 'model.safetensors').write_bytes(array.tobytes())
+            return read(path)
+
+    def save(self,
+        path:str|Path, # ends in .npz; an existing file is replaced
+    ) -> Path:
+        "Write everything to an npz; ValueError for another ending"
+        name = {'class': np.array(type(self).__name__)} if self._named else {}
+        return save_npz(path, name | self._arrays())
+
+    @classmethod
+    def _read(cls, path:str|Path, *needed:str) -> dict[str, np.ndarray]:
+        "Return the arrays of a file; ValueError for one of another class, or of none, or that lacks `needed`"
+        data = load_npz(path)
+        kind = str(data.pop('class', ''))
+        missing = [name for name in needed if name not in data]
+        if kind == cls.__name__ or not (kind or cls._named or missing): return data
+        there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
+        wanted = f' with {", ".join(needed)}' if missing and not kind else ''
+        raise ValueError(Gate.printable(f'{path} holds {there}, not a {cls.__name__}{wanted}'))
+
+    @classmethod
+    def load(cls,
+        path:str|Path,
+    ) -> '_KeptFields': # of this class
+        "Load what `save` wrote; ValueError that names the file for any other"
+        data = cls._read(path)
+        with Gate.named_errors(path, f'no {cls.__name__}'): return cls._of_arrays(data)
+
+# %% ../../nbs/data/13_results.ipynb #cbfb47ae
+class Result(_KeptFields):
+    "What a study returns: a short text, rows for a table, a picture in a notebook, and a file."
     _figure = (5., 3.) # inches
     _panels = 1 # axes side by side that `plot` takes
-    _named = True # its files state the class; those of older formats do not
 
     def rows(self) -> list[dict[str, str|int|float|bool|None]]:
         "Return what is in it as rows of plain Python values, as `pandas.DataFrame` takes them"
@@ -94,11 +176,15 @@ class Result:
         "Return `ax`, or new axes of a figure of `size` in inches; ValueError for what is none"
         return _axes_of(ax, self._figure if size is None else size)
 
+    def _sketch(self, ax:Any) -> None:
+        "Draw what a notebook shows: `plot`, unless that takes seconds"
+        self.plot(ax)
+
     def _draw(self, file:io.BytesIO) -> None:
-        "Write the picture that a notebook shows as PNG: the drawing of `plot`"
+        "Write the picture that a notebook shows as PNG"
         from matplotlib.figure import Figure
         figure = Figure(self._figure, layout='constrained')
-        self.plot(figure.subplots(1, self._panels))
+        self._sketch(figure.subplots(1, self._panels))
         figure.savefig(file, format='png')
 
     def _repr_png_(self) -> bytes|None: # for a notebook
@@ -106,46 +192,3 @@ class Result:
         try: self._draw(data)
         except Exception: return None # a picture is no reason to fail: the notebook shows the text
         return data.getvalue()
-
-    def _values(self) -> dict[str, Any]:
-        "Return {field: value}"
-        names = [f.name for f in fields(self) if f.init] if is_dataclass(self) else self._fields
-        return {name: getattr(self, name) for name in names}
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        "Return the fields as named arrays; ValueError for one that is none"
-        return {k: v for name, value in self._values().items() for k, v in _encoded(name, value).items()}
-
-    @classmethod
-    def _of_arrays(cls, data:dict[str, np.ndarray]) -> 'Result':
-        "Return what `_arrays` named; ValueError for other names, types and shapes"
-        data, hints = dict(data), get_type_hints(cls)
-        names = [f.name for f in fields(cls) if f.init] if is_dataclass(cls) else cls._fields
-        values = {name: _decoded(name, hints[name], data) for name in names}
-        if data: raise ValueError(f'it has {", ".join(map(repr, data))}, which no field is named')
-        _check_shapes(values, cls._shapes)
-        return cls(**values)
-
-    def save(self,
-        path:str|Path, # ends in .npz; an existing file is replaced
-    ) -> Path:
-        "Write everything to an npz; ValueError for another ending"
-        name = {'class': np.array(type(self).__name__)} if self._named else {}
-        return save_npz(path, name | self._arrays())
-
-    @classmethod
-    def _read(cls, path:str|Path) -> dict[str, np.ndarray]:
-        "Return the arrays of a file; ValueError for one of another class, or of none where there must be one"
-        data = load_npz(path)
-        kind = str(data.pop('class', ''))
-        if kind == cls.__name__ or not (kind or cls._named): return data
-        there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
-        raise ValueError(Gate.printable(f'{path} holds {there}, not a {cls.__name__}'))
-
-    @classmethod
-    def load(cls,
-        path:str|Path,
-    ) -> 'Result': # of this class
-        "Load what `save` wrote; ValueError that names the file for any other"
-        data = cls._read(path)
-        with Gate.named_errors(path, f'no {cls.__name__}'): return cls._of_arrays(data)

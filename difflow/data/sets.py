@@ -139,6 +139,9 @@ class _ShownImages(_ImageStore):
         return [{'image': i, 'name': name, 'label': label, 'class': named(label)}
                 for i, (name, label) in enumerate(zip(self.names, labels))]
 
+# %% ../../nbs/data/08_sets.ipynb #dd3ab0e7
+class _KeptImages(_ShownImages):
+    "The file of a set"
     def save(self,
         path:str|Path, # ends in .npz; an existing file is replaced
     ) -> Path:
@@ -147,6 +150,21 @@ class _ShownImages(_ImageStore):
         arrays = dict(images=self._held.x if whole else self.images.permute(0, 2, 3, 1),
                       labels=self.labels, names=self.names, classes=self.classes)
         return save_npz(path, {name: np.asarray(a) for name, a in arrays.items() if a is not None})
+
+    @classmethod
+    def load(cls,
+        path:str|Path,
+    ) -> 'ImageSet':
+        "Load what `save` wrote; ValueError that names the file for any other"
+        data = load_npz(path)
+        kind, images = str(data.pop('class', '')), data.pop('images', None)
+        if kind or images is None or not set(data) <= {'labels', 'names', 'classes'}:
+            there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
+            raise ValueError(Gate.printable(f'{path} holds {there}, not an ImageSet'))
+        with Gate.named_errors(path, 'no ImageSet'):
+            lists = {name: data[name].tolist() for name in ('names', 'classes') if name in data}
+            held = _tensor_images(torch.from_numpy(images)) # bytes with the channels last
+            return cls(held, data.get('labels'), **lists)
 
 # %% ../../nbs/data/08_sets.ipynb #d8a93b1f
 def _label_tensor(labels:Sequence|np.ndarray|Tensor, n:int) -> Tensor: # int64 (n,) or (n,k)
@@ -158,8 +176,9 @@ def _label_tensor(labels:Sequence|np.ndarray|Tensor, n:int) -> Tensor: # int64 (
     if isinstance(labels, Tensor): labels = labels.detach().cpu().numpy()
     return torch.from_numpy(_labels(labels, n, 'labels')[0])
 
-class ImageSet(_ShownImages):
+class ImageSet(_KeptImages):
     "Images with their labels and names: `set[i]` is (float32 (C,H,W) in [-1, 1], label)"
+
     def __init__(self,
         images:Tensor|_LazyImages|_FloatImages, # uint8 (N,C,H,W); `of` and `load_images` pass other kinds
         labels:Sequence|np.ndarray|Tensor|None=None, # int >= 0 (N,), or (N,k) for k labels per image
@@ -187,21 +206,6 @@ class ImageSet(_ShownImages):
         shape = 'x'.join(str(s) for s in self._held.shape[1:]) if self.decoded else 'decoded on access'
         labels = '' if self.labels is None else ', labels ' + str(tuple(self.labels.shape))
         return f'ImageSet({len(self)} images, {shape}{labels})'
-
-    @classmethod
-    def load(cls,
-        path:str|Path,
-    ) -> 'ImageSet':
-        "Load what `save` wrote; ValueError that names the file for any other"
-        data = load_npz(path)
-        kind, images = str(data.pop('class', '')), data.pop('images', None)
-        if kind or images is None or not set(data) <= {'labels', 'names', 'classes'}:
-            there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
-            raise ValueError(Gate.printable(f'{path} holds {there}, not an ImageSet'))
-        with Gate.named_errors(path, 'no ImageSet'):
-            lists = {name: data[name].tolist() for name in ('names', 'classes') if name in data}
-            held = _tensor_images(torch.from_numpy(images)) # bytes with the channels last
-            return cls(held, data.get('labels'), **lists)
 
     def __getitem__(self, i:_Index) -> 'tuple[Tensor, int|Tensor|None]|ImageSet':
         "Return (image, label) for an int; for a slice, indices or a mask the `ImageSet` of those"

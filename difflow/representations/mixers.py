@@ -127,7 +127,7 @@ class Mixer(_FittedMixer):
 
     def _inputs(self, codes:Tensor|np.ndarray) -> Tensor: # (N, T, D)
         "Return codes as `view` takes them; raise ValueError for other shapes, or before `fit`."
-        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+        self._check_fitted()
         codes, _ = check_codes(codes)
         if tuple(codes.shape[1:]) != self.shape:
             raise ValueError(f'codes must be (N, {self.shape[0]}, {self.shape[1]}), got {tuple(codes.shape)}')
@@ -158,7 +158,7 @@ def _width(hidden:int|None, published:int) -> int:
     "Return the width of a read-out: as published where none is given."
     return published if hidden is None else hidden
 
-@dataclass
+@dataclass(repr=False)
 class SingleTime(Mixer):
     "Mixer that reads one time with an MLP; the time is chosen by validation, for each factor."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -184,7 +184,7 @@ class SingleTime(Mixer):
         right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
-@dataclass
+@dataclass(repr=False)
 class MeanMixer(Mixer):
     "Mixer that reads the mean of the codes over the times with an MLP."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -195,7 +195,7 @@ class MeanMixer(Mixer):
         "Return the mean code."
         return codes.mean(1)[None]
 
-@dataclass
+@dataclass(repr=False)
 class ConcatMixer(Mixer):
     "Mixer that reads all codes in a row with an MLP."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -207,7 +207,7 @@ class ConcatMixer(Mixer):
         return codes.flatten(1)[None]
 
 # %% ../../nbs/representations/07_mixers.ipynb #e05f073c
-@dataclass
+@dataclass(repr=False)
 class GRUMixer(Mixer):
     "Mixer that reads the codes in the order of their times with a GRU."
     seeds:int=5 # as in `Mixer`, >= 1
@@ -222,7 +222,7 @@ class GRUMixer(Mixer):
         return _GRU(size, classes, _width(self.hidden, 256), self.dropout)
 
 # %% ../../nbs/representations/07_mixers.ipynb #2404ce77
-@dataclass
+@dataclass(repr=False)
 class TransformerMixer(Mixer):
     "Mixer that reads all codes by attention; `mask` 0..4 hides keys as the published ablations do."
     seeds:int=5 # as in `Mixer`, >= 1
@@ -268,7 +268,7 @@ class TransformerMixer(Mixer):
 
     def published_weights(self) -> list[list[dict[str, Tensor]]]: # of each factor, of each seed
         "Return the weights under the names of the published ablations; raise ValueError before `fit`."
-        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+        self._check_fitted()
         params = {name: p.detach().cpu() for name, p in self._grid.ensemble.params.items()}
         states = [_published_weights({name: p[i] for name, p in params.items()})
                   for i in range(len(self.classes) * self.seeds)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number, named_arguments
+from ..data.checks import check_choice, check_number, named_arguments
 from ..data.results import Result
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
@@ -59,6 +59,8 @@ def _check_paired(a:Features, b:Features):
                          f'{int(a.seeds[i])} and {int(b.seeds[i])}')
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #bdff9bc1
+_NAMES = 'RP score', 'M score', 'GL score'
+
 @dataclass(frozen=True)
 class Score(Result):
     "A share of samples, its interval, and the similarities of which it is the share."
@@ -70,6 +72,8 @@ class Score(Result):
     indices:Tensor|None=None # (N,) int64, which training image that is
     _shapes = dict(interval='E', similarities='N', indices='N')
 
+    def __post_init__(self): check_choice('name', self.name, _NAMES)
+
     def __float__(self) -> float: return self.value
 
     def __str__(self) -> str:
@@ -77,7 +81,7 @@ class Score(Result):
         return (f'{self.name} {self.value:.4f} ({low:.4f}..{high:.4f}), {len(self.similarities)} samples, '
                 f'threshold {self.threshold:g}')
 
-    def __repr__(self) -> str: return str(self)
+    def __repr__(self) -> str: return f'Score: {self}'
 
     def rows(self) -> list[dict]:
         "Return a row for each sample: its similarity, whether that is above the threshold, to which image."
@@ -113,8 +117,6 @@ class Score(Result):
         return score(self.name, self.similarities, threshold, self.indices)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #053fefd5
-_NAMES = 'RP score', 'M score', 'GL score'
-
 def score(
     name:str, # 'RP score', 'M score' or 'GL score'
     similarities:Tensor, # (N,) in -1..1
@@ -123,7 +125,7 @@ def score(
 ) -> Score:
     "Return the share of similarities above `threshold`, for a GL score of the others; or raise ValueError."
     threshold, similarities = check_number('threshold', threshold, -1, 1), torch.as_tensor(similarities)
-    if name not in _NAMES: raise ValueError(f'name must be one of {", ".join(_NAMES)}, got {name!r}')
+    check_choice('name', name, _NAMES)
     if similarities.ndim != 1 or not len(similarities) or not (similarities.abs() <= 1 + 1e-3).all():
         raise ValueError(f'similarities must be (N,) in -1..1, N >= 1, got {tuple(similarities.shape)}')
     above, count = int((similarities > threshold).sum()), len(similarities)

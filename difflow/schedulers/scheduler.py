@@ -27,16 +27,15 @@ from difflow.schedulers.levels import (
                                        vp_sigmas,
 )
 
-from ..data.checks import check_choice, check_kind, check_number, read_json, shown
+from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.results import Result
 from .respacing import space_timesteps
 
-# %% ../../nbs/schedulers/02_scheduler.ipynb #95ff8368
+# %% ../../nbs/schedulers/02_scheduler.ipynb #8c598644
 def _betas(alphas_cumprod: Tensor) -> Tensor:
     "Return the betas that lead from each level to the next, the first from no noise."
     return 1 - alphas_cumprod / torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
 
-# %% ../../nbs/schedulers/02_scheduler.ipynb #8c598644
 @dataclass(frozen=True, eq=False, repr=False)
 class _Levels(Result):
     "The noise levels of a grid as tensors, and how the grid was made."
@@ -65,8 +64,8 @@ class _Levels(Result):
         "Build from `betas`, which are kept as they are."
         alphas_cumprod = torch.from_numpy(np.cumprod(1 - betas))
         sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
-        timesteps = torch.arange(len(sigmas))
-        return cls(name, alphas_cumprod, torch.from_numpy(betas), sigmas, timesteps, sigmas, options)
+        betas, timesteps = torch.from_numpy(betas), torch.arange(len(sigmas))
+        return cls(name, alphas_cumprod, betas, sigmas, timesteps, sigmas, options)
 
     @classmethod
     def _from_sigmas(cls, name: str, sigmas: np.ndarray, options: dict) -> '_Levels':
@@ -90,7 +89,6 @@ class _Levels(Result):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Levels) and self.to_dict() == other.to_dict()
-
     def __hash__(self) -> int: return hash((self.name, len(self), self.respacing))
 
     @property
@@ -199,13 +197,35 @@ class _DiffusionLevels(_Levels):
         low, high = t.floor().long().clamp(0, last), t.ceil().long().clamp(0, last)
         return levels[low] * (levels[high] / levels[low]) ** (t - low)
 
+# %% ../../nbs/schedulers/02_scheduler.ipynb #e2db3cdb
+class _ShownLevels(_DiffusionLevels):
+    "How a `Scheduler` shows itself, and its file"
+    def rows(self) -> list[dict]:
+        "Return a row for each level: index, timestep, sigma, signal-to-noise ratio, alphas_cumprod, beta."
+        names = 'level', 'timestep', 'sigma', 'snr_db', 'alphas_cumprod', 'beta'
+        columns = self.timesteps, self.sigmas, self.snr_db, self.alphas_cumprod, self.betas
+        return [dict(zip(names, row)) for row in zip(range(len(self)), *(c.tolist() for c in columns))]
+
+    def plot(self, ax: Any = None) -> Any:
+        "Draw the sigmas into `ax`, axes of Matplotlib, or new ones; return the axes."
+        ax = self._axes(ax)
+        ax.semilogy(self.sigmas, '.-', ms=3, lw=1)
+        ax.set(xlabel=f'level of {self.name}, 0..{len(self) - 1}', ylabel='sigma, noise / data')
+        return ax
+
+    def _arrays(self) -> dict: return {'config': np.array(json.dumps(self.to_dict()))}
+    @classmethod
+    def _of_arrays(cls, data: dict) -> 'Scheduler':
+        if list(data) != ['config']: raise ValueError(f'it has {", ".join(data)}, wanted is config')
+        return cls.from_dict(cls._stated('config', data['config']))
+
 # %% ../../nbs/schedulers/02_scheduler.ipynb #0d60816d
-# Constructors of `Scheduler`
 _KINDS = 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas', 'from_sigmas'
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scheduler(_DiffusionLevels):
+class Scheduler(_ShownLevels):
     "The noise levels of a diffusion, ascending: index 0 has the least noise."
+
     @classmethod
     def linear(cls, n: int = 1000) -> 'Scheduler':
         "Return DDPM's levels, see `linear_betas`."
@@ -278,23 +298,3 @@ class Scheduler(_DiffusionLevels):
         alphas_cumprod = self.alphas_cumprod[kept]
         return Scheduler(self.name, alphas_cumprod, _betas(alphas_cumprod), self.sigmas[kept],
                          self.timesteps[kept], self.levels, self.options, (*self.respacing, spec))
-
-    def rows(self) -> list[dict]:
-        "Return a row for each level: index, timestep, sigma, signal-to-noise ratio, alphas_cumprod, beta."
-        names = 'level', 'timestep', 'sigma', 'snr_db', 'alphas_cumprod', 'beta'
-        columns = self.timesteps, self.sigmas, self.snr_db, self.alphas_cumprod, self.betas
-        return [dict(zip(names, row)) for row in zip(range(len(self)), *(c.tolist() for c in columns))]
-
-    def plot(self, ax: Any = None) -> Any:
-        "Draw the sigmas into `ax`, axes of Matplotlib, or new ones; return the axes."
-        ax = self._axes(ax)
-        ax.semilogy(self.sigmas, '.-', ms=3, lw=1)
-        ax.set(xlabel=f'level, 0..{len(self) - 1}', ylabel='sigma, noise / data', title=repr(self))
-        return ax
-
-    def _arrays(self) -> dict: return {'config': np.array(json.dumps(self.to_dict()))}
-
-    @classmethod
-    def _of_arrays(cls, data: dict) -> 'Scheduler':
-        if list(data) != ['config']: raise ValueError(f'it has {", ".join(data)}, wanted is config')
-        return cls.from_dict(read_json(str(data['config']).encode(), 'config'))

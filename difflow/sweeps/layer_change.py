@@ -108,7 +108,7 @@ class LayerChange(Result):
     run:dict|None=None                  # what it was made of, where a file of `fill_change` states it
     steps:int|None=None                 # of the whole walk, where known: levels are in 0..steps
     _shapes = dict(layers='L', levels='S', names='N', L2='SLN', L2_normalized='SLN', cosine='SLN',
-                   shuffled='SLN', partner='N', sigmas='S', labels='N*')
+                   shuffled='SLN', partner='N', sigmas='S', labels='N*', logits_start='N*', logits='SN*')
     _figure, _panels, _named = (10., 3.4), 2, False
 
     def __repr__(self) -> str:

@@ -65,50 +65,15 @@ def _captioned(
         ImageDraw.Draw(wide).text((margin - 4, half - 18 + row * half), numbers, 'black', font, 'ra')
     return wide
 
-# %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
-@dataclass
-class Sweep(Result):
-    "The images that came back from every level, and those that were sent."
-    steps_reverse:list[int] # (S,) levels, 0..steps
-    steps:int # of the whole schedule, >= 1
-    sigmas:Tensor # (S,) float64, levels at which the denoiser is asked first; 0 for step_reverse 0
-    x0:Tensor # (B, C, H, W)
-    noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n where the convention is 'matched'
-    images:Tensor # (S, B, C, H, W) in [-1, 1]; while the walk goes on, the prediction of each chain
-    x0hat:Tensor|None = None # (S, B, C, H, W) first prediction of each chain, of the noised image alone
-    done:Tensor|None = None # (S,) bool, chains that have come back
-    noised_sigmas:Tensor|None = None # (S,) float64, the level of the noised images; None: `sigmas`
-    latents:_Pictures|None = None # all above is in latents, and this is how they become images
-    _shapes = dict(steps_reverse='S', sigmas='S', x0='BCHW', noised='SBCHW', images='SBCHW', x0hat='SBCHW',
-                   done='S', noised_sigmas='S')
-
-    def __post_init__(self):
-        if self.noised_sigmas is None: self.noised_sigmas = self.sigmas
-
+# %% ../../nbs/sweeps/01_levels.ipynb #292248a6
+class _ShownSweep(Result):
+    "How a `Sweep` shows itself"
     def __repr__(self) -> str:
         levels, count, *shape = self.images.shape
         sigma, left = self.noised_sigmas, 0 if self.done is None else int((~self.done).sum())
         return (f'Sweep: {count} image{"s" * (count > 1)} {"x".join(map(str, shape))} from {levels} levels, '
                 f'step_reverse {min(self.steps_reverse)}..{max(self.steps_reverse)} of {self.steps}, '
                 f'sigma {sigma.min():.3g}..{sigma.max():.3g}' + f', {left} on their way' * bool(left))
-
-    def in_pixels(self) -> 'Sweep':
-        "Return the sweep in images: itself, or one whose latents are decoded."
-        if self.latents is None: return self
-        picture = self.latents
-        x0hat = None if self.x0hat is None else picture(self.x0hat)
-        return replace(self, x0=picture.images, noised=picture.of_noised(self), images=picture(self.images),
-                       x0hat=x0hat, latents=None)
-
-    @property
-    def noised_vp(self) -> Tensor: # (S, B, C, H, W)
-        "Return the noised images at unit variance, as they are shown."
-        return self.noised / (1 + self.sigmas.to(self.noised)**2).sqrt().reshape(-1, 1, 1, 1, 1)
-
-    @property
-    def snr_db(self) -> Tensor: # (S,)
-        "Return the signal-to-noise ratio 1 / sigma^2 of the noised images in decibel."
-        return -20 * self.noised_sigmas.log10()
 
     def strip(self,
         image:int=0, # which one, 0..B-1
@@ -132,6 +97,10 @@ class Sweep(Result):
         size = self.x0.shape[-1]
         shown = self.in_pixels().strip(levels=max(2, 1600 // (size * max(1, round(56 / size)))))
         shown.save(file, format='PNG')
+
+    def _arrays(self) -> dict:
+        if self.latents is None: return super()._arrays()
+        raise ValueError('a sweep of latents is not written: save its in_pixels()')
 
     @property
     def _change(self) -> Tensor: # (S, B)
@@ -159,6 +128,44 @@ class Sweep(Result):
         if change.shape[1] > 1: ax.legend(fontsize=7)
         snr_axis(ax, levels, self.noised_sigmas[order].sort().values)
         return ax
+
+# %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
+@dataclass(repr=False)
+class Sweep(_ShownSweep):
+    "The images that came back from every level, and those that were sent."
+    steps_reverse:list[int] # (S,) levels, 0..steps
+    steps:int # of the whole schedule, >= 1
+    sigmas:Tensor # (S,) float64, levels at which the denoiser is asked first; 0 for step_reverse 0
+    x0:Tensor # (B, C, H, W)
+    noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n where the convention is 'matched'
+    images:Tensor # (S, B, C, H, W) in [-1, 1]; while the walk goes on, the prediction of each chain
+    x0hat:Tensor|None = None # (S, B, C, H, W) first prediction of each chain, of the noised image alone
+    done:Tensor|None = None # (S,) bool, chains that have come back
+    noised_sigmas:Tensor|None = None # (S,) float64, the level of the noised images; None: `sigmas`
+    latents:_Pictures|None = None # all above is in latents, and this is how they become images
+    _shapes = dict(steps_reverse='S', sigmas='S', x0='BCHW', noised='SBCHW', images='SBCHW', x0hat='SBCHW',
+                   done='S', noised_sigmas='S')
+
+    def __post_init__(self):
+        if self.noised_sigmas is None: self.noised_sigmas = self.sigmas
+
+    def in_pixels(self) -> 'Sweep':
+        "Return the sweep in images: itself, or one whose latents are decoded."
+        if self.latents is None: return self
+        picture = self.latents
+        x0hat = None if self.x0hat is None else picture(self.x0hat)
+        return replace(self, x0=picture.images, noised=picture.of_noised(self), images=picture(self.images),
+                       x0hat=x0hat, latents=None)
+
+    @property
+    def noised_vp(self) -> Tensor: # (S, B, C, H, W)
+        "Return the noised images at unit variance, as they are shown."
+        return self.noised / (1 + self.sigmas.to(self.noised)**2).sqrt().reshape(-1, 1, 1, 1, 1)
+
+    @property
+    def snr_db(self) -> Tensor: # (S,)
+        "Return the signal-to-noise ratio 1 / sigma^2 of the noised images in decibel."
+        return -20 * self.noised_sigmas.log10()
 
 # %% ../../nbs/sweeps/01_levels.ipynb #06e48739
 @named_arguments(words=Sampler.option_names)

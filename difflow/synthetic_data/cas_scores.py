@@ -79,9 +79,50 @@ def _check_answers(cas:'CAS') -> None:
         raise ValueError('answers must be finite, they hold NaN or infinity')
     _check_metric(cas.metric)
 
+# %% ../../nbs/synthetic_data/01_cas_scores.ipynb #6c148326
+class _ShownScores(Result):
+    "How `CAS` shows itself"
+    @property
+    def _figure(self) -> tuple[float, float]: return 1.2 + 1.3 * len(self.arms), 3.2 # inches
+
+    def table(self) -> str:
+        "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
+        return _table(self)
+
+    def __str__(self) -> str: return self.table()
+
+    def __repr__(self) -> str:
+        kinds, seeds = ' and '.join(self.protocols), len(self.seeds)
+        head = (f'CAS: {self.metric} on {len(self.labels)} real images, {seeds} seed{"s" * (seeds > 1)}, '
+                f'equal {kinds}')
+        means = {arm: 100 * self.values(self.protocols[-1], arm).mean() for arm in self.arms[:5]}
+        more = f', {len(self.arms) - 5} more' * (len(self.arms) > 5)
+        return f'{head}\n  ' + ', '.join(f'{arm} {mean:.1f} %' for arm, mean in means.items()) + more
+
+    def rows(self) -> list[dict]:
+        "Return a row for each classifier: protocol, arm, images, steps, seed, metric, score in 0..1"
+        return [dict(protocol=protocol, arm=arm, images=self.sizes[a], steps=int(self.steps[p, a]), seed=seed,
+                     metric=self.metric, score=score)
+                for p, protocol in enumerate(self.protocols) for a, arm in enumerate(self.arms)
+                for seed, score in zip(self.seeds, self.values(protocol, arm).tolist())]
+
+    def plot(self, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the score of every arm under each protocol; dots are seeds; return the axes"
+        return _plot_arms(self, ax)
+
+    def _sketch(self, ax:Any) -> None: _plot_arms(self, ax, intervals=False)
+
+    def plot_counts(self, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the score against the number of synthetic images, the other arms as lines; return the axes"
+        return _plot_counts(self, ax)
+
+    def plot_confusion(self, protocol:str, arm:str, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the shares of the answers to each class, mistakes alone in colour; return the axes"
+        return _plot_confusion(self, protocol, arm, ax)
+
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #f8f9d479
-@dataclass(frozen=True)
-class CAS(Result):
+@dataclass(frozen=True, repr=False)
+class CAS(_ShownScores):
     "Classification accuracy scores: the answers of classifiers trained on each arm to real test images"
     arms:list[str] # A training sets
     sizes:list[int] # (A,) images
@@ -97,9 +138,6 @@ class CAS(Result):
     _named = False
 
     def __post_init__(self): _check_answers(self)
-
-    @property
-    def _figure(self) -> tuple[float, float]: return 1.2 + 1.3 * len(self.arms), 3.2 # inches
 
     def with_metric(self, metric:str) -> 'CAS':
         "Return the same answers with another metric; ValueError for an unknown one"
@@ -147,42 +185,9 @@ class CAS(Result):
     @staticmethod
     def load(path:str|Path) -> 'CAS':
         "Load what `save` wrote; ValueError for any other file"
-        data, own = CAS._read(path), [field.name for field in fields(CAS)] # the others follow from these
+        data, own = CAS._read(path, 'answers'), [field.name for field in fields(CAS)]
         with Gate.named_errors(path, 'no CAS'):
-            return CAS._of_arrays({name: array for name, array in data.items() if name in own})
-
-    def table(self) -> str:
-        "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
-        return _table(self)
-
-    def __str__(self) -> str: return self.table()
-
-    def __repr__(self) -> str:
-        kinds, seeds = ' and '.join(self.protocols), len(self.seeds)
-        head = (f'CAS: {self.metric} on {len(self.labels)} real images, {seeds} seed{"s" * (seeds > 1)}, '
-                f'equal {kinds}')
-        means = {arm: 100 * self.values(self.protocols[-1], arm).mean() for arm in self.arms[:5]}
-        more = f', {len(self.arms) - 5} more' * (len(self.arms) > 5)
-        return f'{head}\n  ' + ', '.join(f'{arm} {mean:.1f} %' for arm, mean in means.items()) + more
-
-    def rows(self) -> list[dict]:
-        "Return a row for each classifier: protocol, arm, images, steps, seed, metric, score in 0..1"
-        return [dict(protocol=protocol, arm=arm, images=self.sizes[a], steps=int(self.steps[p, a]), seed=seed,
-                     metric=self.metric, score=score)
-                for p, protocol in enumerate(self.protocols) for a, arm in enumerate(self.arms)
-                for seed, score in zip(self.seeds, self.values(protocol, arm).tolist())]
-
-    def plot(self, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the score of every arm under each protocol; dots are seeds; return the axes"
-        return _plot_arms(self, ax)
-
-    def plot_counts(self, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the score against the number of synthetic images, the other arms as lines; return the axes"
-        return _plot_counts(self, ax)
-
-    def plot_confusion(self, protocol:str, arm:str, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the shares of the answers to each class, mistakes alone in colour; return the axes"
-        return _plot_confusion(self, protocol, arm, ax)
+            return CAS._of_arrays({name: a for name, a in data.items() if name in own}) # the others follow
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #e812a439
 def _table(cas:CAS) -> str:
@@ -201,20 +206,21 @@ def _table(cas:CAS) -> str:
     return '\n'.join(lines)
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #9a746c21
-def _plot_arms(cas:CAS, ax:Any=None) -> Any:
-    "Draw `CAS.plot`"
+def _plot_arms(cas:CAS, ax:Any=None, intervals:bool=True) -> Any:
+    "Draw `CAS.plot`; the seeds alone where intervals would take too long"
     ax = cas._axes(ax)
     for p, protocol in enumerate(cas.protocols):
         places = np.arange(len(cas.arms)) + 0.22 * (p - (len(cas.protocols) - 1) / 2)
-        mean, low, high = 100 * np.array([cas.estimate(protocol, arm) for arm in cas.arms]).T
-        ax.errorbar(places, mean, np.clip([mean - low, high - mean], 0, None), fmt='o', capsize=3,
+        each = cas.estimate if intervals else lambda *pair: [cas.values(*pair).mean().item()] * 3
+        mean, low, high = 100 * np.array([each(protocol, arm) for arm in cas.arms]).T
+        ax.errorbar(places, mean, np.clip([mean - low, high - mean], 0, None), fmt='o', capsize=3 * intervals,
                     label=f'equal {protocol}')
         for x, arm in zip(places, cas.arms):
             dots = 100 * cas.values(protocol, arm)
             ax.plot(np.full(len(dots), x + 0.07), dots, '.', color=f'C{p}', ms=4)
     names = [f'{arm}\n{n:,}' for arm, n in zip(cas.arms, cas.sizes)]
     ax.set_xticks(range(len(names)), names, fontsize=8)
-    ax.set_ylabel(f'{cas.metric} on real images, %')
+    ax.set(xlabel='training set, and its images', ylabel=f'{cas.metric} on real images, %')
     ax.legend(fontsize=8)
     return ax
 
