@@ -185,7 +185,8 @@ def _signature_of(function:Callable, of:tuple[Callable, ...]) -> Any: # inspect.
 
 def named_arguments(
     *of:Callable, # functions or classes: their arguments with defaults stand in place of `**options`
-    words:Callable[[], Any]=tuple, # words() -> what `**options` may be called, where these are not known
+    words:Callable[[], Any]=tuple, # words() -> what `**options` may be called
+    near:float=0.6, # how like a word must be to be meant, 0..1; higher where `words` are not all
 ) -> Callable[[_Function], _Function]:
     "Return a decorator: a misspelt argument raises TypeError, which asks whether one like it was meant."
     def decorate(function:_Function) -> _Function:
@@ -201,7 +202,7 @@ def named_arguments(
             __tracebackhide__ = True # IPython and pytest leave this frame out
             for word in () if kwargs.keys() <= names else kwargs:
                 if word in names or word in (known := {*names, *words()}): continue
-                question = _meant(word, known, 0.8 if loose else 0.6)
+                question = _meant(word, known, near)
                 if question or not loose:
                     raise TypeError(f'{called}() got an unexpected keyword argument {word!r}{question}')
             return function(*args, **kwargs)
