@@ -145,6 +145,7 @@ def _sections(thing:Callable, texts:dict[str, _Text], bound:bool=False) -> list[
     except (TypeError, ValueError): parameters = [] # an exception's, a type alias's
     for p in parameters:
         text, kind = texts.get(p.name, _Text('', '')), ''
+        if p.kind in marks and p.name not in texts: continue # of another package
         if p.default is not p.empty:
             plain = p.default is None or isinstance(p.default, (bool, int, float, str, tuple))
             kind = f', default {repr(p.default) if plain else text.default}'
@@ -213,5 +214,6 @@ def open_door(
         inside = Path(file).parent / name
         rest = '' if name.startswith('__') else _meant(name, names)
         if inside.is_dir() or inside.with_suffix('.py').exists(): rest = f' before `import {package}.{name}`'
-        raise AttributeError(f'module {package!r} has no attribute {name!r}{rest}')
+        message = f'module {package!r} has no attribute {name!r}{rest}'
+        raise AttributeError(message, name=name, obj=None) # or Python asks once more
     return get, listed, names
