@@ -195,6 +195,7 @@ def named_arguments(
         parameters = signature.parameters.values()
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         loose = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if loose and words is tuple: return function # it alone knows what it hands on
         called = function.__qualname__.removesuffix('.__init__').removesuffix('.__call__')
 
         @wraps(function)
