@@ -196,6 +196,30 @@ def test_arguments_that_are_handed_on_are_in_the_signature():
     assert {'seeds', 'labels', 'guidance'} <= defaults(df.sample).keys()
 
 
+TABS = {
+    'sample(': 'seeds labels guidance steps sampler',
+    'sweep(None, ': 'seeds labels guidance convention',
+    'forward_backward(None, ': 'seeds labels guidance batch_size',
+    'train(': 'lr steps batch_size ema_halflife',
+    'classification_accuracy_score(': 'lr augmentation',
+    'SSCD.load(': 'resize hash',
+}
+
+
+@pytest.mark.parametrize('jedi', [False, True])
+def test_tab_shows_arguments(jedi):
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.user_ns['df'], shell.Completer.use_jedi = df, jedi
+    for text, wanted in TABS.items():
+        line = f'df.{text}'
+        with provisionalcompleter():
+            offered = {c.text for c in shell.Completer.completions(line, len(line))}
+        assert {f'{name}=' for name in wanted.split()} <= offered, text
+
+
 # Did you mean ...?
 
 X = torch.zeros(1, 1, 8, 8)
@@ -231,13 +255,11 @@ def test_misspelt_argument_asks_what_was_meant(call):
         wrong()
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [name for name in NAMES if name != 'Denoiser'])  # torch's arguments
 def test_every_name_asks_for_its_first_argument(name):
     "A letter too many in the first argument that may be named is noticed before anything is done"
     thing = getattr(df, name)
     function = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing).__call__
-    if thing is df.Denoiser:
-        pytest.skip('has no arguments')
     first = arguments(function, function is not thing)[0].name
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{first}x': did you mean '{first}'"):
         thing(**{f'{first}x': None})
@@ -257,6 +279,11 @@ def test_misspelt_name_asks_what_was_meant(name):
     wrong = f'{name[:-1]}_{name[-1]}'
     with pytest.raises(AttributeError, match=f"has no attribute '{wrong}': did you mean '{name}'"):
         getattr(df, wrong)
+
+
+def test_traceback_asks_once(run):
+    done = run(sys.executable, '-c', 'import difflow; difflow.load_denoisr', cwd=ROOT)
+    assert done.stderr.lower().count('did you mean') == 1
 
 
 def test_rooms_ask_too_and_name_what_must_be_imported(python):

@@ -225,7 +225,7 @@ def _option_names() -> set[str]:
     return {*_SCHEDULE, 'variant', 'condition', 'config', 'space', *(
         name for kind in classes for name in inspect.signature(kind).parameters)}
 
-@named_arguments(words=_option_names)
+@named_arguments(words=_option_names, near=0.85)
 def load_denoiser(
     what:Any, # 'mnist', a path, a URL, 'organisation/name' on the hub, a live model of diffusers, any network
     key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any

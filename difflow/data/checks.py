@@ -185,7 +185,8 @@ def _signature_of(function:Callable, of:tuple[Callable, ...]) -> Any: # inspect.
 
 def named_arguments(
     *of:Callable, # functions or classes: their arguments with defaults stand in place of `**options`
-    words:Callable[[], Any]=tuple, # words() -> what `**options` may be called, where these are not known
+    words:Callable[[], Any]=tuple, # words() -> what `**options` may be called
+    near:float=0.6, # how like a word must be to be meant, 0..1; higher where `words` are not all
 ) -> Callable[[_Function], _Function]:
     "Return a decorator: a misspelt argument raises TypeError, which asks whether one like it was meant."
     def decorate(function:_Function) -> _Function:
@@ -194,6 +195,7 @@ def named_arguments(
         parameters = signature.parameters.values()
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         loose = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if loose and words is tuple: return function # it alone knows what it hands on
         called = function.__qualname__.removesuffix('.__init__').removesuffix('.__call__')
 
         @wraps(function)
@@ -201,7 +203,7 @@ def named_arguments(
             __tracebackhide__ = True # IPython and pytest leave this frame out
             for word in () if kwargs.keys() <= names else kwargs:
                 if word in names or word in (known := {*names, *words()}): continue
-                question = _meant(word, known, 0.8 if loose else 0.6)
+                question = _meant(word, known, near)
                 if question or not loose:
                     raise TypeError(f'{called}() got an unexpected keyword argument {word!r}{question}')
             return function(*args, **kwargs)

@@ -24,17 +24,24 @@ def _place(line:bytes, after:int) -> str:
     rest = line[after:].lstrip(b' ,):\t')
     return rest[1:].decode().strip() if rest[:1] == b'#' else ''
 
+def _written(node:Any, lines:list[bytes]) -> str:
+    "Return the source of a node, '' for None; its first line where it has several."
+    if node is None: return ''
+    end = node.end_col_offset if node.end_lineno == node.lineno else None
+    return lines[node.lineno - 1][node.col_offset:end].decode()
+
+def _kind_of(annotation:Any, lines:list[bytes]) -> str:
+    "Return a type as it is read."
+    return ' | '.join(part.strip() for part in _written(annotation, lines).strip("'").split('|'))
+
 def _text(node:Any, value:Any, lines:list[bytes]) -> _Text:
     "Return what is said of an argument or a field with the default `value`, a node or None."
-    import ast
     end = value or node.annotation or node
-    kind = ast.unparse(node.annotation).strip("'") if node.annotation else ''
     words = _place(lines[end.end_lineno - 1], end.end_col_offset)
-    return _Text(kind, words, ast.unparse(value) if value else '')
+    return _Text(_kind_of(node.annotation, lines), words, _written(value, lines))
 
 def _function_texts(node:Any, lines:list[bytes]) -> dict[str, _Text]: # by names of arguments, and 'return'
     "Return what is said of the arguments of a function, and of what it returns."
-    import ast
     a = node.args
     first, last = [*a.posonlyargs, *a.args], zip(a.kwonlyargs, a.kw_defaults)
     pairs = [*zip(first, [None] * (len(first) - len(a.defaults)) + a.defaults), *last]
@@ -42,8 +49,8 @@ def _function_texts(node:Any, lines:list[bytes]) -> dict[str, _Text]: # by names
     texts = {arg.arg: _text(arg, value, lines) for arg, value in pairs}
     if node.returns is None: return texts
     comment = _place(lines[node.returns.end_lineno - 1], node.returns.end_col_offset)
-    kind, names = ast.unparse(node.returns).strip("'"), [n for n in texts if n not in ('self', 'cls')]
-    return texts | _in_one_line(comment, texts, names) | {'return': _Text(kind, _result_of(comment, names))}
+    names, result = [n for n in texts if n not in ('self', 'cls')], _kind_of(node.returns, lines)
+    return texts | _in_one_line(comment, texts, names) | {'return': _Text(result, _result_of(comment, names))}
 
 def _in_one_line(comment:str, texts:dict[str, _Text], names:list[str]) -> dict[str, _Text]:
     "Return the texts in the comment of a short function: `# name: words`, or `# of each -> of the result`."
@@ -138,6 +145,7 @@ def _sections(thing:Callable, texts:dict[str, _Text], bound:bool=False) -> list[
     except (TypeError, ValueError): parameters = [] # an exception's, a type alias's
     for p in parameters:
         text, kind = texts.get(p.name, _Text('', '')), ''
+        if p.kind in marks and p.name not in texts: continue # of another package
         if p.default is not p.empty:
             plain = p.default is None or isinstance(p.default, (bool, int, float, str, tuple))
             kind = f', default {repr(p.default) if plain else text.default}'
@@ -206,5 +214,6 @@ def open_door(
         inside = Path(file).parent / name
         rest = '' if name.startswith('__') else _meant(name, names)
         if inside.is_dir() or inside.with_suffix('.py').exists(): rest = f' before `import {package}.{name}`'
-        raise AttributeError(f'module {package!r} has no attribute {name!r}{rest}')
+        message = f'module {package!r} has no attribute {name!r}{rest}'
+        raise AttributeError(message, name=name, obj=None) # or Python asks once more
     return get, listed, names

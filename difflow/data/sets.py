@@ -242,7 +242,7 @@ class ImageSet(_KeptImages):
         return torch.stack(images), None if none else torch.stack([torch.as_tensor(v) for v in labels])
 
 # %% ../../nbs/data/08_sets.ipynb #0fe4fa2c
-@named_arguments(words=lambda: ('root', 'download', 'torchvision_split'))
+@named_arguments(words=lambda: ('root', 'download', 'torchvision_split'), near=0.85)
 def load_images(
     name_or_path:str|Path,       # a built-in set, as 'digits' or 'mnist5k'; a path; a torchvision name
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is

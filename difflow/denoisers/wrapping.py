@@ -200,7 +200,7 @@ def _option_names() -> set[str]:
     "Return the names of the options of all parametrisations."
     return {name for kind in {*_PREDICTIONS.values()} for name in inspect.signature(kind).parameters}
 
-@named_arguments(words=_option_names)
+@named_arguments(words=_option_names, near=0.85)
 def wrap(
     network:Callable, # (noisy images, noise level[, classes]) -> prediction; a function or a module
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow' or 'edm'; None: an azula denoiser

@@ -202,9 +202,14 @@ def test_published_18_steps():
         (lambda: ablation_sample(Stub(), (1, 1, 4, 4), levels=dict(sigma_min=90.0)), '90'),
         (lambda: ablation_sample(Stub(), (1, 1, 4, 4), 0), 'n must be'),
         (lambda: _NoiseTrajectory(epsilon_s=1.0), 'epsilon_s'),
-        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), S_chrun=1.0), 'S_chrun'),
+        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), eta=1.0), 'has no option .eta'),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_misspelt_option():
+    with pytest.raises(TypeError, match="'S_chrun': did you mean 'S_churn'"):
+        ablation_sample(Stub(), (1, 1, 4, 4), S_chrun=1.0)
