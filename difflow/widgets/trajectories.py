@@ -22,7 +22,7 @@ from ..representations.mixer_training import check_codes
 from ..representations.mixers import Mixer, SingleTime, TransformerMixer
 from .base import _BaseExplorer, _check_int, _InvalidChoice, _script, _style
 from .choices import _Shelf, _ShelfTraits
-from .strips import Panel, _pixels, _sheet, film_strip
+from .strips import Panel, _gif, _pixels, _sheet, film_strip
 
 # %% ../../nbs/widgets/11_trajectories.ipynb #c3fde21e
 def _noised(
@@ -101,6 +101,16 @@ class _Readings:
         classes = self.classes[factor]
         return _answer_panels(self.by_time[factor, :, image, :len(classes)], attention, classes)
 
+# %% ../../nbs/widgets/11_trajectories.ipynb #7b361b4e
+class _TrajectoryFiles:
+    "The animation of a trajectory explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the times: the image, and its noised version with the answer of that time alone."
+        clean = self._images.tensor([self.image])
+        frames = zip(self._noised_images()[:, None], self._times, self._single)
+        return _gif((torch.cat([clean, noised]), [self._truth, f't = {t:g}: {text}'])
+                    for noised, t, text in frames)
+
 # %% ../../nbs/widgets/11_trajectories.ipynb #bc876eb6
 def _fixed_traits(images:ImageSet, times:list[float], factors:list[str]) -> dict: # name -> value
     "Return the traits that stay: what the browser offers, noise levels."
@@ -163,7 +173,7 @@ class _TrajectoryView(_ShelfTraits, _BaseExplorer):
         return film_strip({row: frames}, times, times.index(f'{self.t:g}'), width, self.panels)
 
 # %% ../../nbs/widgets/11_trajectories.ipynb #ee2ec7e5
-class TrajectoryExplorer(_TrajectoryView):
+class TrajectoryExplorer(_TrajectoryFiles, _TrajectoryView):
     "See what read-outs make of the codes of an image along its trajectory."
     _esm, _css = _script('strips', 'trajectory'), _style()
 

@@ -151,12 +151,16 @@ function thumbnails(host) {
   const group = { class: 'df-thumbnails', role: 'radiogroup', 'aria-label': 'Image' };
   const row = make('div', { ...group, ...NO_SHORTCUTS });
   const [back, next] = [iconButton('back', 'Images before these', ASKS), iconButton('next', 'Images after these', ASKS)];
+  const field = make('input', { type: 'number', min: 0, step: 1, title: 'Index of the image, from 0', ...ASKS });
   const place = make('small');
-  const node = make('div', { class: 'df-shelf' }, back, row, next, place);
+  const any = make('label', {}, make('span', {}, 'image'), field, place);
+  const node = make('div', { class: 'df-shelf' }, back, row, next, any);
   let shelf = { start: 0, count: 0, names: [] };
   const turn = (pages) => host.ask('_page', model.get('_page') + pages);
   back.addEventListener('click', () => turn(-1));
   next.addEventListener('click', () => turn(1));
+  field.addEventListener('change', () => host.ask('image', field.value === '' ? '' : Number(field.value)));
+  field.addEventListener('keydown', (event) => event.stopPropagation());
   const choose = (image) => {
     host.ask('image', image);
     row.children[image - shelf.start]?.focus();
@@ -169,7 +173,9 @@ function thumbnails(host) {
       button.tabIndex = own || (i === 0 && !(image - shelf.start in row.children)) ? 0 : -1;
       if (own && asked) button.focus();
     });
-    place.textContent = shelf.count > shelf.names.length ? `${image + 1} of ${shelf.count}` : '';
+    field.value = image;
+    field.max = shelf.count - 1;
+    place.textContent = `of 0..${shelf.count - 1}`;
   };
   const show = ({ _shelf, _thumbnails }) => {
     if (!_shelf?.names || !_thumbnails) return;
@@ -188,7 +194,7 @@ function thumbnails(host) {
       const { width, height } = _thumbnails;
       fit(button.firstChild, [1, height, width], clamp(Math.max(height, width), 40, 56));
     });
-    back.hidden = next.hidden = shelf.count <= shelf.names.length;
+    back.hidden = next.hidden = any.hidden = shelf.count <= shelf.names.length;
     [back.disabled, next.disabled] = [shelf.start === 0, shelf.start + shelf.names.length >= shelf.count];
     mark();
   };
@@ -198,7 +204,7 @@ function thumbnails(host) {
 
 // A button that plays the levels to and fro; `step(direction)` returns false at an end.
 function player(step) {
-  const node = iconButton('play', 'Play');
+  const node = iconButton('play', 'Play', { 'data-play': '' });
   let timer = null;
   const stop = () => {
     clearInterval(timer);
@@ -300,6 +306,7 @@ function mount({ model, el }, build) {
     root.setAttribute('aria-busy', !failure && !dead && (waiting || share < 1));
     root.querySelectorAll('[data-asks]').forEach((node) => node.toggleAttribute('data-dead', dead));
     root.querySelectorAll('[data-dead]').forEach((node) => { node.disabled = true; });
+    tools.mark(dead);
     view.mark();
   };
   const host = {
@@ -317,7 +324,10 @@ function mount({ model, el }, build) {
     shown: () => shown,
   };
   const view = build(host);
-  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, ...view.nodes, status.node));
+  const frame = { root: null, layout: () => layout() };
+  const tools = toolbar(host, frame);
+  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, tools.node, ...view.nodes, status.node));
+  frame.root = root;
   el.append(root);
   const uncover = cover(model.get('_key'));
 
@@ -346,6 +356,7 @@ function mount({ model, el }, build) {
     follow(model, [...view.choices, 'error', 'progress'], () => { heard(); state(); }),
     follow(model, view.scrubbed ?? [], () => { if (shown) view.show(shown, true); }),
     uncover,
+    tools.start(),
   ];
   const observer = new ResizeObserver(layout);
   observer.observe(root);
