@@ -358,7 +358,7 @@ def test_the_toolbar_on_a_page(on_a_page, tmp_path):
         assert tools == ['code', 'png', 'gif', 'upload', 'paste', 'draw', 'wide', 'help']
 
         # the clipboard is refused: the code in a selected field
-        page.evaluate('navigator.clipboard.writeText = () => Promise.reject(new Error("no"))')
+        page.evaluate(REFUSE)
         page.locator('[data-tool=code]').click()
         area = page.locator('textarea.df-code')
         assert area.input_value() == explorer.code()
