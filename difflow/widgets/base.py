@@ -8,12 +8,8 @@ __all__ = []
 # %% ../../nbs/widgets/00_base.ipynb #4a6107c3
 import base64
 import html
-import inspect
 import io
-import json
 import math
-import re
-import struct
 import sys
 import threading
 import uuid
@@ -101,96 +97,13 @@ def _call(function:str, arguments:Sequence[str]) -> str:
     line = f'{function}({", ".join(arguments)})'
     return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
 
-# %% ../../nbs/widgets/00_base.ipynb #e723a3b2
-class _ToolbarTraits(anywidget.AnyWidget):
-    "What the toolbar needs of an explorer: code that reproduces what is shown, and files of it."
-    error:str
-    _answered:dict
-    _tools = traitlets.List(help='what the toolbar offers').tag(sync=True)
-    _code = traitlets.Unicode(help='a cell; ⟨name⟩ stands for the value of a trait').tag(sync=True)
-    _asked = traitlets.Dict(help='{kind, n}: a file that the browser wants').tag(sync=True)
-    _file = traitlets.Bytes(help='size of a header (uint32), {n, name} as JSON, content').tag(sync=True)
-    _unsaved = '' # why the last file could not be made
-
-    def __new__(cls, *args, **kwargs):
-        "Remember the arguments, by name."
-        self = super().__new__(cls, *args, **kwargs)
-        try: bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
-        except TypeError: self._given = {} # `__init__` is the one to complain
-        else: self._given = dict(list(bound.arguments.items())[1:])
-        return self
-
-    def __init__(self, **traits): # their first values
-        "Begin with the code of what is chosen first."
-        super().__init__(**traits)
-        moving, own = type(self)._moving is not _ToolbarTraits._moving, self.has_trait('_own')
-        self._tools = ['code', 'png', *['gif'] * moving, *['own'] * own]
-        self._write_code()
-
-    def _moving(self) -> bytes:
-        "Return a GIF of what is shown."
-        raise NotImplementedError
-
-    def _lines(self, names:_Names, chosen:dict[str, str]) -> list[str]:
-        "Return the lines of Python that reproduce what is shown; `chosen` is the Python of the choices."
-        arguments, rest = [], dict(chosen)
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD or name not in {*rest, *self._given}: continue
-            value = rest.pop(name, None) or names.of(self._given[name], name)
-            arguments.append(value if parameter.default is parameter.empty else f'{name}={value}')
-        lines = [f'explorer = {_call(f"df.{type(self).__name__}", arguments)}']
-        return [*lines, *(f'explorer.{name} = {value}' for name, value in rest.items()), 'explorer']
-
-    def _template(self) -> str:
-        "Return the code of the last answer, with ⟨name⟩ for choices that move over what is there."
-        own = set(self.traits(sync=True)) - set(anywidget.AnyWidget.class_traits()) - {'error', 'progress'}
-        names, answered = _Names(), self._answered
-        chosen = {name: names.of(answered[name], name) if name in answered else f'⟨{name}⟩'
-                  for name in sorted(own) if name[0] != '_'}
-        lines = self._lines(names, chosen)
-        return '\n'.join([*names.header(), '', *lines])
-
-    def code(self) -> str:
-        "Return a cell that reproduces what is shown."
-        return re.sub(r'⟨(\w+)⟩', lambda name: repr(getattr(self, name[1])), self._template())
-
-    @traitlets.observe('_answered')
-    def _write_code(self, change:dict|None=None):
-        self._code = self._template()
-
-    @traitlets.observe('_asked')
-    def _make_file(self, change:dict):
-        asked = self._asked
-        if not asked.get('kind'): self._file = b'' # it has arrived
-        elif _in_kernel(): threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
-        else: self._answer_with_file(asked)
-
-    def _answer_with_file(self, asked:dict): # {kind, n}
-        "Make a file and send it; show an error where there is none."
-        try: made = self._make(asked['kind'])
-        except Exception as error:
-            self.error = self._unsaved = f'not saved: {error}'
-            return
-        head = json.dumps({'n': asked.get('n'), 'name': f'{type(self).__name__}.{asked["kind"]}'}).encode()
-        if self.error == self._unsaved: self.error = ''
-        self._file = struct.pack('<I', len(head)) + head + made
-
-    def _make(self, kind:str) -> bytes: # kind: 'png' or 'gif'
-        "Return what is shown as a file; raise ValueError where it is not complete."
-        if kind not in ('png', 'gif'): raise ValueError(f"a file is 'png' or 'gif', got {kind!r}")
-        if not self._is_finished(): raise ValueError('the pictures are not complete: save them when they are')
-        if kind == 'gif': return self._moving()
-        file = io.BytesIO()
-        self.static().save(file, 'png')
-        return file.getvalue()
-
 # %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
 # Where JupyterLab finds no view it says so, in a node without children: hidden, while the picture stays.
 _LOST = ('<style>.jp-OutputArea-child:has(.jupyter-widgets:not(:has(*)))'
          ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
 _SETTLED = 0.4 # s after the last of a row of changes
 
-class _BaseExplorer(_ToolbarTraits):
+class _BaseExplorer(anywidget.AnyWidget):
     "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)

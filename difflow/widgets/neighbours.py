@@ -18,7 +18,8 @@ from torch import Tensor
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
 from ..features.sscd import SSCD
-from .base import _BaseExplorer, _check_int, _script, _style
+from .answers import _ToolbarExplorer
+from .base import _check_int, _script, _style
 from .notes import _describer
 from .strips import _gif, _sheet
 
@@ -107,7 +108,7 @@ class _NeighbourFiles:
         return _gif(map(frame, _set_sizes(len(self._train), 40)))
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #318ce249
-class NeighbourExplorer(_NeighbourFiles, _BaseExplorer):
+class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
     "Choose a sample and a size of the training set, and see the training images nearest to the sample."
     _esm, _css = _script('neighbours'), _style()
 

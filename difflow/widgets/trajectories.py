@@ -20,7 +20,8 @@ from ..representations.codes import check_times
 from ..representations.encoders import sigma_of
 from ..representations.mixer_training import check_codes
 from ..representations.mixers import Mixer, SingleTime, TransformerMixer
-from .base import _BaseExplorer, _check_int, _InvalidChoice, _script, _style
+from .answers import _ToolbarExplorer
+from .base import _check_int, _InvalidChoice, _script, _style
 from .choices import _Shelf, _ShelfTraits
 from .strips import Panel, _gif, _pixels, _sheet, film_strip
 
@@ -119,7 +120,7 @@ def _fixed_traits(images:ImageSet, times:list[float], factors:list[str]) -> dict
     snr = [-20 * math.log10(2 * s) for s in sigma] # dB, of images of deviation 0.5
     return dict(_choices=choices, _levels=dict(sigma=sigma, snr=snr))
 
-class _TrajectoryView(_ShelfTraits, _BaseExplorer):
+class _TrajectoryView(_ShelfTraits, _ToolbarExplorer):
     "An image along its trajectory, and answers, as a browser or a page without a kernel shows them."
 
     image = traitlets.Int(0, help='index of the image').tag(sync=True)

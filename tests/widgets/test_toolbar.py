@@ -339,6 +339,12 @@ def test_an_own_image_has_no_class_of_its_own():
 
 # The browser
 
+RECEIVE = '([name, bytes]) => window.receive({ [name]: new DataView(new Uint8Array(bytes).buffer) })'
+COPY = '() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }'
+LISTEN = '() => { window.heard = []; document.addEventListener("keydown", (e) => window.heard.push(e.key)); }'
+REACHED = 'document.querySelector(".df-strip [aria-selected=true] .df-tick").textContent === "2"'
+REFUSE = '() => { navigator.clipboard.writeText = () => Promise.reject(new Error("no")); }'
+
 
 def sent(page, name):
     "What was sent to Python under a name, in turn; of bytes, their number."
@@ -367,9 +373,7 @@ def test_the_toolbar_on_a_page(on_a_page, tmp_path):
         page.keyboard.press('Escape')
         assert page.locator('dialog').count() == 0
         page.locator('.df-film input').press('Home')
-        page.evaluate(
-            'navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }'
-        )
+        page.evaluate(COPY)
         page.locator('[data-tool=code]').click()
         explorer.step_reverse = 0
         assert page.evaluate('window.copied') == explorer.code()
@@ -409,9 +413,6 @@ def test_the_toolbar_on_a_page(on_a_page, tmp_path):
         assert page.locator('.df-explorer').get_attribute('data-lm-suppress-shortcuts') == 'true'
 
 
-RECEIVE = '([name, bytes]) => window.receive({ [name]: new DataView(new Uint8Array(bytes).buffer) })'
-
-
 def test_keys_do_what_the_help_lists(on_a_page):
     explorer = SweepExplorer(MEAN, DIGITS, step_reverse=4, **SMALL)
     with on_a_page(explorer) as page:
@@ -430,9 +431,7 @@ def test_keys_do_what_the_help_lists(on_a_page):
         play = page.locator('[data-play]')
         strip.press('Space')
         assert play.get_attribute('aria-label') == 'Pause'
-        page.wait_for_function(
-            'document.querySelector(".df-strip [aria-selected=true] .df-tick").textContent === "2"'
-        )
+        page.wait_for_function(REACHED)
         strip.press('Space')
         assert play.get_attribute('aria-label') == 'Play'
         play.press('Space')  # a button: pressed once, not twice
@@ -440,10 +439,7 @@ def test_keys_do_what_the_help_lists(on_a_page):
         play.click()
 
         # what is typed into a field is text there, and nothing else
-        outside = page.evaluate(
-            'window.heard = []; document.addEventListener("keydown", (e) => window.heard.push(e.key))'
-        )
-        assert outside is None
+        page.evaluate(LISTEN)
         levels = page.locator('[data-choice=levels]')
         levels.fill('')
         levels.press('?')
@@ -513,9 +509,7 @@ def test_without_a_kernel_code_can_be_copied_and_files_not(on_a_page):
         for tool in ('png', 'gif', 'upload', 'paste', 'draw'):
             button = page.locator(f'[data-tool={tool}]')
             assert button.is_disabled() and 'needs a kernel' in button.get_attribute('title')
-        page.evaluate(
-            'navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }'
-        )
+        page.evaluate(COPY)
         page.locator('[data-tool=code]').click()
         assert page.evaluate('window.copied') == explorer.code()
         page.locator('[data-tool=help]').click()
@@ -531,8 +525,6 @@ def test_toolbars_of_the_other_explorers(on_a_page):
             assert tools == ['code', 'png', 'gif', 'wide', 'help'], explorer
             bar = page.locator('.df-toolbar')
             assert bar.evaluate('(node) => node.scrollWidth <= node.clientWidth')
-            page.evaluate(
-                'navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }'
-            )
+            page.evaluate(COPY)
             page.locator('[data-tool=code]').click()
             assert page.evaluate('window.copied') == explorer.code().replace('.0\n', '\n').replace('.0)', ')')
