@@ -9,6 +9,17 @@ import pytest
 import torch
 from counting import DIGITS, Counting
 from PIL import Image
+from test_browser import (
+    CELLS,
+    CHROMIUM,
+    EXPLORER,
+    PATIENCE,
+    Kernel,
+    chromium,
+    jupyterlab,
+    run_notebook,
+    write_notebook,
+)
 
 import difflow as df
 from difflow import (
@@ -494,7 +505,8 @@ def test_own_images_from_the_browser(on_a_page, tmp_path):
         page.evaluate("""() => {
           const data = new DataTransfer();
           data.items.add(new File([new Uint8Array(20000001)], 'big.png', { type: 'image/png' }));
-          document.querySelector('.df-strip').dispatchEvent(new ClipboardEvent('paste', { clipboardData: data, bubbles: true }));
+          const event = new ClipboardEvent('paste', { clipboardData: data, bubbles: true });
+          document.querySelector('.df-strip').dispatchEvent(event);
         }""")
         assert (
             page.locator('.df-remark').inner_text()
@@ -527,4 +539,58 @@ def test_toolbars_of_the_other_explorers(on_a_page):
             assert bar.evaluate('(node) => node.scrollWidth <= node.clientWidth')
             page.evaluate(COPY)
             page.locator('[data-tool=code]').click()
-            assert page.evaluate('window.copied') == explorer.code().replace('.0\n', '\n').replace('.0)', ')')
+            assert page.evaluate('window.copied') == explorer.code()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
+def test_the_toolbar_in_jupyterlab(tmp_path):
+    pytest.importorskip('playwright', reason='playwright is not installed')
+    (tmp_path / 'root').mkdir()
+    write_notebook(tmp_path / 'root' / 'toolbar.ipynb', CELLS)
+    (tmp_path / 'photo.png').write_bytes(png(half()))
+    with jupyterlab(tmp_path) as (url, runtime), chromium() as browser:
+        allowed = ['clipboard-read', 'clipboard-write']
+        page = browser.new_context(viewport={'width': 1400, 'height': 1100}, permissions=allowed).new_page()
+        explorer = run_notebook(page, url, runtime, 'toolbar.ipynb')
+        kernel = Kernel(runtime)
+        tool = lambda name: explorer.locator(f'[data-tool={name}]')
+
+        def complete(image):
+            kernel.until(f'{EXPLORER}.image', image)
+            kernel.ask(f'{EXPLORER}.wait({PATIENCE}) is not None')
+            page.locator('.df-explorer[aria-busy="false"]').first.wait_for()
+
+        complete(0)
+        with page.expect_download() as download:
+            tool('gif').click()
+        download.value.save_as(tmp_path / 'sweep.gif')
+        with Image.open(tmp_path / 'sweep.gif') as movie:
+            assert movie.n_frames == kernel.ask(f'len({EXPLORER}.steps_reverse)')
+        kernel.until(f'len({EXPLORER}._file)', 0)
+
+        explorer.locator('input[type=file]').set_input_files(tmp_path / 'photo.png')
+        complete(24)
+        bytes_of = 'new Uint8Array([' + ','.join(map(str, png(half('RGB')))) + '])'
+        blob = f'new Blob([{bytes_of}], {{ type: "image/png" }})'
+        page.evaluate(f'() => navigator.clipboard.write([new ClipboardItem({{ "image/png": {blob} }})])')
+        explorer.get_by_role('listbox').focus()
+        page.keyboard.press('Control+v')
+        complete(25)
+        assert page.locator('.jp-Notebook .jp-CodeCell').count() == len(CELLS)
+
+        tool('paste').click()
+        complete(26)
+        for key in 'ddb':  # to JupyterLab: delete the cell, a cell below
+            tool('png').press(key)
+        assert page.locator('.jp-Notebook .jp-CodeCell').count() == len(CELLS)
+        tool('help').press('?')
+        page.locator('dialog.df-dialog').wait_for()
+        page.keyboard.press('Escape')
+
+        tool('code').click()
+        explorer.locator('.df-remark', has_text='Copied').wait_for()
+        code = page.evaluate('() => navigator.clipboard.readText()')
+        assert code == kernel.ask(f'{EXPLORER}.code()') and 'df.sweep(denoiser, ' in code
+        kernel.client.execute(code, reply=True, timeout=PATIENCE)
+        same = f"__import__('torch').equal(result.images[:, 0], {EXPLORER}.images)"
+        assert kernel.ask(same)

@@ -10,7 +10,8 @@ const KEYS = {
   ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
   PageDown: -5, PageUp: 5, Home: -Infinity, End: Infinity,
 };
-const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us
+const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us: of the node that has the focus
+const FOCUSED = ['button', 'input', 'select', 'textarea'];
 const ASKS = { 'data-asks': '' }; // of what needs a kernel: disabled where there is none
 const ICONS = {
   play: 'M4 2.5v11l9.5-5.5z',
@@ -28,6 +29,7 @@ const same = (a, b) => JSON.stringify(a ?? null) === JSON.stringify(b ?? null);
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (FOCUSED.includes(tag)) node.setAttribute(...Object.entries(NO_SHORTCUTS)[0]);
   node.append(...children);
   return node;
 }
