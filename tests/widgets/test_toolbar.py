@@ -590,7 +590,8 @@ def test_the_toolbar_in_jupyterlab(tmp_path):
         tool('code').click()
         explorer.locator('.df-remark', has_text='Copied').wait_for()
         code = page.evaluate('() => navigator.clipboard.readText()')
-        assert code == kernel.ask(f'{EXPLORER}.code()') and 'df.sweep(denoiser, ' in code
+        assert code == kernel.ask(f'{EXPLORER}.code()')
+        assert 'df.sweep(\n    denoiser,' in code
         kernel.client.execute(code, reply=True, timeout=PATIENCE)
         same = f"__import__('torch').equal(result.images[:, 0], {EXPLORER}.images)"
         assert kernel.ask(same)
