@@ -146,6 +146,7 @@ class DirectionExplorer(_AsyncExplorer):
 
     _choices = traitlets.Dict(help='what the controls offer').tag(sync=True)
     _values = traitlets.List(help='singular values').tag(sync=True)
+    _scales = traitlets.Dict(help='what is white in the state, and in the picture of each direction').tag(sync=True)
     _state = traitlets.Bytes(help='a sheet of one picture, as all below').tag(sync=True)
     _vectors = traitlets.Bytes(help='one picture a direction').tag(sync=True)
     _frames = traitlets.Bytes(help='directions * strengths').tag(sync=True)
@@ -189,6 +190,7 @@ class DirectionExplorer(_AsyncExplorer):
         frames[:len(answer.images)] = answer.images
         scale = max(1., answer.state.abs().max().item() / 2)
         self._values = answer.values.tolist()
+        self._scales = {'state': scale, 'vectors': answer.vectors.abs().amax((1, 2, 3)).tolist()}
         draft = self.progress < 1
         self._state = _sheet((answer.state / scale).clamp(-1, 1))
         self._vectors = _sheet(_unit_pictures(answer.vectors), draft)

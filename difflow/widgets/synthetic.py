@@ -120,6 +120,11 @@ class _SyntheticChoices:
                 'shape': list(self.shape), 'classes': self.titles}
 
 # %% ../../nbs/widgets/10_synthetic.ipynb #56c33b22
+def _names_of(denoiser:Denoiser, classifier:object) -> dict[str, str]:
+    "Return what the legend calls the denoiser and the classifier."
+    name = classifier if isinstance(classifier, str) else getattr(classifier, '__name__', type(classifier).__name__)
+    return {'denoiser': type(denoiser).__name__, 'classifier': name}
+
 class SyntheticExplorer(_AsyncExplorer):
     "Compare real and synthetic images of a class while guidance and steps change."
     _esm, _css, _query_type = _script('synthetic'), _style('synthetic'), _SyntheticQuery
@@ -156,7 +161,7 @@ class SyntheticExplorer(_AsyncExplorer):
             self._offered.check(name, value)
         self._computed = {} # query -> synthetic images
         super().__init__(background, label=label, guidance=guidance, steps=steps, seed=seed,
-                         _choices=self._offered.describe(count))
+                         _choices=self._offered.describe(count) | _names_of(denoiser, classifier))
 
     @traitlets.validate(*_SyntheticQuery._fields)
     def _valid(self, proposal:dict) -> float|int:

@@ -4,7 +4,7 @@
 
 const FRAME_TIME = 90; // ms between frames that are played
 const SILENT = 4000; // ms without any news, after which the kernel is called silent
-const GAP = 16; // px between the big pictures
+const GAP = 16; // px between the big pictures, half of it where there is little room
 const CELL_PIXELS = 144; // of the longest side of a frame in a film strip
 const KEYS = {
   ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
@@ -67,21 +67,50 @@ function paint(canvas, sheet, index, most = Infinity) {
   context.drawImage(image, x, y, width, height, 0, 0, w, h);
 }
 
-// Show a canvas at the most whole device pixels per picture pixel that fit, or shrink it smoothly.
-function fit(canvas, [, height, width], room) {
+// Show a canvas at the most whole device pixels per picture pixel that fit; smoothly, with no side longer than `room`,
+// where these would leave more than 1 - `least` of it empty.
+function fit(canvas, [, height, width], room, least = 0) {
   const ratio = window.devicePixelRatio || 1;
   const longest = Math.max(height, width);
   const whole = Math.floor((room * ratio) / longest) / ratio;
-  const scale = whole || room / longest;
+  const crisp = whole > 0 && whole * longest >= least * room;
+  const scale = crisp ? whole : room / longest;
   canvas.style.width = `${width * scale}px`;
   canvas.style.height = `${height * scale}px`;
-  canvas.classList.toggle('df-smooth', !whole);
+  canvas.classList.toggle('df-smooth', !crisp && scale < 2);
+}
+
+// Lay big pictures of one shape out: side by side where each has `least` px, else in even rows of three or more, as
+// large as the width allows, up to 512 px or 20 px per picture pixel.
+function lay(node, panels, shape, width, least = 100, gap = width < 540 || panels.length > 4 ? GAP / 2 : GAP) {
+  const third = Math.floor((width - 2 * gap) / 3);
+  const fitting = Math.max(1, Math.floor((width + gap) / (Math.min(least, third) + gap)));
+  const columns = Math.ceil(panels.length / Math.ceil(panels.length / fitting));
+  const most = clamp(20 * Math.max(shape[1], shape[2]), 256, 512);
+  const room = Math.min(most, Math.floor((width - gap * (columns - 1)) / columns));
+  Object.entries({ columns, room: `${room}px`, gap: `${gap}px` }).forEach(([name, value]) => {
+    node.style.setProperty(`--df-${name}`, value);
+  });
+  panels.forEach(({ canvas }) => fit(canvas, shape, room, 0.92));
+}
+
+// Write a text, and what it means as a tooltip; the text itself where there is no more to it, as it may be cut off.
+function put(node, text, meaning = text) {
+  node.textContent = text;
+  node.title = meaning;
+}
+
+// Bring a part of what scrolls sideways into sight, and, unless a pointer drags there, a little of what is beside it.
+function reveal(scroller, part) {
+  const [box, view] = [part.getBoundingClientRect(), scroller.getBoundingClientRect()];
+  const more = scroller.matches(':active') ? 0 : Math.min(box.width, (view.width - box.width) / 2);
+  scroller.scrollLeft += Math.max(0, box.right + more - view.right) - Math.max(0, view.left + more - box.left);
 }
 
 // A big picture with its name and a note below.
 function figure(name, label = name) {
   const canvas = make('canvas', { 'data-panel': name, role: 'img', 'aria-label': name });
-  const title = make('span', {}, label);
+  const title = make('span', { title: label }, label);
   const note = make('small');
   return { canvas, title, note, node: make('figure', {}, canvas, make('figcaption', {}, title, note)) };
 }
@@ -138,7 +167,7 @@ function form(host) {
     number('seed', 0, max);
     const button = iconButton('dice', 'New random seed', ASKS);
     button.addEventListener('click', () => host.ask('seed', Math.floor(Math.random() * 10000)));
-    node.append(button);
+    node.append(make('span', { class: 'df-pair' }, node.lastChild, button)); // they stay together
   };
   return { node, mark, select, number, list, seed };
 }
@@ -154,6 +183,7 @@ function thumbnails(host) {
   const place = make('small');
   const node = make('div', { class: 'df-shelf' }, back, row, next, place);
   let shelf = { start: 0, count: 0, names: [] };
+  let seen = null; // the button brought into sight
   const turn = (pages) => host.ask('_page', model.get('_page') + pages);
   back.addEventListener('click', () => turn(-1));
   next.addEventListener('click', () => turn(1));
@@ -169,7 +199,9 @@ function thumbnails(host) {
       button.tabIndex = own || (i === 0 && !(image - shelf.start in row.children)) ? 0 : -1;
       if (own && asked) button.focus();
     });
-    place.textContent = shelf.count > shelf.names.length ? `${image + 1} of ${shelf.count}` : '';
+    const chosen = row.children[image - shelf.start];
+    if (chosen && chosen !== seen && row.clientWidth) reveal(row, seen = chosen);
+    put(place, shelf.count > shelf.names.length ? `${image + 1} of ${shelf.count}` : '', 'The image shown, of all images');
   };
   const show = ({ _shelf, _thumbnails }) => {
     if (!_shelf?.names || !_thumbnails) return;
@@ -223,8 +255,8 @@ function statusLine() {
   const node = make('div', { class: 'df-status' }, meter, make('div', {}, text, error));
   const show = (message, failure, share) => {
     const percent = Math.round(100 * share);
-    text.textContent = message;
-    error.title = error.textContent = failure;
+    put(text, message);
+    put(error, failure);
     bar.style.width = `${percent}%`;
     meter.setAttribute('aria-valuenow', percent);
     meter.classList.toggle('df-running', share < 1);
