@@ -80,6 +80,7 @@ const event = (name) => {
 };
 const emit = (name) => [...event(`change:${name}`), ...event('change')].forEach((f) => f());
 let changed = {};
+Object.assign(window, { state });
 window.sent = []; // what save_changes sends to Python
 const model = {
   get: (name) => { known(name); return state[name]; },
@@ -95,7 +96,7 @@ const model = {
   on: (name, f) => { event(name).add(f); },
   off: (name, f) => { if (!event(name).delete(f)) throw new Error(`${name}: was not listened to`); },
 };
-// a message from Python, all at once as in Jupyter or one by one as in marimo
+// a message from Python: all at once as in Jupyter, or one by one as in marimo
 window.receive = (values, one_by_one) => {
   if (!one_by_one) Object.assign(state, values);
   Object.entries(values).forEach(([name, value]) => { state[name] = value; emit(name); });
@@ -111,8 +112,8 @@ window.end = view.render({ model: strict, el: document.getElementById('el') });
 
 @pytest.fixture
 def on_a_page(tmp_path):
-    """Draw an explorer by its script alone, on a page in Chromium `width` px wide, by a model that has only what
-    anywidget promises: `sent` there has what goes to Python, `receive` brings traits; an error of the page fails"""
+    """Draw an explorer by its script alone, on a page `width` px wide, by a model with only what anywidget
+    promises: `sent` there has what goes to Python, `receive` brings traits; an error of the page fails"""
     chromium = shutil.which('chromium')
     if chromium is None:
         pytest.skip('chromium is not installed')

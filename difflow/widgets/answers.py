@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import traitlets
 from torch import nn
 
 from .base import _BaseExplorer, _in_kernel
@@ -42,15 +41,12 @@ _MOST_PARTS = 40 # of an answer that are shown, one after the other
 
 class _AnsweringExplorer(_BaseExplorer):
     "An explorer that shows the answers to its last query, from whichever thread they come."
-    progress = traitlets.Float(0., help='share of the answer to the last query that is there').tag(sync=True)
-    _share = traitlets.Float(0., help='share of the answer that is shown').tag(sync=True)
-
     def __init__(self, **traits): # their first values
         "Begin without a query."
         self._turn = threading.Condition() # held by the thread that changes anything
         self._query = self._finished = self._failure = self._answer = None
         self._due = self._next = 0. # s, of time.monotonic(), and share: from when on another answer is shown
-        super().__init__(**traits)
+        super().__init__(**{'progress': 0., '_share': 0.} | traits)
 
     def _show(self, answer:object):
         "Write an answer, whose share is `progress`, into the traits that the browser sees."

@@ -60,13 +60,15 @@ _SETTLED = 0.4 # s after the last of a row of changes
 class _BaseExplorer(anywidget.AnyWidget):
     "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
+    progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
+    _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
     _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
     _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
 
-    _last:bytes|None = None # the picture of the last finished answer, PNG
+    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
     _timer:threading.Timer|None = None # until what moves has settled
 
     def __init__(self, **traits): # their first values
@@ -99,19 +101,21 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Return whether `static` draws a complete answer."
         return True
 
-    def _draw(self) -> bytes:
-        "Return the picture of the last finished answer as PNG, or what there is before the first one."
+    def _draw(self) -> tuple[bytes, str]:
+        "Return the picture of the last finished answer (PNG), or what there is before it, and its text."
         if self._last is not None and not self._is_finished(): return self._last
         png = io.BytesIO()
         self.static().save(png, 'png')
-        if self._is_finished(): self._last = png.getvalue()
-        return png.getvalue()
+        drawn = png.getvalue(), repr(self)
+        if self._is_finished(): self._last = drawn
+        return drawn
 
     def _picture(self) -> dict: # media type -> text
         "Return the picture as an output of a notebook."
-        png, name = base64.b64encode(self._draw()).decode(), html.escape(repr(self), quote=True)
+        drawn, text = self._draw()
+        png, name = base64.b64encode(drawn).decode(), html.escape(text, quote=True)
         image = f'<img data-df-picture="{self._key}" alt="{name}" src="data:image/png;base64,{png}">'
-        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': repr(self)}
+        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': text}
 
     def _show_picture(self):
         "Display the picture, to be followed by those of later answers."
@@ -134,7 +138,7 @@ class _BaseExplorer(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         "Return the live view, and the picture for pages without a kernel."
         data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {'image/png': base64.b64encode(self._draw()).decode()}, metadata
+        return data | {'image/png': base64.b64encode(self._draw()[0]).decode()}, metadata
 
     def _ipython_display_(self):
         "Display the live view, and the picture that it hides as long as it lives."

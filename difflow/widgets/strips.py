@@ -32,7 +32,7 @@ def _at_most(x:Tensor, longest:int) -> Tensor: # x: (S, C, H, W)
     size = [max(1, round(side * longest / max(x.shape[-2:]))) for side in x.shape[-2:]]
     return interpolate(x.float(), size, mode='bilinear', antialias=True)
 
-_LONGEST_SHEET = 16_000 # px, which WebP and browsers can have
+_LONGEST_SHEET = 3_000 # px: of pure noise WebP encodes no more
 _EXACT = 64 # px: pictures up to this side go to the browser as they are, larger ones compressed
 
 def _sheet(

@@ -1,8 +1,11 @@
 """What the tests of the sweep explorers share: digits, and a denoiser that counts, waits and fails."""
 
+import io
+import struct
 import threading
 
 import numpy as np
+from PIL import Image
 
 from difflow import Denoiser, load_images
 from difflow.data import to_uint8
@@ -30,8 +33,12 @@ class Counting(Denoiser):
         return x / (1 + sigma**2).to(x.dtype).reshape(-1, 1, 1, 1)
 
 
-def pixels(buffer, shape=(1, 28, 28)):
-    return np.frombuffer(buffer, np.uint8).reshape(-1, *shape[1:], shape[0])
+def pixels(sheet):
+    "Return the pictures (S, H, W, C) of a sheet, cut out as the browser does."
+    width, height, count = struct.unpack('<HHI', sheet[:8])
+    grid = np.asarray(Image.open(io.BytesIO(sheet[8:])))
+    grid = grid.reshape(len(grid) // height, height, grid.shape[1] // width, width, -1)
+    return grid.swapaxes(1, 2).reshape(-1, height, width, grid.shape[-1])[:count]
 
 
 def expected(images):

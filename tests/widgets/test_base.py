@@ -10,23 +10,25 @@ import torch
 import traitlets
 from PIL import Image
 
-from difflow.widgets.base import _AsyncExplorer, _script, _style
+from difflow.widgets.answers import _AsyncExplorer
+from difflow.widgets.base import _script, _style
 
 FOLDER = Path(__file__).parents[2] / 'difflow/widgets/static'
-NAMES = sorted(path.stem for path in FOLDER.glob('*.js') if path.stem != 'explorer')
+PARTS = 'library', 'strips', 'toolbar'
+NAMES = sorted(path.stem for path in FOLDER.glob('*.js') if path.stem not in PARTS)
 
 
 def test_there_are_scripts():
-    assert len(NAMES) >= 4
+    assert len(NAMES) >= 5
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_script_is_one_module(name, run):
-    assert _script(name).count('export default') == 1
+    assert _script('strips', name).count('export default') == 1
     node = shutil.which('node')
     if node is None:
         pytest.skip('node is not installed')
-    done = run(node, '--input-type=module', '--check', input=_script(name))
+    done = run(node, '--input-type=module', '--check', input=_script('strips', name))
     assert done.returncode == 0, done.stderr
 
 

@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from counting import pixels
 from torch import nn
 from traitlets import TraitError
 
@@ -25,9 +25,13 @@ def explore(denoiser=MIXTURE.denoiser, **options):
 def test_the_browser_gets_the_edited_images(background):
     explorer = explore(background=background, seed=4).wait(60)
     assert explorer.progress == 1 and explorer.error == '' and explorer.images.shape == (2, 3, 3, 4, 4)
-    frames = np.frombuffer(explorer._frames, np.uint8).reshape(6, 4, 4, 3)
+    frames = pixels(explorer._frames)
     assert (frames == to_uint8(explorer.images.flatten(0, 1).clamp(-1, 1)).movedim(1, -1).numpy()).all()
-    assert len(explorer._vectors) == 2 * 48 and len(explorer._state) == 48 and len(explorer._values) == 2
+    assert (
+        len(pixels(explorer._vectors)) == 2
+        and len(pixels(explorer._state)) == 1
+        and len(explorer._values) == 2
+    )
     assert explorer._values[0] >= explorer._values[1]
     assert '_esm' in type(explorer).__dict__ and explorer.static().mode == 'RGB'
 

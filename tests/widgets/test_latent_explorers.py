@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from counting import pixels
 
 import difflow as df
 
@@ -19,7 +20,7 @@ def test_sweeps_side_by_side():
     ).wait()
     pictures = explorer.images
     assert pictures['latents'].shape == pictures['pixels'].shape == (5, 1, 8, 8)
-    assert len(explorer._frames) == 2 * 5 * 64 and explorer.static().width > 100
+    assert pixels(explorer._frames).shape == (10, 8, 8, 1) and explorer.static().width > 100
     torch.testing.assert_close(pictures['latents'][0], images.tensor([0])[0])
 
 
@@ -27,9 +28,9 @@ def test_directions():
     explorer = df.DirectionExplorer(latent(), sigmas=[1.0], directions=2, sigma=1.0, background=False)
     explorer.wait()
     count = len(explorer._choices['strengths'])
-    assert explorer._choices['shape'] == [1, 8, 8] and len(explorer._state) == 64
-    assert len(explorer._frames) == 2 * count * 64 and len(explorer._vectors) == 2 * 64
-    assert np.ptp(np.frombuffer(explorer._vectors, np.uint8)) > 0 and explorer.static().width > 8
+    assert explorer._choices['shape'] == [1, 8, 8] and pixels(explorer._state).shape == (1, 8, 8, 1)
+    assert len(pixels(explorer._frames)) == 2 * count and len(pixels(explorer._vectors)) == 2
+    assert np.ptp(pixels(explorer._vectors)) > 0 and explorer.static().width > 8
 
 
 def test_samples_of_a_class():

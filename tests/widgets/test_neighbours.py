@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from counting import pixels
 from traitlets import TraitError
 
 from difflow import NeighbourExplorer, load_images, sscd_features
@@ -73,7 +74,7 @@ def test_sizes_of_the_slider(count):
 
 def test_the_browser_gets_each_picture_once():
     explorer = explore()
-    pictures = np.frombuffer(explorer._pictures, np.uint8).reshape(-1, 28, 28)
+    pictures = pixels(explorer._pictures)[..., 0]
     seen = {}
     for kept, rows in zip(explorer._entrants, explorer._table):
         assert [row[0] for row in rows] == kept
@@ -81,9 +82,7 @@ def test_the_browser_gets_each_picture_once():
             assert (pictures[picture] == TRAIN.images[index, 0].numpy()).all() and abs(similarity) <= 1
             assert seen.setdefault(index, picture) == picture
     assert len(pictures) == len(seen)
-    assert (
-        np.frombuffer(explorer._samples, np.uint8).reshape(-1, 28, 28) == to_uint8(SAMPLES)[:, 0].numpy()
-    ).all()
+    assert (pixels(explorer._samples)[..., 0] == to_uint8(SAMPLES)[:, 0].numpy()).all()
     assert '_esm' in type(explorer).__dict__
 
 

@@ -61,13 +61,13 @@ def test_tensors_and_colour():
     x0 = torch.linspace(-1, 1, 2 * 3 * 8 * 6).reshape(2, 3, 8, 6)
     explorer = explore(GaussianDenoiser(x0.mean(0), 0.25), x0, image=1, sampler=ddim)
     assert explorer.sampler == 'ddim' and explorer.images.shape == (5, 3, 8, 6)
-    assert (pixels(explorer._frames, (3, 8, 6)) == expected(explorer.images)).all()
+    assert (pixels(explorer._frames) == expected(explorer.images)).all()
     assert explorer.static().mode == 'RGB'
 
 
 def test_large_images_get_small_thumbnails():
     explorer = explore(GaussianDenoiser(torch.zeros(1, 128, 64), 1.0), torch.zeros(3, 1, 128, 64))
-    assert explorer._choices['thumbnail_shape'] == [1, 64, 32] and len(explorer._thumbnails) == 3 * 64 * 32
+    assert pixels(explorer._thumbnails).shape[:3] == (3, 64, 32)
 
 
 def test_step_reverse_computes_nothing_and_takes_the_nearest_level():
@@ -96,6 +96,45 @@ def test_choices_start_a_new_sweep():
     calls = explorer._offered.denoisers['returned'].calls
     explorer.seed = 1
     assert explorer._offered.denoisers['returned'].calls == calls
+
+
+def test_levels_are_a_number_or_named():
+    explorer = explore(steps=20, levels=[0, 20, 5, 5])
+    assert (
+        explorer.levels == [0, 5, 20] and explorer.steps_reverse == [0, 5, 20] == explorer.sweep.steps_reverse
+    )
+    assert len(pixels(explorer._frames)) == 3
+    explorer.set_state({'levels': 2, 'step_reverse': 10})
+    assert explorer.steps_reverse == [0, 10, 20] and explorer.step_reverse == 10
+    explorer.levels = [7]
+    assert explorer.step_reverse == 7
+    with pytest.raises(ValueError, match='levels must be in 0..6, the steps, got 7'):
+        explorer.steps = 6
+    assert explorer.steps == 20
+
+
+def test_all_images_are_on_a_page_of_thumbnails():
+    explorer = explore(images=list(map(Image.fromarray, DIGITS.images[:, 0].numpy())), thumbnails=4, image=5)
+    assert (explorer._page, explorer._shelf['start'], len(explorer._shelf['names'])) == (1, 4, 2)
+    assert (pixels(explorer._thumbnails) == expected(X0[4:])).all()
+    explorer.image = 1
+    assert (explorer._page, explorer._shelf['count']) == (0, 6)
+    assert (pixels(explorer._thumbnails) == expected(X0[:4])).all()
+    explorer.set_state({'_page': 2})
+    assert explorer._page == 0 and explorer.error == 'page must be an int in 0..1, got 2'
+
+
+def test_pictures_answer_the_choices_that_they_name():
+    denoiser = Counting()
+    explorer, seen = explore(denoiser, background=True).wait(30), []
+    explorer.observe(lambda change: seen.append((explorer._answered, explorer._share)), names='_answered')
+    denoiser.gate.clear()
+    explorer.seed = 3
+    assert explorer._answered['seed'] == 0 and explorer._share == 1 and explorer.progress == 0
+    denoiser.gate.set()
+    explorer.wait(30)
+    assert explorer._answered == dict(image=0, sampler='ddpm', steps=8, seed=3, label=None, levels=4)
+    assert seen[0][0]['seed'] == 3 and seen[0][1] < 1 and explorer._share == 1
 
 
 def test_step_reverse_keeps_its_share_of_the_steps():
@@ -180,7 +219,9 @@ def test_messages_from_the_browser():
     explorer.set_state({'seed': -1})
     assert explorer.seed == 7 and explorer.error == 'seed must be an int in 0..4294967295, got -1'
     explorer.set_state({'steps': 'many'})
-    assert explorer.steps == 8 and 'steps' in explorer.error
+    assert explorer.steps == 8 and explorer.error == "steps must be an int in 1..1000, got 'many'"
+    explorer.set_state({'levels': [0, 9]})
+    assert explorer.error == 'levels must be in 0..8, the steps, got 9' and explorer.levels == 4
     explorer.set_state({'sampler': 'ddim'})
     assert explorer.error == ''
 
@@ -214,18 +255,63 @@ def test_static_picture():
 
 
 class Handle:
+    def __init__(self):
+        self.shown = []
+
     def update(self, data, raw):
-        self.data = data
+        self.shown.append(data['image/png'])
 
 
-def test_wait_completes_the_saved_picture_where_no_browser_shows_the_widget():
-    explorer = explore()
-    explorer._handle = Handle()
-    explorer.wait()
-    assert explorer._handle.data['image/png']
-    explorer._handle, explorer._view_count = Handle(), 1
-    explorer.wait()
-    assert not hasattr(explorer._handle, 'data')
+@pytest.mark.parametrize('background', [False, True])
+def test_every_finished_sweep_redraws_the_displayed_picture(background):
+    explorer, handle = explore(background=background).wait(30), Handle()
+    explorer._handles.append(handle)
+    for seed in (1, 2):
+        explorer.seed = seed
+        explorer.wait(30)
+    fresh = [explore(seed=seed)._picture()['image/png'] for seed in (1, 2)]
+    assert handle.shown == fresh and explorer._picture()['image/png'] == fresh[1]
+
+
+def test_the_picture_is_that_of_the_last_finished_sweep_while_another_runs():
+    denoiser = Counting()
+    explorer = explore(denoiser, background=True).wait(30)
+    explorer._handles.append(Handle())
+    explorer.seed = 1
+    explorer.wait(30)
+    before = explorer._picture()
+    denoiser.gate.clear()
+    explorer.seed = 2
+    assert explorer._answered['seed'] == 1 and explorer._picture() == before
+    denoiser.gate.set()
+    explorer.wait(30)
+    assert explorer._answered['seed'] == 2 and explorer._picture() != before
+
+
+def test_a_box_shows_the_pictures_of_its_explorers(python):
+    shown = python(BOXES)
+    assert shown.split() == ['boxed', '2', 'plain', '0']
+
+
+BOXES = """
+from ipywidgets import HBox, VBox, Label
+from IPython.core.interactiveshell import InteractiveShell
+import torch
+shell, pictures = InteractiveShell.instance(), []
+import difflow as df
+from difflow.widgets.base import _show_in_boxes
+images = torch.zeros(2, 1, 8, 8)
+make = lambda: df.SweepExplorer(df.GaussianDenoiser(torch.zeros(1, 8, 8), 1.), images, steps=2, levels=1)
+_show_in_boxes()
+show = lambda data, **more: pictures.append('data-df-picture' in data.get('text/html', ''))
+shell.display_pub.publish = show
+shell.display_formatter.format(HBox([make(), VBox([make(), Label('a')])]))
+print('boxed', sum(pictures))
+pictures.clear()
+data, _ = shell.display_formatter.format(HBox([Label('a')]))
+assert 'application/vnd.jupyter.widget-view+json' in data
+print('plain', sum(pictures))
+"""
 
 
 def test_fewer_steps_than_levels():
@@ -239,8 +325,11 @@ BAD = [
     (dict(steps=0), 'steps must be an int in 1..1000, got 0'),
     (dict(steps=2.5), 'steps must be an int in 1..1000, got 2.5'),
     (dict(steps=1001), 'steps must be an int in 1..1000, got 1001'),
-    (dict(levels=9), 'levels must be an int in 1..8, got 9'),
-    (dict(levels=0), 'levels must be an int in 1..8, got 0'),
+    (dict(levels=26), 'levels must be an int in 1..25, got 26'),
+    (dict(levels=[0, 9]), 'levels must be in 0..8, the steps, got 9'),
+    (dict(levels=[]), 'levels must be a number or at least one level'),
+    (dict(thumbnails=0), 'thumbnails must be an int in 1..1000, got 0'),
+    (dict(levels=0), 'levels must be an int in 1..25, got 0'),
     (dict(sampler='magic'), "sampler must be one of ddpm, ddim, euler, heun, dpmpp_2m, got 'magic'"),
     (dict(seed=-1), 'seed must be an int in 0..4294967295, got -1'),
     (dict(image=6), 'image must be an int in 0..5, got 6'),
@@ -257,7 +346,7 @@ BAD = [
     (dict(images=X0 * torch.nan), r'images: 4704 of 4704 values are NaN'),
     (dict(images=X0[0]), r'images must have shape \(B,C,H,W\), .*, not \(1, 28, 28\)'),
     (dict(images=X0.expand(-1, 2, -1, -1)), 'images must have 1 or 3 channels, got 2'),
-    (dict(images='mnist5k'), 'images must be an ImageSet or a tensor .*, got str'),
+    (dict(images='mnist5k'), 'images must be an ImageSet, PIL images, or a tensor .*, got str'),
     (
         dict(images=X0[..., :14]),
         r"denoiser 'returned' takes images of shape \(1, 28, 28\), got \(1, 28, 14\)",

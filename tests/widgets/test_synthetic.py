@@ -1,8 +1,8 @@
 """The synthetic explorer without a kernel: what it holds, what is refused, and its script in a browser."""
 
-import numpy as np
 import pytest
 import torch
+from counting import pixels
 from torch import nn
 from traitlets import TraitError
 
@@ -44,9 +44,9 @@ def test_the_browser_gets_the_samples(background):
     explorer = explore(background=background, label=2, seed=4).wait(60)
     expected = labelled_samples(ClassMeans(), {2: 5}, seed=4, steps=3)
     assert explorer.progress == 1 and explorer.error == '' and explorer.images.shape == (5, 1, 4, 4)
-    made = np.frombuffer(explorer._made, np.uint8).reshape(5, 4, 4)
+    made = pixels(explorer._made)[..., 0]
     assert (made == expected.images[:, 0].numpy()).all()
-    assert (np.frombuffer(explorer._real, np.uint8) == 192).all() and explorer._counts == {
+    assert (pixels(explorer._real) == 192).all() and explorer._counts == {
         'real': 5,
         'made': 5,
     }
@@ -78,7 +78,7 @@ def test_choices_start_anew_and_are_remembered(monkeypatch):
     explorer.seed = 0
     assert torch.equal(first, explorer.images) and len(calls) == 1
     explorer.label = 1
-    assert len(calls) == 2 and (np.frombuffer(explorer._real, np.uint8) == 128).all()
+    assert len(calls) == 2 and (pixels(explorer._real) == 128).all()
 
 
 def test_a_step_at_a_time():

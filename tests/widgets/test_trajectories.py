@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from counting import pixels
 from traitlets import TraitError
 
 from difflow import ConcatMixer, ImageSet, SingleTime, TrajectoryExplorer, TransformerMixer
@@ -40,14 +41,11 @@ def test_the_browser_gets_images_and_answers(explorer, parts):
     images, codes, _, single, readers = parts
     explorer.image, explorer.factor = 7, 0
     x = _noised(images.tensor([7]), TIMES, 7)
-    assert np.frombuffer(explorer._noised, np.uint8).tolist() == to_uint8(x).movedim(1, -1).flatten().tolist()
-    assert (
-        np.frombuffer(explorer._clean, np.uint8).tolist()
-        == images.images[7].movedim(0, -1).flatten().tolist()
-    )
-    assert len(explorer._thumbnails) == 60 * 48 and explorer._levels['sigma'] == pytest.approx(
-        sigma_of(torch.tensor(TIMES)).tolist()
-    )
+    assert pixels(explorer._noised).flatten().tolist() == to_uint8(x).movedim(1, -1).flatten().tolist()
+    assert pixels(explorer._clean).flatten().tolist() == images.images[7].movedim(0, -1).flatten().tolist()
+    first = images.images[:40].movedim(1, -1)
+    assert (pixels(explorer._thumbnails) == first.numpy()).all() and explorer._shelf['count'] == 60
+    assert explorer._levels['sigma'] == pytest.approx(sigma_of(torch.tensor(TIMES)).tolist())
     by_time = single.probabilities_by_time(codes)[0, :, 7]
     assert [row[0] for row in explorer._single] == ['abc'[i] for i in by_time.argmax(-1).tolist()]
     assert dict(explorer._answers)['concat'].startswith('abc'[readers['concat'].predict(codes)[7, 0]])
@@ -135,6 +133,6 @@ def test_time_is_dragged_in_a_browser(explorer, on_a_page, pixels_of):
         assert page.evaluate('state.factor') == 1
         page.locator('.df-thumbnails button').nth(4).click()
         assert page.evaluate('state.image') == 4
-    expected = np.frombuffer(explorer._noised, np.uint8).reshape(3, 4, 4, 3)[2]
+    expected = pixels(explorer._noised)[2]
     assert (shown == expected).all()
     assert explorer._single[2] in texts and all(text in texts for _, text in explorer._answers)
