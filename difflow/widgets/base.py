@@ -63,8 +63,6 @@ class _BaseExplorer(anywidget.AnyWidget):
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
     _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
-    progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
-    _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
     _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
 
