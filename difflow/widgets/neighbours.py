@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import traitlets
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.canvas import image_grid
@@ -20,7 +20,7 @@ from ..data.sets import ImageSet
 from ..features.sscd import SSCD
 from .base import _BaseExplorer, _check_int, _script, _style
 from .notes import _describer
-from .strips import _sheet
+from .strips import _sheet, _with_legend
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #065c3b86
 def _entrants(
@@ -76,21 +76,43 @@ def _entrant_pictures(
     table = [[[i, row[i], place[i]] for i in kept] for row, kept in zip(similarities.tolist(), entrants)]
     return table, train.tensor(used)
 
+# %% ../../nbs/widgets/09_neighbours.ipynb #7e717819
 def _draw_neighbours(
     own:Tensor, # (1, C, H, W) the sample
     train:ImageSet,
     similarities:Tensor, # (N,), of the sample
     rows:Sequence[tuple[int, Tensor]], # a size of the training set, and the nearest images
     k:int, # columns beside the sample
+    threshold:float, # similarity above which one is a copy, -1..1
     scale:int|None=None, # screen pixels per image pixel
 ) -> Image.Image:
-    "Draw a row for each size of the training set: the sample, and its neighbours with their similarities."
+    "Draw a row for each size of the set: the sample, its neighbours, their similarities; an axis below."
     images, titles = [], []
     for n, near in rows:
         white = torch.ones(k - len(near), *own.shape[1:])
         images += [own, train.tensor(near), white]
         titles += [f'N = {n}', *(f'{similarities[i]:.2f}' for i in near), *[''] * len(white)]
-    return image_grid(torch.cat(images), columns=k + 1, scale=scale, titles=titles)
+    grid = image_grid(torch.cat(images), columns=k + 1, scale=scale, titles=titles)
+    n, near = rows[-1]
+    legend = ('Under each neighbour its similarity to the sample: the cosine of their descriptors, -1..1; '
+              f'above {threshold:.2f}, the threshold, it is a copy. The axis: the neighbours for N = {n}.')
+    return _with_axis(_with_legend(grid, legend), similarities[near].tolist(), threshold)
+
+def _with_axis(picture:Image.Image, values:Sequence[float], threshold:float) -> Image.Image: # all in -1..1
+    "Return a picture with an axis of similarity below it: a dot for each value, a line at the threshold."
+    canvas = Image.new(picture.mode, (picture.width, picture.height + 34), 'white')
+    canvas.paste(picture)
+    draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(10), picture.height + 14
+    place = lambda value: 16 + (value + 1) / 2 * (min(picture.width, 480) - 32)
+    draw.line([(place(-1), y), (place(1), y)], 'black')
+    for tick in (-1, -0.5, 0, 0.5, 1):
+        draw.line([(place(tick), y), (place(tick), y + 4)], 'black')
+        draw.text((place(tick), y + 6), f'{tick:g}', 'black', font, 'ma')
+    draw.line([(place(threshold), y - 12), (place(threshold), y)], '#e65100', 2)
+    for value in values:
+        ink = '#e65100' if value > threshold else '#555555'
+        draw.ellipse((place(value) - 3, y - 9, place(value) + 3, y - 3), fill=ink)
+    return canvas
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #318ce249
 class NeighbourExplorer(_BaseExplorer):
@@ -123,9 +145,8 @@ class NeighbourExplorer(_BaseExplorer):
         self._similarities = (extract(self._own) @ extract(self._train).T).clamp(-1, 1)
         self._entrants = _entrants(self._similarities, self._k)
         table, pictures = _entrant_pictures(self._train, self._similarities, self._entrants)
-        choices = {'samples': len(self._own), 'count': len(self._train), 'k': self._k,
-                   'stops': _set_sizes(len(self._train)), 'shape': list(self._own.image_shape),
-                   'threshold': self.threshold}
+        choices = dict(samples=len(self._own), count=len(self._train), k=self._k, threshold=self.threshold,
+                       stops=_set_sizes(len(self._train)), shape=list(self._own.image_shape))
         super().__init__(**first, _choices=choices, _table=table, _pictures=_sheet(pictures),
                          _samples=_sheet(self._own.tensor()))
         self.observe(self._redraw_soon, names=['sample', 'n'])
@@ -147,11 +168,8 @@ class NeighbourExplorer(_BaseExplorer):
     @property
     def neighbours(self) -> Tensor: # (min(k, n),) int64, indices into the training set
         "Return the nearest of the first `n` training images, most similar first."
-        return self._nearest(self.n)
-
-    def _nearest(self, n:int) -> Tensor: # (min(k, n),) int64
-        "Return the nearest of the first `n` training images."
-        return _nearest_entrants(self._similarities[self.sample], self._entrants[self.sample], n, self._k)
+        s, kept = self._similarities[self.sample], self._entrants[self.sample]
+        return _nearest_entrants(s, kept, self.n, self._k)
 
     @property
     def similarity(self) -> Tensor: # (min(k, n),) float32 in -1..1, falling
@@ -169,9 +187,10 @@ class NeighbourExplorer(_BaseExplorer):
     ) -> Image.Image:
         "Draw the sample and its neighbours at some sizes of the set, for pages without a kernel."
         given = [self.n // 8**i for i in (3, 2, 1, 0) if self.n // 8**i >= self._k] or [self.n]
-        rows = [(n, self._nearest(self._check('n', n))) for n in sizes or given]
-        own, similarities = self._own.tensor([self.sample]), self._similarities[self.sample]
-        return _draw_neighbours(own, self._train, similarities, rows, self._k, scale)
+        s, kept, k = self._similarities[self.sample], self._entrants[self.sample], self._k
+        rows = [(self._check('n', n), _nearest_entrants(s, kept, n, k)) for n in sizes or given]
+        own = self._own.tensor([self.sample])
+        return _draw_neighbours(own, self._train, s, rows, k, self.threshold, scale)
 
     def __repr__(self) -> str:
         sizes = f'{len(self._own)} samples, {len(self._train)} training images'

@@ -174,7 +174,8 @@ def _draw_panel(draw:ImageDraw.ImageDraw, panel:Panel, layout:_Layout, top:int) 
             draw.line([(room + 12, y), (room + 20, y)], color, 3)
             x = [layout.left(j) + layout.cell / 2 for j in range(len(shown))]
             draw.line([(a, top + (1 - y) * height) for a, y in zip(x, shown)], color, 2)
-    draw.rectangle((layout.margin, top, layout.left(len(layout.chosen)) - 1, top + height), outline='#cccccc')
+    right = layout.left(len(layout.chosen)) - 1
+    draw.rectangle((layout.margin, top, right, top + height), outline='#cccccc')
     return end
 
 def _draw_caption(draw:ImageDraw.ImageDraw, panel:Panel, x:int, y:int):
@@ -183,7 +184,8 @@ def _draw_caption(draw:ImageDraw.ImageDraw, panel:Panel, x:int, y:int):
     draw.text((x, y), panel.title, 'black', font, 'lm')
     if panel.kind != 'heat' or not panel.rows: return
     x += int(font.getlength(panel.title)) + 16
-    for i in range(40): draw.line([(x + 8 + i, y - 4), (x + 8 + i, y + 3)], _heat_ink(panel.colors()[0], i / 39))
+    color = panel.colors()[0]
+    for i in range(40): draw.line([(x + 8 + i, y - 4), (x + 8 + i, y + 3)], _heat_ink(color, i / 39))
     draw.rectangle((x + 7, y - 4, x + 48, y + 3), outline='#cccccc')
     draw.text((x, y), '0', 'black', font, 'lm'), draw.text((x + 52, y), '1', 'black', font, 'lm')
 
@@ -191,8 +193,9 @@ def _draw_axis(draw:ImageDraw.ImageDraw, layout:_Layout, top:int, height:int):
     "Draw the axis of curves, 0..1, and a line at 0.5."
     right = layout.left(len(layout.chosen)) - 1
     for y, text in ((0, '1'), (0.5, '0.5'), (1, '0')):
-        draw.text((layout.margin - 4, top + y * height), text, 'black', ImageFont.load_default(9), 'rm')
-        draw.line([(layout.margin - 2, top + y * height), (right, top + y * height)], '#e0e0e0')
+        at = top + y * height
+        draw.text((layout.margin - 4, at), text, 'black', ImageFont.load_default(9), 'rm')
+        draw.line([(layout.margin - 2, at), (right, at)], '#e0e0e0')
 
 def _heat_ink(color:str, value:float) -> tuple[int, ...]:
     "Return white for 0, `color` for 1."
@@ -214,7 +217,7 @@ def film_strip(
     panels:Sequence[Panel]=(), # numbers of the same S levels
     notes:Mapping[str, Sequence[str]]={}, # name of a row -> S texts, written under its frames
     axis:str='step_reverse', # what the levels are
-    sigmas:Sequence[float|None]=(), # (S,) noise level of every frame, written above it; None: no image is left
+    sigmas:Sequence[float|None]=(), # (S,) noise levels, written above the frames; None: no image is left
 ) -> Image.Image:
     "Draw rows of frames as a labelled film strip, each pixel a square of whole pixels, and `panels` below."
     headers = {axis: [str(level) for level in steps_reverse]}
@@ -225,17 +228,19 @@ def film_strip(
     height = below + sum(map(_panel_height, panels)) + (_LINE if panels else 0)
     canvas = Image.new('RGB', (right + 8, height), 'white')
     draw = ImageDraw.Draw(canvas)
-    for k, name in enumerate(headers): _draw_header(draw, name, headers[name], layout, current, _LINE * (k + 0.5))
+    for k, (name, texts) in enumerate(headers.items()):
+        _draw_header(draw, name, texts, layout, current, _LINE * (k + 0.5))
     for name, frames in rows.items(): _draw_row(canvas, draw, name, frames, layout)
     for panel in panels: below = _draw_panel(draw, panel.check(len(frames)), layout, below)
     if panels: _draw_header(draw, axis, headers[axis], layout, current, below + _LINE / 2 - 1)
     x = layout.left(layout.chosen.index(current))
-    draw.rectangle((x, _LINE * len(headers) + 3, x + layout.cell - 1, below - 1), outline='#1976d2', width=2)
+    corners = x, _LINE * len(headers) + 3, x + layout.cell - 1, below - 1
+    draw.rectangle(corners, outline='#1976d2', width=2)
     return canvas
 
-def _draw_header(draw:ImageDraw.ImageDraw, name:str, texts:Sequence[str], layout:_Layout, current:int, y:float):
-    "Draw the name of an axis, and as many of its numbers as there is room for, that of `current` first."
-    font, at = ImageFont.load_default(10), layout.chosen.index(current)
+def _draw_header(draw:ImageDraw.ImageDraw, name:str, texts:Sequence[str], layout:_Layout, now:int, y:float):
+    "Draw the name of an axis, and as many of its numbers as there is room for, that of frame `now` first."
+    font, at = ImageFont.load_default(10), layout.chosen.index(now)
     apart = math.ceil((max(font.getlength(texts[i]) for i in layout.chosen) + 4) / layout.cell)
     draw.text((layout.margin - 8, y), name, 'black', font, 'rm')
     for j, i in enumerate(layout.chosen):
@@ -255,3 +260,16 @@ def _draw_row(canvas:Image.Image, draw:ImageDraw.ImageDraw, name:str, frames:np.
         for k, line in enumerate(layout.notes[name][j] if name in layout.notes else []):
             y = top + height + 4 + _NOTE_LINE * k
             draw.text((layout.center(j), y), line, 'black', small, 'ma')
+
+def _with_legend(
+    picture:Image.Image,
+    text:str, # what its numbers mean, a line or more
+) -> Image.Image:
+    "Return a picture with a text below it, in lines of its width."
+    font = ImageFont.load_default(11)
+    lines = _wrapped(text, font, picture.width - 8)
+    canvas = Image.new(picture.mode, (picture.width, picture.height + _LINE * len(lines) + 6), 'white')
+    canvas.paste(picture)
+    for k, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((4, picture.height + 2 + _LINE * k), line, 'black', font)
+    return canvas
