@@ -55,6 +55,11 @@ def _set_sizes(count:int, most:int=120) -> list[int]: # ascending, 1..count
     "Return at most `most` sizes from 1 to `count`, evenly spaced in their logarithm where they are large."
     return sorted({round(count**(i / (most - 1))) for i in range(most)})
 
+def _offered(samples:ImageSet, train:ImageSet, k:int, threshold:float) -> dict: # json-able
+    "Return what the browser offers."
+    return {'samples': len(samples), 'count': len(train), 'k': k, 'threshold': threshold,
+            'stops': _set_sizes(len(train)), 'shape': list(samples.image_shape)}
+
 def _check_sets(samples:ImageSet|Tensor, train:ImageSet|Tensor) -> tuple[ImageSet, ImageSet]:
     "Return samples and training images as sets; raise ValueError unless all have one shape."
     samples, train = ImageSet.of(samples), ImageSet.of(train)
@@ -82,12 +87,11 @@ def _draw_neighbours(
     train:ImageSet,
     similarities:Tensor, # (N,), of the sample
     rows:Sequence[tuple[int, Tensor]], # a size of the training set, and the nearest images
-    k:int, # columns beside the sample
     threshold:float, # similarity above which one is a copy, -1..1
     scale:int|None=None, # screen pixels per image pixel
 ) -> Image.Image:
     "Draw a row for each size of the set: the sample, its neighbours, their similarities; an axis below."
-    images, titles = [], []
+    images, titles, k = [], [], max(len(near) for _, near in rows) # columns beside the sample
     for n, near in rows:
         white = torch.ones(k - len(near), *own.shape[1:])
         images += [own, train.tensor(near), white]
@@ -140,15 +144,13 @@ class NeighbourExplorer(_BaseExplorer):
         extract, self.threshold = _describer(descriptor, threshold)
         self._own, self._train = _check_sets(samples, train)
         self._k = min(_check_int('k', k, 1, 16), len(self._train))
-        n = len(self._train) if n is None else n
-        first = dict(sample=self._check('sample', sample), n=self._check('n', n))
+        n, sample = self._check('n', len(self._train) if n is None else n), self._check('sample', sample)
         self._similarities = (extract(self._own) @ extract(self._train).T).clamp(-1, 1)
         self._entrants = _entrants(self._similarities, self._k)
         table, pictures = _entrant_pictures(self._train, self._similarities, self._entrants)
-        choices = dict(samples=len(self._own), count=len(self._train), k=self._k, threshold=self.threshold,
-                       stops=_set_sizes(len(self._train)), shape=list(self._own.image_shape))
-        super().__init__(**first, _choices=choices, _table=table, _pictures=_sheet(pictures),
-                         _samples=_sheet(self._own.tensor()))
+        sheets = dict(_pictures=_sheet(pictures), _samples=_sheet(self._own.tensor()))
+        offered = _offered(self._own, self._train, self._k, self.threshold)
+        super().__init__(sample=sample, n=n, **sheets, _choices=offered, _table=table)
         self.observe(self._redraw_soon, names=['sample', 'n'])
 
     def _check(self, name:str, value:int) -> int:
@@ -168,8 +170,11 @@ class NeighbourExplorer(_BaseExplorer):
     @property
     def neighbours(self) -> Tensor: # (min(k, n),) int64, indices into the training set
         "Return the nearest of the first `n` training images, most similar first."
-        s, kept = self._similarities[self.sample], self._entrants[self.sample]
-        return _nearest_entrants(s, kept, self.n, self._k)
+        return self._nearest(self.n)
+
+    def _nearest(self, n:int) -> Tensor: # (min(k, n),) int64
+        "Return the nearest of the first `n` training images."
+        return _nearest_entrants(self._similarities[self.sample], self._entrants[self.sample], n, self._k)
 
     @property
     def similarity(self) -> Tensor: # (min(k, n),) float32 in -1..1, falling
@@ -187,10 +192,9 @@ class NeighbourExplorer(_BaseExplorer):
     ) -> Image.Image:
         "Draw the sample and its neighbours at some sizes of the set, for pages without a kernel."
         given = [self.n // 8**i for i in (3, 2, 1, 0) if self.n // 8**i >= self._k] or [self.n]
-        s, kept, k = self._similarities[self.sample], self._entrants[self.sample], self._k
-        rows = [(self._check('n', n), _nearest_entrants(s, kept, n, k)) for n in sizes or given]
-        own = self._own.tensor([self.sample])
-        return _draw_neighbours(own, self._train, s, rows, k, self.threshold, scale)
+        rows = [(n, self._nearest(self._check('n', n))) for n in sizes or given]
+        own, alike = self._own.tensor([self.sample]), self._similarities[self.sample]
+        return _draw_neighbours(own, self._train, alike, rows, self.threshold, scale)
 
     def __repr__(self) -> str:
         sizes = f'{len(self._own)} samples, {len(self._train)} training images'
