@@ -71,7 +71,12 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Begin without a display."
         self._handles = [] # of the outputs with the picture
         super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        self.on_msg(self._answer_message)
         if _in_kernel(): _show_in_boxes()
+
+    def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
+        "Answer the question of the browser whether this object is alive."
+        if content.get('alive'): self.send({'alive': True})
 
     def static(self) -> Image.Image:
         "Draw what is chosen, for pages without a kernel."
