@@ -52,8 +52,8 @@ def _style(*names:str) -> str:
     return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in ('explorer', *names))
 
 # %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
-# Where JupyterLab finds no view it says so, in a node without children: hidden, while the picture stays.
-_LOST = ('<style>.jp-OutputArea-child:has(.jupyter-widgets:not(:has(*)))'
+# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
+_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
          ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
 _SETTLED = 0.4 # s after the last of a row of changes
 
@@ -143,7 +143,7 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Display the live view, and the picture that it hides as long as it lives."
         from IPython.display import display
         data, metadata = super()._repr_mimebundle_()
-        display(data, metadata=metadata, raw=True)
+        display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
         self._show_picture()
 
 def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
@@ -157,7 +157,8 @@ def _display_box(box:Box):
     from IPython.display import display
     explorers = list(_explorers_in(box))
     if not explorers: raise NotImplementedError
-    display(box._repr_mimebundle_(), raw=True)
+    names = ', '.join(type(explorer).__name__ for explorer in explorers)
+    display(box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}, raw=True)
     for explorer in explorers: explorer._show_picture()
 
 def _show_in_boxes():
