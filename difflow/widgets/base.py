@@ -9,6 +9,7 @@ __all__ = []
 import base64
 import html
 import io
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -37,6 +38,11 @@ def _in_kernel() -> bool:
     "Return whether this process is a Jupyter kernel, which a browser may listen to."
     from IPython import get_ipython
     return getattr(get_ipython(), 'kernel', None) is not None
+
+def _has_browser() -> bool:
+    "Return whether a browser may listen to this process: in a Jupyter kernel, or in a marimo notebook."
+    marimo = sys.modules.get('marimo')
+    return _in_kernel() or (marimo is not None and marimo.running_in_notebook())
 
 # %% ../../nbs/widgets/00_base.ipynb #8d5475d1
 def _script(
