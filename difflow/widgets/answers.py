@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .base import _BaseExplorer, _in_kernel
+from .base import _BaseExplorer, _has_browser
 
 # %% ../../nbs/widgets/01_answers.ipynb #17e6f8fd
 _SMALL = 20_000_000 # parameters up to which one core is as fast beside another thread as all of them
@@ -107,11 +107,11 @@ class _AsyncExplorer(_AnsweringExplorer):
     _query_type:type # a NamedTuple of the choices that start a computation; its fields are traits
 
     def __init__(self,
-        background:bool|None, # compute in a thread; None: in a kernel
+        background:bool|None, # compute in a thread; None: where a browser may listen
         **traits, # their first values
     ):
         "Start to compute; whatever `_compute` and the validators of the traits need is set before."
-        self._background = _in_kernel() if background is None else background
+        self._background = _has_browser() if background is None else background
         self._thread = None
         super().__init__(**traits)
         self.observe(self._choose, names=list(self._query_type._fields))

@@ -4,6 +4,8 @@
 
 const FRAME_TIME = 90; // ms between frames that are played
 const SILENT = 4000; // ms without any news, after which the kernel is called silent
+const PULSE = 3000; // ms from one sign of life of the kernel to the next question for one
+const ATTENDED = 600_000; // ms after the last touch of mouse or keyboard, during which the kernel is asked at all
 const GAP = 16; // px between the big pictures, half of it where there is little room
 const CELL_PIXELS = 144; // of the longest side of a frame in a film strip
 const KEYS = {
@@ -141,14 +143,20 @@ function form(host) {
   const node = make('div', { class: 'df-controls' });
   const fields = {};
   const mark = () => {
-    for (const [name, { input, write }] of Object.entries(fields)) input.value = write(host.model.get(name));
+    for (const [name, { input, write }] of Object.entries(fields)) {
+      if (!input.matches('.df-typing:focus')) input.value = write(host.model.get(name));
+    }
   };
   const field = (name, title, input, read, write = (value) => value ?? '') => {
     fields[name] = { input, write };
     input.setAttribute('data-choice', name);
     node.append(make('label', {}, make('span', {}, title), input));
-    input.addEventListener('change', () => host.ask(name, read(input.value)));
-    input.addEventListener('keydown', (event) => event.stopPropagation());
+    input.addEventListener('input', () => input.classList.add('df-typing')); // what is typed stays until it is asked for
+    input.addEventListener('change', () => {
+      input.classList.remove('df-typing');
+      host.ask(name, read(input.value));
+    });
+    input.addEventListener('keydown', (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); });
   };
   const select = (name, title, options, read = Number) => {
     const nodes = options.map(([value, text]) => make('option', { value: value ?? '' }, text));
@@ -267,7 +275,7 @@ function statusLine() {
 // Hide the picture that stands for this explorer where no kernel is, as long as its live view is here.
 function cover(key) {
   if (!key) return () => {};
-  const rule = make('style', {}, `[data-df-picture="${key}"] { display: none; }`);
+  const rule = make('style', {}, `[data-df-picture="${key}"] { display: none !important; }`);
   document.head.append(rule);
   return () => rule.remove();
 }
@@ -288,8 +296,37 @@ function follow(model, names, handler) {
   };
 }
 
-// What a kernel that went away says through Jupyter's own class on the view.
-const isCut = (el) => Boolean(el.closest('.jupyter-widgets-disconnected'));
+// Ask the kernel for a sign of life while somebody is at the page, so that a dead or restarted one is known before it
+// is needed. Python answers { alive }; a busy kernel does so late, and is asked no more until then, or seldom. Where
+// the kernel has gone, sending fails, and only this calls `lost`.
+function pulse(model, lost) {
+  let [touched, asked, patience] = [Date.now(), null, PULSE];
+  const beat = async () => {
+    asked = Date.now();
+    try {
+      await model.send({ alive: true });
+    } catch {
+      lost();
+    }
+  };
+  const answer = (message) => { if (message?.alive) [asked, patience] = [null, PULSE]; };
+  const touch = () => { touched = Date.now(); };
+  const timer = setInterval(() => {
+    if (document.hidden || Date.now() - touched > ATTENDED) return;
+    if (asked !== null && Date.now() - asked < patience) return;
+    if (asked !== null) patience = Math.min(2 * patience, 20 * PULSE);
+    beat();
+  }, PULSE);
+  const events = ['pointermove', 'keydown'];
+  events.forEach((name) => document.addEventListener(name, touch, { passive: true }));
+  model.on('msg:custom', answer);
+  const end = () => {
+    clearInterval(timer);
+    events.forEach((name) => document.removeEventListener(name, touch));
+    model.off('msg:custom', answer);
+  };
+  return { beat, end };
+}
 
 // Mount an explorer in `el`. `build(host)` returns its view:
 //   nodes      what is shown, from top to bottom
@@ -304,16 +341,16 @@ const isCut = (el) => Boolean(el.closest('.jupyter-widgets-disconnected'));
 // `host` has `model`, `ask(name, value)` for what needs an answer, `scrub(values)` for what does not.
 function mount({ model, el }, build) {
   let shown = null;
-  let [busy, again, ended, silent, timer] = [false, false, false, false, null];
+  let [busy, again, ended, silent, gone, timer] = [false, false, false, false, false, null];
   const decoded = {};
   const status = statusLine();
   const heard = () => { // news from Python
     clearTimeout(timer);
     timer = null;
-    silent = false;
+    silent = gone = false;
   };
   const state = () => {
-    const dead = model.get('_static') === true || isCut(el);
+    const dead = model.get('_static') === true || gone;
     const failure = model.get('error') ?? '';
     const answered = shown?._answered ?? {};
     const waiting = view.choices.some((name) => !(name in answered) || !same(model.get(name), answered[name]));
@@ -341,6 +378,7 @@ function mount({ model, el }, build) {
       heard();
       state();
       model.save_changes();
+      heart?.beat();
     },
     scrub: (values) => {
       Object.entries(values).forEach(([name, value]) => model.set(name, value));
@@ -373,16 +411,21 @@ function mount({ model, el }, build) {
     busy = false;
   };
   const layout = () => { if (root.clientWidth) view.layout(root.firstChild.clientWidth); };
+  const lost = () => {
+    if (ended) return;
+    gone = true;
+    state();
+  };
+  const heart = model.get('_static') === true ? null : pulse(model, lost);
   const endings = [
     follow(model, [...view.sheets, ...view.values, '_answered', '_share'], () => { heard(); refresh(); }),
-    follow(model, [...view.choices, 'error', 'progress'], () => { heard(); state(); }),
+    follow(model, view.choices, () => state()), // made here or by Python
+    follow(model, ['error', 'progress'], () => { heard(); state(); }),
     follow(model, view.scrubbed ?? [], () => { if (shown) view.show(shown, true); }),
     uncover,
   ];
   const observer = new ResizeObserver(layout);
   observer.observe(root);
-  const cut = new MutationObserver(state);
-  cut.observe(el, { attributes: true, attributeFilter: ['class'] });
   state();
   layout();
   refresh().then(layout);
@@ -391,7 +434,7 @@ function mount({ model, el }, build) {
     heard();
     view.stop?.();
     observer.disconnect();
-    cut.disconnect();
+    heart?.end();
     endings.forEach((end) => end());
     root.remove();
   };
