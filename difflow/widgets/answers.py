@@ -22,7 +22,7 @@ import torch
 import traitlets
 from torch import nn
 
-from .base import _BaseExplorer, _call, _in_kernel, _Names
+from .base import _BaseExplorer, _call, _has_browser, _Names
 
 # %% ../../nbs/widgets/01_answers.ipynb #17e6f8fd
 _SMALL = 20_000_000 # parameters up to which one core is as fast beside another thread as all of them
@@ -103,8 +103,8 @@ class _ToolbarExplorer(_BaseExplorer):
     def _make_file(self, change:dict):
         asked = self._asked
         if not asked.get('kind'): self._file = b'' # it has arrived
-        elif _in_kernel(): threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
-        else: self._answer_with_file(asked)
+        elif not _has_browser(): self._answer_with_file(asked)
+        else: threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
 
     def _answer_with_file(self, asked:dict): # {kind, n}
         "Make a file and send it; show an error where there is none."
@@ -196,11 +196,11 @@ class _AsyncExplorer(_AnsweringExplorer):
     _query_type:type # a NamedTuple of the choices that start a computation; its fields are traits
 
     def __init__(self,
-        background:bool|None, # compute in a thread; None: in a kernel
+        background:bool|None, # compute in a thread; None: where a browser may listen
         **traits, # their first values
     ):
         "Start to compute; whatever `_compute` and the validators of the traits need is set before."
-        self._background = _in_kernel() if background is None else background
+        self._background = _has_browser() if background is None else background
         self._thread = None
         super().__init__(**traits)
         self.observe(self._choose, names=list(self._query_type._fields))

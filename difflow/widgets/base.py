@@ -41,6 +41,11 @@ def _in_kernel() -> bool:
     from IPython import get_ipython
     return getattr(get_ipython(), 'kernel', None) is not None
 
+def _has_browser() -> bool:
+    "Return whether a browser may listen to this process: in a Jupyter kernel, or in a marimo notebook."
+    marimo = sys.modules.get('marimo')
+    return _in_kernel() or (marimo is not None and marimo.running_in_notebook())
+
 # %% ../../nbs/widgets/00_base.ipynb #8d5475d1
 def _script(
     *names:str, # of files in `widgets/static`, the view last, as 'directions'
@@ -98,8 +103,8 @@ def _call(function:str, arguments:Sequence[str]) -> str:
     return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
 
 # %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
-# Where JupyterLab finds no view it says so, in a node without children: hidden, while the picture stays.
-_LOST = ('<style>.jp-OutputArea-child:has(.jupyter-widgets:not(:has(*)))'
+# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
+_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
          ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
 _SETTLED = 0.4 # s after the last of a row of changes
 
@@ -119,7 +124,12 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Begin without a display."
         self._handles = [] # of the outputs with the picture
         super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        self.on_msg(self._answer_message)
         if _in_kernel(): _show_in_boxes()
+
+    def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
+        "Answer the question of the browser whether this object is alive."
+        if content.get('alive'): self.send({'alive': True})
 
     def static(self) -> Image.Image:
         "Draw what is chosen, for pages without a kernel."
@@ -188,7 +198,7 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Display the live view, and the picture that it hides as long as it lives."
         from IPython.display import display
         data, metadata = super()._repr_mimebundle_()
-        display(data, metadata=metadata, raw=True)
+        display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
         self._show_picture()
 
 def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
@@ -202,7 +212,8 @@ def _display_box(box:Box):
     from IPython.display import display
     explorers = list(_explorers_in(box))
     if not explorers: raise NotImplementedError
-    display(box._repr_mimebundle_(), raw=True)
+    names = ', '.join(type(explorer).__name__ for explorer in explorers)
+    display(box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}, raw=True)
     for explorer in explorers: explorer._show_picture()
 
 def _show_in_boxes():

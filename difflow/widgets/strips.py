@@ -90,7 +90,7 @@ class Panel(NamedTuple):
                 'values': list(self.rows.values()) if values else []}
 
 # %% ../../nbs/widgets/02_strips.ipynb #ff3c4a98
-_LEFT, _TOP = 76, 18 # px: the names beside the frames, and the levels above them
+_LEFT, _WIDEST, _LINE = 76, 170, 14 # px: least and most for the names beside the frames, and a line of text
 _NOTE_WIDTH, _NOTE_LINE = 80, 11 # px: a frame with text below it, and a line of the text
 
 class _Layout(NamedTuple):
@@ -98,13 +98,14 @@ class _Layout(NamedTuple):
     chosen:list[int] # index of every frame that is drawn
     scale:int # of a pixel of a frame
     cell:int # width of a column
+    margin:int # left edge of the first column
     tops:dict[str, int] # name -> upper edge of its row
     notes:dict[str, list[list[str]]] # name -> lines of text under every frame that is drawn
     bottom:int # lower edge of the last row
 
     def left(self, column:int) -> int:
         "Return the left edge of a column."
-        return _LEFT + self.cell * column
+        return self.margin + self.cell * column
 
     def center(self, column:int) -> int:
         "Return the middle of a column."
@@ -115,20 +116,29 @@ def _layout(
     current:int, # index of a frame that is drawn in any case
     width:int, # px, about
     notes:Mapping[str, Sequence[str]], # name -> S texts
+    names:Sequence[str]=(), # of panels, beside which those of the rows stand
+    headers:int=1, # lines of numbers above the frames
 ) -> _Layout:
     "Choose frames and their size for a film strip of about `width` px."
     count, frame_height, frame_width = next(iter(rows.values())).shape[:3]
     most = min(count, width // _NOTE_WIDTH) if notes else count
     scale = max(1, min(width // (most * (frame_width + 2)), 96 // max(frame_height, frame_width)))
     cell, font = frame_width * scale + 4, ImageFont.load_default(9)
+    longest = max(ImageFont.load_default(11).getlength(name) for name in [*rows, *names])
+    margin = int(min(max(longest + (42 if names else 16), _LEFT), _WIDEST))
     spread = even_levels(count - 1, max(2, min(most, width // cell))) if count > 1 else [0]
     chosen = sorted({*spread, current})
     wrapped = {name: [_wrapped(texts[i], font, cell - 2) for i in chosen] for name, texts in notes.items()}
-    tops, bottom = {}, _TOP
+    tops, bottom = {}, _LINE * headers + 4
     for name in rows:
         tops[name], lines = bottom, max(map(len, wrapped.get(name, [[]])))
         bottom += frame_height * scale + 4 + (_NOTE_LINE * lines + 4 if lines else 0)
-    return _Layout(chosen, scale, cell, tops, wrapped, bottom)
+    return _Layout(chosen, scale, cell, margin, tops, wrapped, bottom)
+
+def _shortened(text:str, font:ImageFont.ImageFont, width:float) -> str:
+    "Return a text, or as much of it as fits `width` px, with dots at its end."
+    if font.getlength(text) <= width: return text
+    return next((s for i in range(len(text), 0, -1) if font.getlength(s := text[:i] + '...') <= width), '...')
 
 def _wrapped(text:str, font:ImageFont.ImageFont, width:float) -> list[str]:
     "Break a text into lines of `width` px, between words."
@@ -146,30 +156,57 @@ _HEAT_ROW, _LINES_HEIGHT, _HEADING = 11, 72, 16 # px
 
 def _panel_height(panel:Panel) -> int: # px
     "Return the height of a panel with its title."
-    return _HEADING + (_HEAT_ROW * len(panel.rows) if panel.kind == 'heat' else _LINES_HEIGHT) + 4
+    lines = max(_LINES_HEIGHT, 9 * len(panel.rows))
+    return _HEADING + (_HEAT_ROW * len(panel.rows) if panel.kind == 'heat' else lines) + 4
 
 def _draw_panel(draw:ImageDraw.ImageDraw, panel:Panel, layout:_Layout, top:int) -> int:
     "Draw one panel from `top` px on for the frames of a strip, and return where the next one begins."
     font, end = ImageFont.load_default(10), top + _panel_height(panel)
-    draw.text((_LEFT + 2, top + _HEADING // 2), panel.title, 'black', font, 'lm')
+    _draw_caption(draw, panel, layout.margin + 2, top + _HEADING // 2)
     top, height = top + _HEADING, _panel_height(panel) - _HEADING - 4
+    if panel.kind == 'lines': _draw_axis(draw, layout, top, height)
+    room = layout.margin - (42 if panel.kind == 'lines' else 16)
     step = _HEAT_ROW if panel.kind == 'heat' else min(_HEAT_ROW, height / max(1, len(panel.rows)))
     for k, ((name, values), color) in enumerate(zip(panel.rows.items(), panel.colors())):
-        ink = 'black' if panel.kind == 'heat' else color
-        draw.text((_LEFT - 8, top + step * (k + 0.5)), name[:14], ink, font, 'rm')
-        shown = [values[i] for i in layout.chosen]
+        y, shown = top + step * (k + 0.5), [values[i] for i in layout.chosen]
+        draw.text((room + 8, y), _shortened(name, font, room), 'black', font, 'rm')
         if panel.kind == 'heat': _draw_heat(draw, shown, color, top + _HEAT_ROW * k, layout)
         else:
-            x = [_LEFT + layout.cell * (j + 0.5) for j in range(len(shown))]
+            draw.line([(room + 12, y), (room + 20, y)], color, 3)
+            x = [layout.left(j) + layout.cell / 2 for j in range(len(shown))]
             draw.line([(a, top + (1 - y) * height) for a, y in zip(x, shown)], color, 2)
-    draw.rectangle((_LEFT, top, layout.left(len(layout.chosen)) - 1, top + height), outline='#cccccc')
+    right = layout.left(len(layout.chosen)) - 1
+    draw.rectangle((layout.margin, top, right, top + height), outline='#cccccc')
     return end
+
+def _draw_caption(draw:ImageDraw.ImageDraw, panel:Panel, x:int, y:int):
+    "Draw the title of a panel from `x` on, and of a heat map which colours stand for 0 and 1."
+    font = ImageFont.load_default(10)
+    draw.text((x, y), panel.title, 'black', font, 'lm')
+    if panel.kind != 'heat' or not panel.rows: return
+    x += int(font.getlength(panel.title)) + 16
+    color = panel.colors()[0]
+    for i in range(40): draw.line([(x + 8 + i, y - 4), (x + 8 + i, y + 3)], _heat_ink(color, i / 39))
+    draw.rectangle((x + 7, y - 4, x + 48, y + 3), outline='#cccccc')
+    draw.text((x, y), '0', 'black', font, 'lm'), draw.text((x + 52, y), '1', 'black', font, 'lm')
+
+def _draw_axis(draw:ImageDraw.ImageDraw, layout:_Layout, top:int, height:int):
+    "Draw the axis of curves, 0..1, and a line at 0.5."
+    right = layout.left(len(layout.chosen)) - 1
+    for y, text in ((0, '1'), (0.5, '0.5'), (1, '0')):
+        at = top + y * height
+        draw.text((layout.margin - 4, at), text, 'black', ImageFont.load_default(9), 'rm')
+        draw.line([(layout.margin - 2, at), (right, at)], '#e0e0e0')
+
+def _heat_ink(color:str, value:float) -> tuple[int, ...]:
+    "Return white for 0, `color` for 1."
+    full = np.array([int(color[i:i + 2], 16) for i in (1, 3, 5)])
+    return tuple(int(c) for c in np.rint(255 + value * (full - 255)))
 
 def _draw_heat(draw:ImageDraw.ImageDraw, values:list[float], color:str, top:int, layout:_Layout):
     "Draw one row of a heat map: white for 0, `color` for 1."
-    full = np.array([int(color[i:i + 2], 16) for i in (1, 3, 5)])
     for j, value in enumerate(values):
-        ink = tuple(int(c) for c in np.rint(255 + value * (full - 255)))
+        ink = _heat_ink(color, value)
         draw.rectangle((layout.left(j), top, layout.left(j + 1) - 2, top + _HEAT_ROW - 2), fill=ink)
 
 # %% ../../nbs/widgets/02_strips.ipynb #4e383e3d
@@ -180,27 +217,44 @@ def film_strip(
     width:int=1100, # px, about; where the frames do not fit, some are left out
     panels:Sequence[Panel]=(), # numbers of the same S levels
     notes:Mapping[str, Sequence[str]]={}, # name of a row -> S texts, written under its frames
+    axis:str='step_reverse', # what the levels are
+    sigmas:Sequence[float|None]=(), # (S,) noise levels, written above the frames; None: no image is left
 ) -> Image.Image:
     "Draw rows of frames as a labelled film strip, each pixel a square of whole pixels, and `panels` below."
-    layout, font = _layout(rows, current, width, notes), ImageFont.load_default(11)
-    height, columns = layout.bottom + sum(map(_panel_height, panels)), range(len(layout.chosen))
-    canvas = Image.new('RGB', (layout.left(len(columns)), height), 'white')
+    headers = {axis: [str(level) for level in steps_reverse]}
+    if len(sigmas): headers['sigma'] = ['inf' if s is None else f'{s:.3g}' for s in sigmas]
+    names = [name for panel in panels if panel.kind == 'lines' for name in panel.rows]
+    layout = _layout(rows, current, width, notes, names, len(headers))
+    below, right = layout.bottom, layout.left(len(layout.chosen))
+    height = below + sum(map(_panel_height, panels)) + (_LINE if panels else 0)
+    canvas = Image.new('RGB', (right + 8, height), 'white')
     draw = ImageDraw.Draw(canvas)
+    for k, (name, texts) in enumerate(headers.items()):
+        _draw_header(draw, name, texts, layout, current, _LINE * (k + 0.5))
     for name, frames in rows.items(): _draw_row(canvas, draw, name, frames, layout)
-    for j in columns:
-        draw.text((layout.center(j), _TOP // 2), str(steps_reverse[layout.chosen[j]]), 'black', font, 'mm')
-    below = layout.bottom
     for panel in panels: below = _draw_panel(draw, panel.check(len(frames)), layout, below)
+    if panels: _draw_header(draw, axis, headers[axis], layout, current, below + _LINE / 2 - 1)
     x = layout.left(layout.chosen.index(current))
-    draw.rectangle((x, _TOP, x + layout.cell - 1, height - 1), outline='#1976d2', width=2)
+    corners = x, _LINE * len(headers) + 3, x + layout.cell - 1, below - 1
+    draw.rectangle(corners, outline='#1976d2', width=2)
     return canvas
+
+def _draw_header(draw:ImageDraw.ImageDraw, name:str, texts:Sequence[str], layout:_Layout, now:int, y:float):
+    "Draw the name of an axis, and as many of its numbers as there is room for, that of frame `now` first."
+    font, at = ImageFont.load_default(10), layout.chosen.index(now)
+    apart = math.ceil((max(font.getlength(texts[i]) for i in layout.chosen) + 4) / layout.cell)
+    draw.text((layout.margin - 8, y), name, 'black', font, 'rm')
+    for j, i in enumerate(layout.chosen):
+        if j == at or (j % apart == 0 and abs(j - at) >= apart):
+            draw.text((layout.center(j), y), texts[i], 'black', font, 'mm')
 
 def _draw_row(canvas:Image.Image, draw:ImageDraw.ImageDraw, name:str, frames:np.ndarray, layout:_Layout):
     "Draw the frames of a row, its name beside them, and its notes below."
     top, scale = layout.tops[name], layout.scale
     height, width = (side * scale for side in frames.shape[1:3])
     font, small = ImageFont.load_default(11), ImageFont.load_default(9)
-    draw.text((_LEFT - 8, top + height // 2 + 2), name[:12], 'black', font, 'rm')
+    text = _shortened(name, font, layout.margin - 12)
+    draw.text((layout.margin - 8, top + height // 2 + 2), text, 'black', font, 'rm')
     for j, i in enumerate(layout.chosen):
         frame = Image.fromarray(frames[i].squeeze(-1) if frames.shape[-1] == 1 else frames[i])
         canvas.paste(frame.resize((width, height), Image.NEAREST), (layout.left(j) + 2, top + 2))
@@ -208,16 +262,29 @@ def _draw_row(canvas:Image.Image, draw:ImageDraw.ImageDraw, name:str, frames:np.
             y = top + height + 4 + _NOTE_LINE * k
             draw.text((layout.center(j), y), line, 'black', small, 'ma')
 
+def _with_legend(
+    picture:Image.Image,
+    text:str, # what its numbers mean, a line or more
+) -> Image.Image:
+    "Return a picture with a text below it, in lines of its width."
+    font = ImageFont.load_default(11)
+    lines = _wrapped(text, font, picture.width - 8)
+    canvas = Image.new(picture.mode, (picture.width, picture.height + _LINE * len(lines) + 6), 'white')
+    canvas.paste(picture)
+    for k, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((4, picture.height + 2 + _LINE * k), line, 'black', font)
+    return canvas
+
 # %% ../../nbs/widgets/02_strips.ipynb #b39b802f
 def _gif(
     frames:Iterable[tuple[Tensor, Sequence[str]]], # pictures (k, C, H, W) in [-1, 1], and a text under each
     seconds:float=0.15, # a frame stays; the last one eight times as long
 ) -> bytes:
     "Return a GIF that plays for ever, a row of pictures a frame; raise ValueError for no frame."
-    drawn = [image_grid(row.cpu().clamp(-1, 1), len(row), max(1, 192 // row.shape[-1]), list(texts))
+    drawn = [image_grid(row.cpu().clamp(-1, 1), len(row), max(1, 192 // row.shape[-1]), [*texts])
              for row, texts in frames]
     if not drawn: raise ValueError('a GIF needs at least 1 frame, got 0')
-    times, file = [round(1000 * seconds)] * (len(drawn) - 1) + [round(8000 * seconds)], io.BytesIO()
+    file, times = io.BytesIO(), [round(1000 * seconds)] * (len(drawn) - 1) + [round(8000 * seconds)]
     drawn[0].save(file, 'gif', save_all=True, append_images=drawn[1:], duration=times, loop=0)
     return file.getvalue()
 
@@ -226,11 +293,9 @@ def sweep_gif(
     image:int=0, # which of the images
 ) -> bytes: # GIF
     "Return an animation over the levels: the image, its noised version, and what came back in each sweep."
-    first = next(iter(sweeps.values()))
-    def frame(i:int, r:int) -> tuple[Tensor, list[str]]:
-        "Return the pictures of a level, and the text under each."
-        titles = ['image', f'noised, sigma {first.noised_sigmas[i].item():.3g}']
-        titles += [f'{name} from {r} of {first.steps}' for name in sweeps]
-        back = [sweep.images[i, image] for sweep in sweeps.values()]
-        return torch.stack([first.x0[image], first.noised_vp[i, image], *back]), titles
-    return _gif(frame(i, r) for i, r in enumerate(first.steps_reverse))
+    first, frames = next(iter(sweeps.values())), []
+    for i, (r, noised) in enumerate(zip(first.steps_reverse, first.noised_vp[:, image])):
+        texts = 'image', f'noised, sigma {first.noised_sigmas[i].item():.3g}'
+        back = {f'{name} from {r} of {first.steps}': sweep.images[i, image] for name, sweep in sweeps.items()}
+        frames.append((torch.stack([first.x0[image], noised, *back.values()]), [*texts, *back]))
+    return _gif(frames)

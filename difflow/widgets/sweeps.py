@@ -175,7 +175,7 @@ class _SweepView(_SweepFiles, _OwnImageTraits, _AsyncExplorer):
             current = min(range(len(levels)), key=lambda i: abs(levels[i] - self.step_reverse))
             notes = dict(zip(list(rows)[1:], self._notes))
             panels = self._panels_drawn if self._share == 1 else []
-            return film_strip(rows, levels, current, width, panels, notes)
+            return film_strip(rows, levels, current, width, panels, notes, sigmas=self._levels['sigma'])
 
 # %% ../../nbs/widgets/06_sweeps.ipynb #37332477
 class _BaseSweepExplorer(_SweepView):

@@ -170,8 +170,9 @@ class _TrajectoryView(_ShelfTraits, _ToolbarExplorer):
     def static(self, width:int=900) -> Image.Image: # width: px, about
         "Draw the noised images and the panels below, for pages without a kernel."
         frames, times = _pixels(self._noised_images()), [f'{t:g}' for t in self._times]
-        row = self._truth or 'noised'
-        return film_strip({row: frames}, times, times.index(f'{self.t:g}'), width, self.panels)
+        row, sigmas = self._truth or 'noised', self._levels['sigma']
+        current = times.index(f'{self.t:g}')
+        return film_strip({row: frames}, times, current, width, self.panels, axis='t', sigmas=sigmas)
 
 # %% ../../nbs/widgets/11_trajectories.ipynb #ee2ec7e5
 class TrajectoryExplorer(_TrajectoryFiles, _TrajectoryView):
