@@ -9,10 +9,12 @@ __all__ = []
 import base64
 import html
 import io
+import math
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import anywidget
 import numpy as np
@@ -48,14 +50,57 @@ def _has_browser() -> bool:
 def _script(
     *names:str, # of files in `widgets/static`, the view last, as 'directions'
 ) -> str:
-    "Return the module of an explorer: the text of `library.js`, then those of `names`."
+    "Return the module of an explorer: the text of `library.js`, `toolbar.js` and those of `names`."
     folder = package_file('widgets', 'static')
-    return ''.join((folder / f'{name}.js').read_text(encoding='utf-8') for name in ('library', *names))
+    names = 'library', 'toolbar', *names
+    return ''.join((folder / f'{name}.js').read_text(encoding='utf-8') for name in names)
 
 def _style(*names:str) -> str:
     "Return the style sheet of all explorers, then that of each of `names`."
     folder = package_file('widgets', 'static')
-    return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in ('explorer', *names))
+    names = 'explorer', 'toolbar', *names
+    return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in names)
+
+# %% ../../nbs/widgets/00_base.ipynb #b0a6c59b
+class _Names:
+    "The names that objects have in the user's namespace, and what has none there."
+    def __init__(self):
+        "Read the namespace of IPython, or that of `__main__`."
+        from IPython import get_ipython
+        shell = get_ipython()
+        self.space = dict(vars(sys.modules['__main__']) if shell is None else shell.user_ns)
+        self.missing = {} # name -> object
+
+    def known(self, value:object) -> str|None:
+        "Return the name that an object has."
+        return next((key for key, own in self.space.items() if own is value and key[:1] != '_'), None)
+
+    def of(self, value:object, name:str) -> str: # name: of what has none
+        "Return the Python of a plain value, of a list or dict of things that have names, or a name."
+        if isinstance(value, np.generic): value = value.item()
+        if isinstance(value, (type(None), bool, int, float, str)):
+            return f"float('{value}')" if value in (math.inf, -math.inf) else repr(value)
+        if isinstance(value, Path): return repr(str(value))
+        if (known := self.known(value)) is not None: return known
+        if isinstance(value, Mapping):
+            rows = [f'{key!r}: {self.of(v, f"{name}_{i}")}' for i, (key, v) in enumerate(value.items())]
+            return '{' + ', '.join(rows) + '}'
+        if isinstance(value, (list, tuple, range)) and all(isinstance(v, (int, float, str)) for v in value):
+            return repr(list(value))
+        while name in self.space or self.missing.get(name, value) is not value: name += '_'
+        self.missing[name] = value
+        return name
+
+    def header(self) -> list[str]: # lines
+        "Return the import, and a comment for all that has no name."
+        kinds = {name: type(value).__name__ for name, value in self.missing.items()}
+        return ['import difflow as df',
+                *(f'# {name}: put the {kind} of the explorer here' for name, kind in kinds.items())]
+
+def _call(function:str, arguments:Sequence[str]) -> str:
+    "Return a call, with a line an argument where it is long."
+    line = f'{function}({", ".join(arguments)})'
+    return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
 
 # %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
 # JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.

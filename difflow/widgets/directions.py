@@ -24,7 +24,7 @@ from ..samplers.guidance import device_of
 from ..samplers.walks import SAMPLING_STEPS
 from .answers import _AsyncExplorer
 from .base import _MAX_SEED, _check_int, _InvalidChoice, _script, _style
-from .strips import _sheet, _with_legend
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/08_directions.ipynb #63c5cf31
 class _Directions(NamedTuple):
@@ -138,8 +138,20 @@ class _DirectionChoices:
         return {'sigmas': self.sigmas, 'strengths': self.strengths, 'count': self.count,
                 'max_seed': _MAX_SEED, 'shape': list(self.denoiser.pixel_shape), 'classes': named}
 
+# %% ../../nbs/widgets/08_directions.ipynb #c16d5b0e
+class _DirectionFiles:
+    "The animation of a direction explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the strengths: state, direction, and edited image of the chosen direction."
+        answer, at = self._answer, self.direction
+        scale = max(1., answer.state.abs().max().item() / 2)
+        fixed = answer.state[0] / scale, _unit_pictures(answer.vectors)[at]
+        titles = f'noisy state, sigma {self._answered["sigma"]:g}', f'direction {at}'
+        frames = zip(answer.images[at], self._offered.strengths)
+        return _gif((torch.stack([*fixed, image]), [*titles, f'edited, {s:g} sigma']) for image, s in frames)
+
 # %% ../../nbs/widgets/08_directions.ipynb #fb9953ce
-class DirectionExplorer(_AsyncExplorer):
+class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
     "Move a noisy image along the singular directions of a denoiser's Jacobian, and see where it returns."
     _esm, _css, _query_type = _script('strips', 'directions'), _style(), _DirectionQuery
 

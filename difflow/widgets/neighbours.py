@@ -18,9 +18,10 @@ from torch import Tensor
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
 from ..features.sscd import SSCD
-from .base import _BaseExplorer, _check_int, _script, _style
+from .answers import _ToolbarExplorer
+from .base import _check_int, _script, _style
 from .notes import _describer
-from .strips import _sheet, _with_legend
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #065c3b86
 def _entrants(
@@ -118,8 +119,22 @@ def _with_axis(picture:Image.Image, values:Sequence[float], threshold:float) -> 
         draw.ellipse((place(value) - 3, y - 9, place(value) + 3, y - 3), fill=ink)
     return canvas
 
+# %% ../../nbs/widgets/09_neighbours.ipynb #f74790db
+class _NeighbourFiles:
+    "The animation of a neighbour explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the sizes of the training set: the sample and its nearest training images."
+        def frame(n:int) -> tuple[Tensor, list[str]]:
+            "Return the pictures at one size, and the text under each."
+            near = self._nearest(n)
+            alike = [f'image {i}: {self._similarities[self.sample, i].item():.2f}' for i in near.tolist()]
+            own, blank = self._own.tensor([self.sample]), self._k - len(near)
+            rows = torch.cat([own, self._train.tensor(near), own.new_ones(blank, *own.shape[1:])])
+            return rows, [f'sample {self.sample}, N = {n}', *alike, *[''] * blank]
+        return _gif(map(frame, _set_sizes(len(self._train), 40)))
+
 # %% ../../nbs/widgets/09_neighbours.ipynb #318ce249
-class NeighbourExplorer(_BaseExplorer):
+class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
     "Choose a sample and a size of the training set, and see the training images nearest to the sample."
     _esm, _css = _script('neighbours'), _style()
 

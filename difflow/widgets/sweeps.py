@@ -6,7 +6,9 @@
 __all__ = ['SweepExplorer']
 
 # %% ../../nbs/widgets/06_sweeps.ipynb #0686a666
+import base64
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -23,11 +25,11 @@ from ..schedulers.scheduler import Scheduler
 from ..sweeps.levels import Sweep, sweep_states
 from ..sweeps.plans import grid_of
 from .answers import _AsyncExplorer
-from .base import _check_int, _script, _style
-from .choices import _MAX_STEPS, _Choices, _Shelf, _ShelfTraits
+from .base import _call, _check_int, _Names, _script, _style
+from .choices import _MAX_STEPS, _Choices, _OwnImageTraits, _Shelf
 from .notes import _NoteFunction
 from .panels import _PanelFunction
-from .strips import Panel, _pixel_distance, _pixels, _sheet, film_strip
+from .strips import Panel, _pixel_distance, _pixels, _sheet, film_strip, sweep_gif
 
 # %% ../../nbs/widgets/06_sweeps.ipynb #dfc729e9
 class _SweepQuery(NamedTuple):
@@ -63,8 +65,57 @@ def _partial_sweeps(
         sweeps = {name: sweep for name, (_, sweep) in zip(choices.denoisers, states)}
         yield 1 - states[0][0] / query.steps, sweeps
 
+# %% ../../nbs/widgets/06_sweeps.ipynb #536396b9
+class _SweepFiles:
+    "The code and the animation of the sweeps of an explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF of what is shown, level after level."
+        return sweep_gif({name: sweep.in_pixels() for name, sweep in self._answer.items()})
+
+    def _image_code(self, names:_Names, image:int) -> tuple[list[str], str]: # lines, and the image in Python
+        "Return the Python of an image, own ones as text."
+        png, images = self._offered.images.png(image), self._given['images']
+        if png is None:
+            name = names.of(images, 'images')
+            if not isinstance(images, ImageSet): name = f'df.ImageSet.of({name})'
+            return [], f'{name}.tensor([{image}])'
+        text = '\n'.join(textwrap.wrap(base64.b64encode(png).decode(), 100))
+        imports = ['import base64', 'import io', '', 'from PIL import Image', '']
+        opened = 'Image.open(io.BytesIO(base64.b64decode(own)))'
+        return [*imports, f'own = """\n{text}\n"""'], f'df.ImageSet.of([{opened}]).tensor()'
+
+    def _row_code(self, names:_Names) -> list[str]: # the Python of each denoiser
+        "Return the names of the denoisers."
+        rows, given = self._offered.denoisers, self._given['denoiser']
+        if not isinstance(given, Mapping): return [names.of(given, 'denoiser')]
+        if known := names.known(given): return [f'{known}[{name!r}]' for name in rows]
+        return [names.of(row, f'denoiser_{i}') for i, row in enumerate(rows.values())]
+
+    def _lines(self, names:_Names, chosen:dict[str, str]) -> list[str]:
+        "Return the calls of `sweep` that give the pictures."
+        query = _SweepQuery(*(self._answered.get(name, getattr(self, name)) for name in _SweepQuery._fields))
+        lines, x0 = self._image_code(names, query.image)
+        steps, levels = query.steps, query.levels
+        if isinstance(levels, int): levels = f'df.even_levels({steps}, {min(levels, steps) + 1})'
+        shared = [x0, str(levels), f'steps={steps}', f'sampler={query.sampler!r}', f'seeds={query.seed}']
+        for name, default in dict(convention='matched', independent=False).items():
+            if self._options[name] != default: shared.append(f'{name}={self._options[name]!r}')
+        calls, rows, grid = [], self._row_code(names), self._options['scheduler']
+        for own, row in zip(rows, self._offered.denoisers.values()):
+            label = [] if None in (row.num_classes, query.label) else [f'labels={query.label}']
+            if grid is not None: label.append(f'scheduler={names.of(grid, "scheduler")}')
+            elif own is not rows[0]: label.append(f'scheduler={rows[0]}.grid({steps})')
+            calls.append(_call('df.sweep', [own, *shared, *label]))
+        large = '# large: result.images[result.steps_reverse.index(⟨step_reverse⟩)]'
+        if not isinstance(self._given['denoiser'], Mapping):
+            return [*lines, f'result = {calls[0]}', large, 'result.strip()']
+        lines += ['results = {}']
+        lines += [f'results[{name!r}] = {call}' for name, call in zip(self._offered.denoisers, calls)]
+        shown = ['for name, result in results.items():', '    print(name)', '    display(result.strip())']
+        return ['from IPython.display import display', *lines, large, *shown]
+
 # %% ../../nbs/widgets/06_sweeps.ipynb #38c842d9
-class _SweepView(_ShelfTraits, _AsyncExplorer):
+class _SweepView(_SweepFiles, _OwnImageTraits, _AsyncExplorer):
     "Film strips of one image by one or more denoisers, as a browser or a page without a kernel shows them."
     step_reverse = traitlets.Int(0, help='level shown, one of `steps_reverse`').tag(sync=True)
 

@@ -27,7 +27,7 @@ from ..samplers.steps import heun
 from ..samplers.walks import SAMPLING_STEPS, Sampler
 from .answers import _AsyncExplorer
 from .base import _MAX_SEED, _check_int, _InvalidChoice, _script, _style
-from .strips import _sheet, _with_legend
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/10_synthetic.ipynb #a43594a1
 def _class_states(
@@ -152,8 +152,18 @@ class _SyntheticView(_AsyncExplorer):
         self._counts = {'real': len(answer.real), 'made': len(answer.made)}
         self._real, self._made = _sheet(answer.real), _sheet(answer.made, self.progress < 1)
 
+# %% ../../nbs/widgets/10_synthetic.ipynb #880a8c3f
+class _SyntheticFiles:
+    "The animation of a synthetic explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF of the synthetic images on their way, step after step; walks once more."
+        label, guidance, steps, seed = self._query
+        states = _class_states(self._denoiser, label, self._count, guidance, steps, seed)
+        texts = ([f'step {k} of {steps}', *[''] * (self._count - 1)] for k in range(1, steps + 1))
+        return _gif(zip(states, texts))
+
 # %% ../../nbs/widgets/10_synthetic.ipynb #56c33b22
-class SyntheticExplorer(_SyntheticView):
+class SyntheticExplorer(_SyntheticFiles, _SyntheticView):
     "Compare real and synthetic images of a class while guidance and steps change."
     _esm, _css, _query_type = _script('synthetic'), _style('synthetic'), _SyntheticQuery
 

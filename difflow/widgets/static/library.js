@@ -12,7 +12,8 @@ const KEYS = {
   ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
   PageDown: -5, PageUp: 5, Home: -Infinity, End: Infinity,
 };
-const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us
+const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us: of the node that has the focus
+const FOCUSED = ['button', 'input', 'select', 'textarea'];
 const ASKS = { 'data-asks': '' }; // of what needs a kernel: disabled where there is none
 const ICONS = {
   play: 'M4 2.5v11l9.5-5.5z',
@@ -30,6 +31,7 @@ const same = (a, b) => JSON.stringify(a ?? null) === JSON.stringify(b ?? null);
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (FOCUSED.includes(tag)) node.setAttribute(...Object.entries(NO_SHORTCUTS)[0]);
   node.append(...children);
   return node;
 }
@@ -188,13 +190,17 @@ function thumbnails(host) {
   const group = { class: 'df-thumbnails', role: 'radiogroup', 'aria-label': 'Image' };
   const row = make('div', { ...group, ...NO_SHORTCUTS });
   const [back, next] = [iconButton('back', 'Images before these', ASKS), iconButton('next', 'Images after these', ASKS)];
+  const field = make('input', { type: 'number', min: 0, step: 1, title: 'Index of the image, from 0', ...ASKS });
   const place = make('small');
-  const node = make('div', { class: 'df-shelf' }, back, row, next, place);
+  const any = make('label', {}, make('span', {}, 'image'), field, place);
+  const node = make('div', { class: 'df-shelf' }, back, row, next, any);
   let shelf = { start: 0, count: 0, names: [] };
   let seen = null; // the button brought into sight
   const turn = (pages) => host.ask('_page', model.get('_page') + pages);
   back.addEventListener('click', () => turn(-1));
   next.addEventListener('click', () => turn(1));
+  field.addEventListener('change', () => host.ask('image', field.value === '' ? '' : Number(field.value)));
+  field.addEventListener('keydown', (event) => event.stopPropagation());
   const choose = (image) => {
     host.ask('image', image);
     row.children[image - shelf.start]?.focus();
@@ -209,7 +215,9 @@ function thumbnails(host) {
     });
     const chosen = row.children[image - shelf.start];
     if (chosen && chosen !== seen && row.clientWidth) reveal(row, seen = chosen);
-    put(place, shelf.count > shelf.names.length ? `${image + 1} of ${shelf.count}` : '', 'The image shown, of all images');
+    field.value = image;
+    field.max = shelf.count - 1;
+    put(place, `of 0..${shelf.count - 1}`, 'The indices of all images');
   };
   const show = ({ _shelf, _thumbnails }) => {
     if (!_shelf?.names || !_thumbnails) return;
@@ -228,7 +236,7 @@ function thumbnails(host) {
       const { width, height } = _thumbnails;
       fit(button.firstChild, [1, height, width], clamp(Math.max(height, width), 40, 56));
     });
-    back.hidden = next.hidden = shelf.count <= shelf.names.length;
+    back.hidden = next.hidden = any.hidden = shelf.count <= shelf.names.length;
     [back.disabled, next.disabled] = [shelf.start === 0, shelf.start + shelf.names.length >= shelf.count];
     mark();
   };
@@ -238,7 +246,7 @@ function thumbnails(host) {
 
 // A button that plays the levels to and fro; `step(direction)` returns false at an end.
 function player(step) {
-  const node = iconButton('play', 'Play');
+  const node = iconButton('play', 'Play', { 'data-play': '' });
   let timer = null;
   const stop = () => {
     clearInterval(timer);
@@ -369,6 +377,7 @@ function mount({ model, el }, build) {
     root.setAttribute('aria-busy', !failure && !dead && (waiting || share < 1));
     root.querySelectorAll('[data-asks]').forEach((node) => node.toggleAttribute('data-dead', dead));
     root.querySelectorAll('[data-dead]').forEach((node) => { node.disabled = true; });
+    tools.mark(dead);
     view.mark();
   };
   const host = {
@@ -387,7 +396,10 @@ function mount({ model, el }, build) {
     shown: () => shown,
   };
   const view = build(host);
-  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, ...view.nodes, status.node));
+  const frame = { root: null, layout: () => layout() };
+  const tools = toolbar(host, frame);
+  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, tools.node, ...view.nodes, status.node));
+  frame.root = root;
   el.append(root);
   const uncover = cover(model.get('_key'));
 
@@ -423,6 +435,7 @@ function mount({ model, el }, build) {
     follow(model, ['error', 'progress'], () => { heard(); state(); }),
     follow(model, view.scrubbed ?? [], () => { if (shown) view.show(shown, true); }),
     uncover,
+    tools.start(),
   ];
   const observer = new ResizeObserver(layout);
   observer.observe(root);
