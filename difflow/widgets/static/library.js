@@ -217,7 +217,7 @@ function thumbnails(host) {
     if (chosen && chosen !== seen && row.clientWidth) reveal(row, seen = chosen);
     field.value = image;
     field.max = shelf.count - 1;
-    put(place, `of 0..${shelf.count - 1}`, 'The images there are, by index');
+    put(place, `of 0..${shelf.count - 1}`, 'The indices of all images');
   };
   const show = ({ _shelf, _thumbnails }) => {
     if (!_shelf?.names || !_thumbnails) return;
