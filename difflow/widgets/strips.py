@@ -229,14 +229,12 @@ def film_strip(
     height = below + sum(map(_panel_height, panels)) + (_LINE if panels else 0)
     canvas = Image.new('RGB', (right + 8, height), 'white')
     draw = ImageDraw.Draw(canvas)
-    for k, (name, texts) in enumerate(headers.items()):
-        _draw_header(draw, name, texts, layout, current, _LINE * (k + 0.5))
+    for k, name in enumerate(headers): _draw_header(draw, name, headers[name], layout, current, _LINE * k + 7)
     for name, frames in rows.items(): _draw_row(canvas, draw, name, frames, layout)
     for panel in panels: below = _draw_panel(draw, panel.check(len(frames)), layout, below)
     if panels: _draw_header(draw, axis, headers[axis], layout, current, below + _LINE / 2 - 1)
-    x = layout.left(layout.chosen.index(current))
-    corners = x, _LINE * len(headers) + 3, x + layout.cell - 1, below - 1
-    draw.rectangle(corners, outline='#1976d2', width=2)
+    x, top = layout.left(layout.chosen.index(current)), _LINE * len(headers) + 3
+    draw.rectangle((x, top, x + layout.cell - 1, below - 1), outline='#1976d2', width=2)
     return canvas
 
 def _draw_header(draw:ImageDraw.ImageDraw, name:str, texts:Sequence[str], layout:_Layout, now:int, y:float):
@@ -262,10 +260,7 @@ def _draw_row(canvas:Image.Image, draw:ImageDraw.ImageDraw, name:str, frames:np.
             y = top + height + 4 + _NOTE_LINE * k
             draw.text((layout.center(j), y), line, 'black', small, 'ma')
 
-def _with_legend(
-    picture:Image.Image,
-    text:str, # what its numbers mean, a line or more
-) -> Image.Image:
+def _with_legend(picture:Image.Image, text:str) -> Image.Image: # text: what its numbers mean
     "Return a picture with a text below it, in lines of its width."
     font = ImageFont.load_default(11)
     lines = _wrapped(text, font, picture.width - 8)
