@@ -1,4 +1,4 @@
-"""What is written in the pictures of explorers: axes, units, what a number means, nothing over other texts."""
+"""What is written in the pictures of explorers: axes, units, what a number means, nothing over other text."""
 
 from itertools import combinations
 
