@@ -4,11 +4,12 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
-from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, answers, chromium, drag, free_port, until
+from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, chromium, drag, free_port, until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
 
@@ -48,6 +49,11 @@ def _(mo, wrapped):
 """
 
 
+def listens(port):
+    with socket.socket() as s:
+        return s.connect_ex(('127.0.0.1', port)) == 0
+
+
 @contextlib.contextmanager
 def served(folder, *command):
     "Serve by a program in a process of its own, `PORT` being its port; yield its address."
@@ -66,10 +72,9 @@ def served(folder, *command):
     with open(folder / 'server.log', 'w') as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
-        url = f'http://127.0.0.1:{port}'
-        until(lambda: answers(url) or server.poll() is not None)
+        until(lambda: listens(port) or server.poll() is not None)
         assert server.poll() is None, (folder / 'server.log').read_text()
-        yield url
+        yield f'http://127.0.0.1:{port}'
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
@@ -82,7 +87,7 @@ def page_at(url, count):
         page, errors = browser.new_page(viewport={'width': 1400, 'height': 1500}), []
         page.set_default_timeout(PATIENCE * 1000)
         page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto(url)
+        page.goto(url, wait_until='commit')  # Voila sends the page while its cells run
         page.locator('.df-explorer').nth(count - 1).wait_for()
         explorers = [page.locator('.df-explorer').nth(i) for i in range(count)]
         until(lambda: all(is_answered(explorer) for explorer in explorers))
@@ -107,7 +112,7 @@ def agree(explorer, level):
 
 
 def test_marimo_strip_and_picture_agree_and_answer_every_choice(tmp_path):
-    "An explorer in `mo.ui.anywidget` and a bare one: scrubbing, a new seed, another image, a value not allowed"
+    "An explorer in `mo.ui.anywidget` and a bare one: scrubbing, a new seed, another image, a bad value"
     pytest.importorskip('marimo', reason='marimo is not installed')
     (tmp_path / 'app.py').write_text(APP)
     command = [sys.executable, '-m', 'marimo', 'run', tmp_path / 'app.py', '--headless', '--no-token']
