@@ -74,8 +74,8 @@ for (const name in blobs) {
 }
 const known = (name) => { if (!(name in state)) throw new Error(`no trait ${String(name)}`); };
 const event = (name) => {
-  if (name !== 'change' && !/^change:\\w+$/.test(name)) throw new Error(`one event a call, got ${name}`);
-  if (name !== 'change') known(name.slice(7));
+  if (name !== 'change' && name !== 'msg:custom' && !/^change:\\w+$/.test(name)) throw new Error(`one event a call, got ${name}`);
+  if (name.startsWith('change:')) known(name.slice(7));
   return (listeners[name] ??= new Set());
 };
 const emit = (name) => [...event(`change:${name}`), ...event('change')].forEach((f) => f());
@@ -93,6 +93,10 @@ const model = {
     emit(name);
   },
   save_changes: () => { window.sent.push(changed); changed = {}; },
+  send: (message) => { // the kernel answers, unless `window.kernel` is 'busy' (never) or 'dead'
+    if (window.kernel === 'dead') throw new Error('Cannot send');
+    if (window.kernel !== 'busy') (listeners['msg:custom'] ?? []).forEach((f) => f(message));
+  },
   on: (name, f) => { event(name).add(f); },
   off: (name, f) => { if (!event(name).delete(f)) throw new Error(`${name}: was not listened to`); },
 };

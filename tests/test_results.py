@@ -168,7 +168,6 @@ def calls(tmp_path_factory):
         'to_float': lambda: data.to_float(X.byte()),
         'to_uint8': lambda: data.to_uint8(X),
         'Preprocess': lambda: model.preprocess(grey.images),
-        'resize_bilinear': lambda: data.resize_bilinear(grey.images, (8, 8)),
         'check_images': lambda: data.check_images(X),
         'normal': lambda: (df.normal((2, 3)), noise.uniform((2, 3))),
         'as_sigma': lambda: denoisers.as_sigma(1.0, X),

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/cli/03_sweeps.ipynb #778a62e8
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,6 @@ from .models import _check_label, _load_model, _model_facts
 from .root import _print_done, _print_first, _shows_bars, app
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from difflow.data.sets import ImageSet
@@ -60,32 +58,15 @@ def _label(label:int|None, image:'ImageSet', denoiser:'Denoiser') -> 'int|Tensor
     return label if label is not None or denoiser.num_classes is None or not one_each else image.labels
 
 # %% ../../nbs/cli/03_sweeps.ipynb #476e252d
-def _sweep_frames(
-    sweep:'Sweep',          # what `difflow.sweeps.levels.sweep` returned
-    image:int=0,            # which of its B images
-) -> list['Image.Image']:   # one a level, all of one size
-    "Draw the image, its noised and its returned version side by side, for each level of `sweep`"
-    import torch
-
-    from difflow.data.canvas import image_grid
-    frames, scale = [], max(1, 192 // sweep.x0.shape[-1])
-    for i, (r, sigma) in enumerate(zip(sweep.steps_reverse, sweep.noised_sigmas.tolist())):
-        row = torch.stack([sweep.x0[image], sweep.noised_vp[i, image], sweep.images[i, image]])
-        titles = ['image', f'noised, sigma {sigma:.3g}', f'returned from {r} of {sweep.steps}']
-        frames.append(image_grid(row, columns=3, scale=scale, titles=titles))
-    return frames
-
 def _write_gif(
-    frames:Sequence['Image.Image'], # at least one, all of one size
-    path:str|Path,                  # its folder is made if need be
-    seconds:float=0.15,             # a frame stays, >= 0.02; the last one eight times as long
+    result:'Sweep',         # what `difflow.sweeps.levels.sweep` returned
+    path:Path,              # its folder is made if need be
 ) -> Path:
-    "Write `frames` as a GIF that plays for ever, all of it or nothing"
+    "Write the sweep of the first image as a GIF that plays for ever, all of it or nothing"
     from difflow.files import atomic
-    times = [round(1000 * seconds)] * (len(frames) - 1) + [round(8000 * seconds)]
-    with atomic(path) as partial:
-        frames[0].save(partial, format='GIF', save_all=True, append_images=frames[1:], duration=times, loop=0)
-    return Path(path)
+    from difflow.widgets.strips import sweep_gif
+    with atomic(path) as partial: Path(partial).write_bytes(sweep_gif({'returned': result}))
+    return path
 
 # %% ../../nbs/cli/03_sweeps.ipynb #17d27131
 @app.command('sweep', short_help='Noise a real image to every level and bring it back: a strip.')
@@ -123,6 +104,6 @@ def _sweep_command(
                    labels=_label(label, picture, denoiser), guidance=guidance, convention=convention,
                    independent=independent, batch_size=batch_size)
     written = [write_png(result.strip(), out)]
-    if gif is not None: written.append(_write_gif(_sweep_frames(result), gif))
+    if gif is not None: written.append(_write_gif(result, gif))
     count = len(result.images)
     _print_done(f'{count} levels of {picture.names[0]} by {model}', written, start, count=count, made=count)

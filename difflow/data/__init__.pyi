@@ -8,7 +8,6 @@ from .digests import image_digests as image_digests
 from .digests import images_digest as images_digest
 from .doors import open_door as open_door
 from .resizing import Preprocess as Preprocess
-from .resizing import resize_bilinear as resize_bilinear
 from .sets import ImageSet as ImageSet
 from .sets import check_images as check_images
 from .sets import load_images as load_images

@@ -6,16 +6,23 @@
 __all__ = []
 
 # %% ../../nbs/widgets/01_answers.ipynb #fe6d5505
+import inspect
+import io
+import json
+import re
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import anywidget
 import torch
+import traitlets
 from torch import nn
 
-from .base import _BaseExplorer, _in_kernel
+from .base import _BaseExplorer, _call, _has_browser, _Names
 
 # %% ../../nbs/widgets/01_answers.ipynb #17e6f8fd
 _SMALL = 20_000_000 # parameters up to which one core is as fast beside another thread as all of them
@@ -36,10 +43,92 @@ def _one_core(
             before = _BUSY.pop()
             if not _BUSY: torch.set_num_threads(before)
 
+# %% ../../nbs/widgets/01_answers.ipynb #e723a3b2
+class _ToolbarExplorer(_BaseExplorer):
+    "An explorer with a toolbar: code that reproduces what is shown, and files of it."
+    _tools = traitlets.List(help='what the toolbar offers').tag(sync=True)
+    _code = traitlets.Unicode(help='a cell; ⟨name⟩ stands for the value of a trait').tag(sync=True)
+    _asked = traitlets.Dict(help='{kind, n}: a file that the browser wants').tag(sync=True)
+    _file = traitlets.Bytes(help='size of a header (uint32), {n, name} as JSON, content').tag(sync=True)
+    _unsaved = '' # why the last file could not be made
+
+    def __new__(cls, *args, **kwargs):
+        "Remember the arguments, by name."
+        self = super().__new__(cls, *args, **kwargs)
+        try: bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError: self._given = {} # `__init__` is the one to complain
+        else: self._given = dict(list(bound.arguments.items())[1:])
+        return self
+
+    def __init__(self, **traits): # their first values
+        "Begin with the code of what is chosen first."
+        super().__init__(**traits)
+        moving, own = type(self)._moving is not _ToolbarExplorer._moving, self.has_trait('_own')
+        self._tools = ['code', 'png', *['gif'] * moving, *['own'] * own]
+        self._write_code()
+
+    def _moving(self) -> bytes:
+        "Return a GIF of what is shown."
+        raise NotImplementedError
+
+    def _lines(self, names:_Names, chosen:dict[str, str]) -> list[str]:
+        "Return the lines of Python that reproduce what is shown; `chosen` is the Python of the choices."
+        arguments, rest = [], dict(chosen)
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD or name not in {*rest, *self._given}: continue
+            value = rest.pop(name, None) or names.of(self._given[name], name)
+            arguments.append(value if parameter.default is parameter.empty else f'{name}={value}')
+        lines = [f'explorer = {_call(f"df.{type(self).__name__}", arguments)}']
+        return [*lines, *(f'explorer.{name} = {value}' for name, value in rest.items()), 'explorer']
+
+    def _template(self) -> str:
+        "Return the code of the last answer, with ⟨name⟩ for choices that move over what is there."
+        own = set(self.traits(sync=True)) - set(anywidget.AnyWidget.class_traits()) - {'error', 'progress'}
+        names, answered = _Names(), self._answered
+        chosen = {name: names.of(answered[name], name) if name in answered else f'⟨{name}⟩'
+                  for name in sorted(own) if name[0] != '_'}
+        lines = self._lines(names, chosen)
+        return '\n'.join([*names.header(), '', *lines])
+
+    def code(self) -> str:
+        "Return a cell that reproduces what is shown."
+        whole = lambda value: int(value) if isinstance(value, float) and value.is_integer() else value
+        return re.sub(r'⟨(\w+)⟩', lambda name: repr(whole(getattr(self, name[1]))), self._template())
+
+    @traitlets.observe('_answered')
+    def _write_code(self, change:dict|None=None):
+        self._code = self._template()
+
+    @traitlets.observe('_asked')
+    def _make_file(self, change:dict):
+        asked = self._asked
+        if not asked.get('kind'): self._file = b'' # it has arrived
+        elif not _has_browser(): self._answer_with_file(asked)
+        else: threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
+
+    def _answer_with_file(self, asked:dict): # {kind, n}
+        "Make a file and send it; show an error where there is none."
+        try: made = self._make(asked['kind'])
+        except Exception as error:
+            self.error = self._unsaved = f'not saved: {error}'
+            return
+        head = json.dumps({'n': asked.get('n'), 'name': f'{type(self).__name__}.{asked["kind"]}'}).encode()
+        if self.error == self._unsaved: self.error = ''
+        self._file = struct.pack('<I', len(head)) + head + made
+
+    def _make(self, kind:str) -> bytes: # kind: 'png' or 'gif'
+        "Return what is shown as a file; raise ValueError where it is not complete."
+        if kind not in ('png', 'gif'): raise ValueError(f"a file is 'png' or 'gif', got {kind!r}")
+        if not self._is_finished(): raise ValueError('the pictures are not complete: save them when they are')
+        if kind == 'gif': return self._moving()
+        file = io.BytesIO()
+        self.static().save(file, 'png')
+        return file.getvalue()
+
 # %% ../../nbs/widgets/01_answers.ipynb #6639aa3d
 _MOST_PARTS = 40 # of an answer that are shown, one after the other
 
-class _AnsweringExplorer(_BaseExplorer):
+class _AnsweringExplorer(_ToolbarExplorer):
     "An explorer that shows the answers to its last query, from whichever thread they come."
     def __init__(self, **traits): # their first values
         "Begin without a query."
@@ -107,11 +196,11 @@ class _AsyncExplorer(_AnsweringExplorer):
     _query_type:type # a NamedTuple of the choices that start a computation; its fields are traits
 
     def __init__(self,
-        background:bool|None, # compute in a thread; None: in a kernel
+        background:bool|None, # compute in a thread; None: where a browser may listen
         **traits, # their first values
     ):
         "Start to compute; whatever `_compute` and the validators of the traits need is set before."
-        self._background = _in_kernel() if background is None else background
+        self._background = _has_browser() if background is None else background
         self._thread = None
         super().__init__(**traits)
         self.observe(self._choose, names=list(self._query_type._fields))

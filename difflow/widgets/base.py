@@ -9,9 +9,12 @@ __all__ = []
 import base64
 import html
 import io
+import math
+import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import anywidget
 import numpy as np
@@ -38,46 +41,84 @@ def _in_kernel() -> bool:
     from IPython import get_ipython
     return getattr(get_ipython(), 'kernel', None) is not None
 
+def _has_browser() -> bool:
+    "Return whether a browser may listen to this process: in a Jupyter kernel, or in a marimo notebook."
+    marimo = sys.modules.get('marimo')
+    return _in_kernel() or (marimo is not None and marimo.running_in_notebook())
+
 # %% ../../nbs/widgets/00_base.ipynb #8d5475d1
 def _script(
     *names:str, # of files in `widgets/static`, the view last, as 'directions'
 ) -> str:
-    "Return the module of an explorer: the text of `library.js`, then those of `names`."
+    "Return the module of an explorer: the text of `library.js`, `toolbar.js` and those of `names`."
     folder = package_file('widgets', 'static')
-    return ''.join((folder / f'{name}.js').read_text(encoding='utf-8') for name in ('library', *names))
+    names = 'library', 'toolbar', *names
+    return ''.join((folder / f'{name}.js').read_text(encoding='utf-8') for name in names)
 
 def _style(*names:str) -> str:
     "Return the style sheet of all explorers, then that of each of `names`."
     folder = package_file('widgets', 'static')
-    return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in ('explorer', *names))
+    names = 'explorer', 'toolbar', *names
+    return ''.join((folder / f'{name}.css').read_text(encoding='utf-8') for name in names)
 
-# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
-# Where JupyterLab finds no view it says so, in a node without children: hidden, while the picture stays.
-_LOST = ('<style>.jp-OutputArea-child:has(.jupyter-widgets:not(:has(*)))'
-         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
-_SETTLED = 0.4 # s after the last of a row of changes
+# %% ../../nbs/widgets/00_base.ipynb #b0a6c59b
+class _Names:
+    "The names that objects have in the user's namespace, and what has none there."
+    def __init__(self):
+        "Read the namespace of IPython, or that of `__main__`."
+        from IPython import get_ipython
+        shell = get_ipython()
+        self.space = dict(vars(sys.modules['__main__']) if shell is None else shell.user_ns)
+        self.missing = {} # name -> object
 
-class _BaseExplorer(anywidget.AnyWidget):
-    "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
+    def known(self, value:object) -> str|None:
+        "Return the name that an object has."
+        return next((key for key, own in self.space.items() if own is value and key[:1] != '_'), None)
+
+    def of(self, value:object, name:str) -> str: # name: of what has none
+        "Return the Python of a plain value, of a list or dict of things that have names, or a name."
+        if isinstance(value, np.generic): value = value.item()
+        if isinstance(value, (type(None), bool, int, float, str)):
+            return f"float('{value}')" if value in (math.inf, -math.inf) else repr(value)
+        if isinstance(value, Path): return repr(str(value))
+        if (known := self.known(value)) is not None: return known
+        if isinstance(value, Mapping):
+            rows = [f'{key!r}: {self.of(v, f"{name}_{i}")}' for i, (key, v) in enumerate(value.items())]
+            return '{' + ', '.join(rows) + '}'
+        if isinstance(value, (list, tuple, range)) and all(isinstance(v, (int, float, str)) for v in value):
+            return repr(list(value))
+        while name in self.space or self.missing.get(name, value) is not value: name += '_'
+        self.missing[name] = value
+        return name
+
+    def header(self) -> list[str]: # lines
+        "Return the import, and a comment for all that has no name."
+        kinds = {name: type(value).__name__ for name, value in self.missing.items()}
+        return ['import difflow as df',
+                *(f'# {name}: put the {kind} of the explorer here' for name, kind in kinds.items())]
+
+def _call(function:str, arguments:Sequence[str]) -> str:
+    "Return a call, with a line an argument where it is long."
+    line = f'{function}({", ".join(arguments)})'
+    return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
+
+# %% ../../nbs/widgets/00_base.ipynb #e4da3f6d
+class _CheckedExplorer(anywidget.AnyWidget):
+    "What a browser shows: alive as long as its kernel is, and an error where a choice is not allowed."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
     _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
     _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
-    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
-
-    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
-    _timer:threading.Timer|None = None # until what moves has settled
 
     def __init__(self, **traits): # their first values
-        "Begin without a display."
-        self._handles = [] # of the outputs with the picture
-        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
-        if _in_kernel(): _show_in_boxes()
+        "Begin to answer the browser."
+        super().__init__(**traits)
+        self.on_msg(self._answer_message)
 
-    def static(self) -> Image.Image:
-        "Draw what is chosen, for pages without a kernel."
-        raise NotImplementedError
+    def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
+        "Answer the question of the browser whether this object is alive."
+        if content.get('alive'): self.send({'alive': True})
 
     def _allowed(self, name:str, value:object) -> object:
         "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
@@ -94,6 +135,29 @@ class _BaseExplorer(anywidget.AnyWidget):
         if refused:
             self.error = next(iter(refused.values()))
             self.send_state(list(refused))
+
+# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
+# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
+_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
+         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
+_SETTLED = 0.4 # s after the last of a row of changes
+
+class _BaseExplorer(_CheckedExplorer):
+    "An explorer: a picture is shown where there is no kernel."
+    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
+
+    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
+    _timer:threading.Timer|None = None # until what moves has settled
+
+    def __init__(self, **traits): # their first values
+        "Begin without a display."
+        self._handles = [] # of the outputs with the picture
+        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        if _in_kernel(): _show_in_boxes()
+
+    def static(self) -> Image.Image:
+        "Draw what is chosen, for pages without a kernel."
+        raise NotImplementedError
 
     def _is_finished(self) -> bool:
         "Return whether `static` draws a complete answer."
@@ -142,9 +206,10 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Display the live view, and the picture that it hides as long as it lives."
         from IPython.display import display
         data, metadata = super()._repr_mimebundle_()
-        display(data, metadata=metadata, raw=True)
+        display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
         self._show_picture()
 
+# %% ../../nbs/widgets/00_base.ipynb #052cb7f7
 def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
     "Yield the explorers in a box, and in the boxes in it."
     for child in box.children:
@@ -156,7 +221,8 @@ def _display_box(box:Box):
     from IPython.display import display
     explorers = list(_explorers_in(box))
     if not explorers: raise NotImplementedError
-    display(box._repr_mimebundle_(), raw=True)
+    names = ', '.join(type(explorer).__name__ for explorer in explorers)
+    display(box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}, raw=True)
     for explorer in explorers: explorer._show_picture()
 
 def _show_in_boxes():

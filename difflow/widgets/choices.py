@@ -6,13 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/widgets/03_choices.ipynb #4441a43d
+import io
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import torch
 import traitlets
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..data.sets import ImageSet, check_images
+from ..data.canvas import open_image, to_float
+from ..data.sets import ImageSet, check_images, load_images
 from ..denoisers.base import Denoiser
 from ..samplers.registry import SAMPLERS
 from ..samplers.walks import Sampler
@@ -36,10 +41,14 @@ _THUMBNAIL = 64 # px: the longest side
 
 class _Shelf:
     "Small pictures of images to choose from, so many at a time."
-    def __init__(self, images:ImageSet, per_page:int=40):
+    def __init__(self, images:'ImageSet|_Gallery', per_page:int=40):
         "Take the images of a set."
         self.images, self.per_page = images, per_page
-        self.last = (len(images) - 1) // per_page
+
+    @property
+    def last(self) -> int:
+        "Return the number of the last page."
+        return self.page(len(self.images) - 1)
 
     def page(self, image:int) -> int:
         "Return the page that an image is on."
@@ -74,13 +83,76 @@ class _ShelfTraits(traitlets.HasTraits):
         return _check_int('page', proposal['value'], 0, self._stock.last)
 
     @traitlets.observe('_page')
-    def _turn_page(self, change:dict):
+    def _turn_page(self, change:dict|None=None):
         with self.hold_sync():
             for name, value in self._shelved(self._page).items(): setattr(self, name, value)
 
     def _open_page(self, image:int):
         "Show the page that an image is on."
         self._page = self._stock.page(image)
+
+# %% ../../nbs/widgets/03_choices.ipynb #20af0051
+_MAX_BYTES = 20_000_000 # of a file
+
+def _own_image(
+    data:bytes, # the content of an image file
+    shape:tuple[int, int, int], # (C, H, W) wanted
+) -> Tensor: # uint8 (1, C, H, W)
+    "Return the image in a file, cropped at the centre; raise ValueError for one too large, or unreadable."
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f'an own image must have at most {_MAX_BYTES:,} bytes, got {len(data):,}')
+    open_image(data, 'own image')
+    channels, height, width = shape
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'own.png'
+        path.write_bytes(data)
+        images = load_images(path, height if height == width else None, channels).images
+    if height == width: return images
+    picture = ImageOps.fit(Image.fromarray(images[0].movedim(0, -1).squeeze(-1).numpy()), (width, height))
+    return ImageSet.of([picture]).images
+
+class _Gallery:
+    "The images that were given, and after them own ones."
+    def __init__(self, given:ImageSet):
+        "Begin without own images."
+        self.given, self.own = given, [] # own: uint8 (1, C, H, W)
+        self.image_shape = tuple(given.image_shape)
+
+    def __len__(self) -> int: return len(self.given) + len(self.own)
+
+    @property
+    def names(self) -> list[str]:
+        "Return the names of all images."
+        return [*self.given.names, *(f'own {i + 1}' for i in range(len(self.own)))]
+
+    def tensor(self, indices:Sequence[int]) -> Tensor: # (B, C, H, W) in [-1, 1]
+        "Return the images with these indices."
+        count = len(self.given)
+        if all(i < count for i in indices): return self.given.tensor(indices)
+        one = lambda i: self.given.tensor([i]) if i < count else to_float(self.own[i - count])
+        return torch.cat([one(i) for i in indices])
+
+    def png(self, index:int) -> bytes|None:
+        "Return an own image as a file, None for one that was given."
+        if index < len(self.given): return None
+        pixels, file = self.own[index - len(self.given)][0], io.BytesIO()
+        Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy()).save(file, 'png')
+        return file.getvalue()
+
+class _OwnImageTraits(_ShelfTraits):
+    "The trait that brings own images, for an explorer that chooses its `image` from `_offered.images`."
+    _own = traitlets.Bytes(help='a file with an image').tag(sync=True, from_json=lambda data, _: bytes(data))
+
+    @traitlets.observe('_own')
+    def _take_own(self, change:dict):
+        if not self._own: return
+        data, gallery, self._own = self._own, self._offered.images, b''
+        try: gallery.own.append(_own_image(data, gallery.image_shape))
+        except ValueError as error:
+            self.error = str(error)
+            return
+        self.error, self.image = '', len(gallery) - 1
+        self._turn_page()
 
 # %% ../../nbs/widgets/03_choices.ipynb #c81c28dd
 def _check_denoisers(denoisers:Mapping[str, Denoiser], shape:tuple[int, ...]) -> int|None:
@@ -108,7 +180,7 @@ class _Choices:
         images:ImageSet|Tensor|Sequence[Image.Image], # to choose from; a tensor is (N, C, H, W) in [-1, 1]
     ):
         "Check both; raise ValueError where images and denoisers do not fit."
-        self.images = _check_image_set(images)
+        self.images = _Gallery(_check_image_set(images))
         self.shape = tuple(self.images.image_shape)
         self.num_classes = _check_denoisers(denoisers, self.shape)
         self.denoisers = dict(denoisers)
@@ -137,8 +209,8 @@ class _Choices:
 
     def default_label(self, image:int) -> int|None:
         "Return the image's own class, else no class, else class 0."
-        labels = self.images.labels
-        own = int(labels[image]) if labels is not None and labels.ndim == 1 else -1
+        labels = self.images.given.labels
+        own = int(labels[image]) if labels is not None and labels.ndim == 1 and image < len(labels) else -1
         if self.num_classes is not None and 0 <= own < self.num_classes: return own
         return None if self.null_class else 0
 
@@ -156,7 +228,7 @@ class _Choices:
 
     def describe(self) -> dict: # json-able
         "Return what the browser offers."
-        titles = self.images.classes or []
+        titles = self.images.given.classes or []
         titles = titles if len(titles) == self.num_classes else range(self.num_classes or 0)
         none = [[None, 'none']] if self.num_classes is not None and self.null_class else []
         return {'names': list(self.denoisers), 'shape': list(self.shape), 'samplers': list(SAMPLERS),

@@ -24,7 +24,7 @@ from ..samplers.guidance import device_of
 from ..samplers.walks import SAMPLING_STEPS
 from .answers import _AsyncExplorer
 from .base import _MAX_SEED, _check_int, _InvalidChoice, _script, _style
-from .strips import _sheet
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/08_directions.ipynb #63c5cf31
 class _Directions(NamedTuple):
@@ -74,18 +74,23 @@ def _unit_pictures(vectors:Tensor) -> Tensor: # both (k, C, H, W)
     "Return directions scaled to [-1, 1], 0 grey."
     return vectors / vectors.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
+_LEGEND = ('First in each row a direction of length 1, scaled to its largest pixel, and its singular '
+           'value s: how long a step of length 1 along it comes out of the denoiser (no unit). Then what '
+           'comes back when the noisy state is moved along it, in units of sigma; black is -1, white 1.')
+
 def _draw_directions(
     directions:_Directions, # on the CPU
     strengths:Sequence[float], # of the frames of each strip
     scale:int|None=None, # screen pixels per image pixel
 ) -> Image.Image:
-    "Draw a row for each strip: the direction with its singular value, then the edited images."
+    "Draw a row for each strip: the direction with its singular value, the edited images; and a legend."
     done = len(directions.images)
     if not done: return image_grid(directions.state.clamp(-1, 1), scale=scale)
     rows = torch.cat([_unit_pictures(directions.vectors)[:done, None], directions.images], 1)
-    frames = [f'{strength:g}' for strength in strengths]
-    titles = [title for value in directions.values[:done].tolist() for title in (f'{value:.2f}', *frames)]
-    return image_grid(rows.flatten(0, 1).clamp(-1, 1), len(strengths) + 1, scale, titles)
+    frames = [f'{strength:g} sigma' for strength in strengths]
+    titles = [title for value in directions.values[:done].tolist() for title in (f's = {value:.2f}', *frames)]
+    grid = image_grid(rows.flatten(0, 1).clamp(-1, 1), len(strengths) + 1, scale, titles)
+    return _with_legend(grid, _LEGEND)
 
 # %% ../../nbs/widgets/08_directions.ipynb #a576b387
 class _DirectionQuery(NamedTuple):
@@ -133,8 +138,20 @@ class _DirectionChoices:
         return {'sigmas': self.sigmas, 'strengths': self.strengths, 'count': self.count,
                 'max_seed': _MAX_SEED, 'shape': list(self.denoiser.pixel_shape), 'classes': named}
 
+# %% ../../nbs/widgets/08_directions.ipynb #c16d5b0e
+class _DirectionFiles:
+    "The animation of a direction explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the strengths: state, direction, and edited image of the chosen direction."
+        answer, at = self._answer, self.direction
+        scale = max(1., answer.state.abs().max().item() / 2)
+        fixed = answer.state[0] / scale, _unit_pictures(answer.vectors)[at]
+        titles = f'noisy state, sigma {self._answered["sigma"]:g}', f'direction {at}'
+        frames = zip(answer.images[at], self._offered.strengths)
+        return _gif((torch.stack([*fixed, image]), [*titles, f'edited, {s:g} sigma']) for image, s in frames)
+
 # %% ../../nbs/widgets/08_directions.ipynb #fb9953ce
-class DirectionExplorer(_AsyncExplorer):
+class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
     "Move a noisy image along the singular directions of a denoiser's Jacobian, and see where it returns."
     _esm, _css, _query_type = _script('strips', 'directions'), _style(), _DirectionQuery
 
@@ -146,6 +163,7 @@ class DirectionExplorer(_AsyncExplorer):
 
     _choices = traitlets.Dict(help='what the controls offer').tag(sync=True)
     _values = traitlets.List(help='singular values').tag(sync=True)
+    _scales = traitlets.Dict(help='what is white in the state, and in each direction').tag(sync=True)
     _state = traitlets.Bytes(help='a sheet of one picture, as all below').tag(sync=True)
     _vectors = traitlets.Bytes(help='one picture a direction').tag(sync=True)
     _frames = traitlets.Bytes(help='directions * strengths').tag(sync=True)
@@ -189,6 +207,7 @@ class DirectionExplorer(_AsyncExplorer):
         frames[:len(answer.images)] = answer.images
         scale = max(1., answer.state.abs().max().item() / 2)
         self._values = answer.values.tolist()
+        self._scales = {'state': scale, 'vectors': answer.vectors.abs().amax((1, 2, 3)).tolist()}
         draft = self.progress < 1
         self._state = _sheet((answer.state / scale).clamp(-1, 1))
         self._vectors = _sheet(_unit_pictures(answer.vectors), draft)

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 import traitlets
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
 from ..features.sscd import SSCD
-from .base import _BaseExplorer, _check_int, _script, _style
+from .answers import _ToolbarExplorer
+from .base import _check_int, _script, _style
 from .notes import _describer
-from .strips import _sheet
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #065c3b86
 def _entrants(
@@ -55,6 +56,11 @@ def _set_sizes(count:int, most:int=120) -> list[int]: # ascending, 1..count
     "Return at most `most` sizes from 1 to `count`, evenly spaced in their logarithm where they are large."
     return sorted({round(count**(i / (most - 1))) for i in range(most)})
 
+def _offered(samples:ImageSet, train:ImageSet, k:int, threshold:float) -> dict: # json-able
+    "Return what the browser offers."
+    return {'samples': len(samples), 'count': len(train), 'k': k, 'threshold': threshold,
+            'stops': _set_sizes(len(train)), 'shape': list(samples.image_shape)}
+
 def _check_sets(samples:ImageSet|Tensor, train:ImageSet|Tensor) -> tuple[ImageSet, ImageSet]:
     "Return samples and training images as sets; raise ValueError unless all have one shape."
     samples, train = ImageSet.of(samples), ImageSet.of(train)
@@ -76,24 +82,59 @@ def _entrant_pictures(
     table = [[[i, row[i], place[i]] for i in kept] for row, kept in zip(similarities.tolist(), entrants)]
     return table, train.tensor(used)
 
+# %% ../../nbs/widgets/09_neighbours.ipynb #7e717819
 def _draw_neighbours(
     own:Tensor, # (1, C, H, W) the sample
     train:ImageSet,
     similarities:Tensor, # (N,), of the sample
     rows:Sequence[tuple[int, Tensor]], # a size of the training set, and the nearest images
-    k:int, # columns beside the sample
+    threshold:float, # similarity above which one is a copy, -1..1
     scale:int|None=None, # screen pixels per image pixel
 ) -> Image.Image:
-    "Draw a row for each size of the training set: the sample, and its neighbours with their similarities."
-    images, titles = [], []
+    "Draw a row for each size of the set: the sample, its neighbours, their similarities; an axis below."
+    images, titles, k = [], [], max(len(near) for _, near in rows) # columns beside the sample
     for n, near in rows:
         white = torch.ones(k - len(near), *own.shape[1:])
         images += [own, train.tensor(near), white]
         titles += [f'N = {n}', *(f'{similarities[i]:.2f}' for i in near), *[''] * len(white)]
-    return image_grid(torch.cat(images), columns=k + 1, scale=scale, titles=titles)
+    grid = image_grid(torch.cat(images), columns=k + 1, scale=scale, titles=titles)
+    n, near = rows[-1]
+    legend = ('Under each neighbour its similarity to the sample: the cosine of their descriptors, -1..1; '
+              f'above {threshold:.2f}, the threshold, it is a copy. The axis: the neighbours for N = {n}.')
+    return _with_axis(_with_legend(grid, legend), similarities[near].tolist(), threshold)
+
+def _with_axis(picture:Image.Image, values:Sequence[float], threshold:float) -> Image.Image: # all in -1..1
+    "Return a picture with an axis of similarity below it: a dot for each value, a line at the threshold."
+    canvas = Image.new(picture.mode, (picture.width, picture.height + 34), 'white')
+    canvas.paste(picture)
+    draw, font, y = ImageDraw.Draw(canvas), ImageFont.load_default(10), picture.height + 14
+    place = lambda value: 16 + (value + 1) / 2 * (min(picture.width, 480) - 32)
+    draw.line([(place(-1), y), (place(1), y)], 'black')
+    for tick in (-1, -0.5, 0, 0.5, 1):
+        draw.line([(place(tick), y), (place(tick), y + 4)], 'black')
+        draw.text((place(tick), y + 6), f'{tick:g}', 'black', font, 'ma')
+    draw.line([(place(threshold), y - 12), (place(threshold), y)], '#e65100', 2)
+    for value in values:
+        ink = '#e65100' if value > threshold else '#555555'
+        draw.ellipse((place(value) - 3, y - 9, place(value) + 3, y - 3), fill=ink)
+    return canvas
+
+# %% ../../nbs/widgets/09_neighbours.ipynb #f74790db
+class _NeighbourFiles:
+    "The animation of a neighbour explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the sizes of the training set: the sample and its nearest training images."
+        def frame(n:int) -> tuple[Tensor, list[str]]:
+            "Return the pictures at one size, and the text under each."
+            near = self._nearest(n)
+            alike = [f'image {i}: {self._similarities[self.sample, i].item():.2f}' for i in near.tolist()]
+            own, blank = self._own.tensor([self.sample]), self._k - len(near)
+            rows = torch.cat([own, self._train.tensor(near), own.new_ones(blank, *own.shape[1:])])
+            return rows, [f'sample {self.sample}, N = {n}', *alike, *[''] * blank]
+        return _gif(map(frame, _set_sizes(len(self._train), 40)))
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #318ce249
-class NeighbourExplorer(_BaseExplorer):
+class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
     "Choose a sample and a size of the training set, and see the training images nearest to the sample."
     _esm, _css = _script('neighbours'), _style()
 
@@ -118,16 +159,13 @@ class NeighbourExplorer(_BaseExplorer):
         extract, self.threshold = _describer(descriptor, threshold)
         self._own, self._train = _check_sets(samples, train)
         self._k = min(_check_int('k', k, 1, 16), len(self._train))
-        n = len(self._train) if n is None else n
-        first = dict(sample=self._check('sample', sample), n=self._check('n', n))
+        n, sample = self._check('n', len(self._train) if n is None else n), self._check('sample', sample)
         self._similarities = (extract(self._own) @ extract(self._train).T).clamp(-1, 1)
         self._entrants = _entrants(self._similarities, self._k)
         table, pictures = _entrant_pictures(self._train, self._similarities, self._entrants)
-        choices = {'samples': len(self._own), 'count': len(self._train), 'k': self._k,
-                   'stops': _set_sizes(len(self._train)), 'shape': list(self._own.image_shape),
-                   'threshold': self.threshold}
-        super().__init__(**first, _choices=choices, _table=table, _pictures=_sheet(pictures),
-                         _samples=_sheet(self._own.tensor()))
+        sheets = dict(_pictures=_sheet(pictures), _samples=_sheet(self._own.tensor()))
+        offered = _offered(self._own, self._train, self._k, self.threshold)
+        super().__init__(sample=sample, n=n, **sheets, _choices=offered, _table=table)
         self.observe(self._redraw_soon, names=['sample', 'n'])
 
     def _check(self, name:str, value:int) -> int:
@@ -170,8 +208,8 @@ class NeighbourExplorer(_BaseExplorer):
         "Draw the sample and its neighbours at some sizes of the set, for pages without a kernel."
         given = [self.n // 8**i for i in (3, 2, 1, 0) if self.n // 8**i >= self._k] or [self.n]
         rows = [(n, self._nearest(self._check('n', n))) for n in sizes or given]
-        own, similarities = self._own.tensor([self.sample]), self._similarities[self.sample]
-        return _draw_neighbours(own, self._train, similarities, rows, self._k, scale)
+        own, alike = self._own.tensor([self.sample]), self._similarities[self.sample]
+        return _draw_neighbours(own, self._train, alike, rows, self.threshold, scale)
 
     def __repr__(self) -> str:
         sizes = f'{len(self._own)} samples, {len(self._train)} training images'

@@ -6,7 +6,9 @@
 __all__ = ['SweepExplorer']
 
 # %% ../../nbs/widgets/06_sweeps.ipynb #0686a666
+import base64
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -23,11 +25,11 @@ from ..schedulers.scheduler import Scheduler
 from ..sweeps.levels import Sweep, sweep_states
 from ..sweeps.plans import grid_of
 from .answers import _AsyncExplorer
-from .base import _check_int, _script, _style
-from .choices import _MAX_STEPS, _Choices, _Shelf, _ShelfTraits
+from .base import _call, _check_int, _Names, _script, _style
+from .choices import _MAX_STEPS, _Choices, _OwnImageTraits, _Shelf
 from .notes import _NoteFunction
 from .panels import _PanelFunction
-from .strips import Panel, _pixel_distance, _pixels, _sheet, film_strip
+from .strips import Panel, _pixel_distance, _pixels, _sheet, film_strip, sweep_gif
 
 # %% ../../nbs/widgets/06_sweeps.ipynb #dfc729e9
 class _SweepQuery(NamedTuple):
@@ -63,8 +65,57 @@ def _partial_sweeps(
         sweeps = {name: sweep for name, (_, sweep) in zip(choices.denoisers, states)}
         yield 1 - states[0][0] / query.steps, sweeps
 
+# %% ../../nbs/widgets/06_sweeps.ipynb #536396b9
+class _SweepFiles:
+    "The code and the animation of the sweeps of an explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF of what is shown, level after level."
+        return sweep_gif({name: sweep.in_pixels() for name, sweep in self._answer.items()})
+
+    def _image_code(self, names:_Names, image:int) -> tuple[list[str], str]: # lines, and the image in Python
+        "Return the Python of an image, own ones as text."
+        png, images = self._offered.images.png(image), self._given['images']
+        if png is None:
+            name = names.of(images, 'images')
+            if not isinstance(images, ImageSet): name = f'df.ImageSet.of({name})'
+            return [], f'{name}.tensor([{image}])'
+        text = '\n'.join(textwrap.wrap(base64.b64encode(png).decode(), 100))
+        imports = ['import base64', 'import io', '', 'from PIL import Image', '']
+        opened = 'Image.open(io.BytesIO(base64.b64decode(own)))'
+        return [*imports, f'own = """\n{text}\n"""'], f'df.ImageSet.of([{opened}]).tensor()'
+
+    def _row_code(self, names:_Names) -> list[str]: # the Python of each denoiser
+        "Return the names of the denoisers."
+        rows, given = self._offered.denoisers, self._given['denoiser']
+        if not isinstance(given, Mapping): return [names.of(given, 'denoiser')]
+        if known := names.known(given): return [f'{known}[{name!r}]' for name in rows]
+        return [names.of(row, f'denoiser_{i}') for i, row in enumerate(rows.values())]
+
+    def _lines(self, names:_Names, chosen:dict[str, str]) -> list[str]:
+        "Return the calls of `sweep` that give the pictures."
+        query = _SweepQuery(*(self._answered.get(name, getattr(self, name)) for name in _SweepQuery._fields))
+        lines, x0 = self._image_code(names, query.image)
+        steps, levels = query.steps, query.levels
+        if isinstance(levels, int): levels = f'df.even_levels({steps}, {min(levels, steps) + 1})'
+        shared = [x0, str(levels), f'steps={steps}', f'sampler={query.sampler!r}', f'seeds={query.seed}']
+        for name, default in dict(convention='matched', independent=False).items():
+            if self._options[name] != default: shared.append(f'{name}={self._options[name]!r}')
+        calls, rows, grid = [], self._row_code(names), self._options['scheduler']
+        for own, row in zip(rows, self._offered.denoisers.values()):
+            label = [] if None in (row.num_classes, query.label) else [f'labels={query.label}']
+            if grid is not None: label.append(f'scheduler={names.of(grid, "scheduler")}')
+            elif own is not rows[0]: label.append(f'scheduler={rows[0]}.grid({steps})')
+            calls.append(_call('df.sweep', [own, *shared, *label]))
+        large = '# large: result.images[result.steps_reverse.index(⟨step_reverse⟩)]'
+        if not isinstance(self._given['denoiser'], Mapping):
+            return [*lines, f'result = {calls[0]}', large, 'result.strip()']
+        lines += ['results = {}']
+        lines += [f'results[{name!r}] = {call}' for name, call in zip(self._offered.denoisers, calls)]
+        shown = ['for name, result in results.items():', '    print(name)', '    display(result.strip())']
+        return ['from IPython.display import display', *lines, large, *shown]
+
 # %% ../../nbs/widgets/06_sweeps.ipynb #38c842d9
-class _SweepView(_ShelfTraits, _AsyncExplorer):
+class _SweepView(_SweepFiles, _OwnImageTraits, _AsyncExplorer):
     "Film strips of one image by one or more denoisers, as a browser or a page without a kernel shows them."
     step_reverse = traitlets.Int(0, help='level shown, one of `steps_reverse`').tag(sync=True)
 
@@ -124,19 +175,60 @@ class _SweepView(_ShelfTraits, _AsyncExplorer):
             current = min(range(len(levels)), key=lambda i: abs(levels[i] - self.step_reverse))
             notes = dict(zip(list(rows)[1:], self._notes))
             panels = self._panels_drawn if self._share == 1 else []
-            return film_strip(rows, levels, current, width, panels, notes)
+            return film_strip(rows, levels, current, width, panels, notes, sigmas=self._levels['sigma'])
 
-# %% ../../nbs/widgets/06_sweeps.ipynb #37332477
-class _BaseSweepExplorer(_SweepView):
-    "Sweep one image with one or more denoisers, scrub `step_reverse` in the browser."
-    _esm, _css, _query_type = _script('strips', 'sweeps'), _style(), _SweepQuery
-
+# %% ../../nbs/widgets/06_sweeps.ipynb #e56402f5
+class _SweepChoices(_SweepView):
+    "What is chosen in a sweep explorer, by Python or in the browser."
     image = traitlets.Int(0, help='index of the image').tag(sync=True)
     sampler = traitlets.Unicode('ddpm', help='name of the sampler').tag(sync=True)
     steps = traitlets.Int(INTERACTIVE_STEPS, help='steps of the whole walk').tag(sync=True)
     seed = traitlets.Int(0, help='key of all noise').tag(sync=True)
     label = traitlets.Int(None, allow_none=True, help='class, None: none').tag(sync=True)
     levels = traitlets.Any(25, help='how many levels beside the untouched image, or which').tag(sync=True)
+
+    @property
+    def steps_reverse(self) -> list[int]:
+        "Return every level of the film strip, ascending."
+        return self._offered.steps_reverse(self.steps, self.levels)
+
+    def _allowed(self, name:str, value:object) -> object:
+        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
+        if name == 'step_reverse': return self._nearest(_check_int(name, value, 0, self.steps))
+        if name not in _SweepQuery._fields: return value
+        value = self._offered.check(name, value)
+        if name == 'levels': self._offered.steps_reverse(self.steps, value)
+        if name == 'steps': self._offered.steps_reverse(value, self.levels)
+        return value
+
+    def _nearest(self, step:float) -> int:
+        "Return the level of the film strip nearest to `step`."
+        return min(self.steps_reverse, key=lambda r: abs(r - step))
+
+    @traitlets.validate(*_SweepQuery._fields, 'step_reverse')
+    def _valid(self, proposal:dict) -> object:
+        return self._allowed(proposal['trait'].name, proposal['value'])
+
+    def _choose(self, change:dict):
+        "Sweep anew; the class follows the image while it is the image's own, `step_reverse` follows `steps`."
+        name, old, new = change['name'], change['old'], change['new']
+        if name == 'image':
+            self._open_page(new)
+            if self.label == self._offered.default_label(old): self.label = self._offered.default_label(new)
+        if name == 'steps': self.step_reverse = self._nearest(self.step_reverse * new / old)
+        if name == 'levels': self.step_reverse = self._nearest(self.step_reverse)
+        self._restart()
+
+    def set_state(self, sync_data:dict):
+        "Take choices from the browser, and show an error where one is not allowed."
+        if isinstance(step := sync_data.get('step_reverse'), int): # one before `steps` was changed
+            sync_data = sync_data | {'step_reverse': min(step, self.steps)}
+        super().set_state(sync_data)
+
+# %% ../../nbs/widgets/06_sweeps.ipynb #37332477
+class _BaseSweepExplorer(_SweepChoices):
+    "Sweep one image with one or more denoisers, scrub `step_reverse` in the browser."
+    _esm, _css, _query_type = _script('strips', 'sweeps'), _style(), _SweepQuery
 
     def __init__(self,
         denoiser:Denoiser|Mapping[str, Denoiser], # one, or {name: denoiser}
@@ -179,44 +271,6 @@ class _BaseSweepExplorer(_SweepView):
     def _compute(self, query:_SweepQuery) -> Iterator[tuple[float, dict[str, Sweep]]]:
         "Yield the share of the steps that is done, and the sweeps of all denoisers as far as they are."
         return _partial_sweeps(self._offered, query, **self._options)
-
-    @property
-    def steps_reverse(self) -> list[int]:
-        "Return every level of the film strip, ascending."
-        return self._offered.steps_reverse(self.steps, self.levels)
-
-    def _allowed(self, name:str, value:object) -> object:
-        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
-        if name == 'step_reverse': return self._nearest(_check_int(name, value, 0, self.steps))
-        if name not in _SweepQuery._fields: return value
-        value = self._offered.check(name, value)
-        if name == 'levels': self._offered.steps_reverse(self.steps, value)
-        if name == 'steps': self._offered.steps_reverse(value, self.levels)
-        return value
-
-    def _nearest(self, step:float) -> int:
-        "Return the level of the film strip nearest to `step`."
-        return min(self.steps_reverse, key=lambda r: abs(r - step))
-
-    @traitlets.validate(*_SweepQuery._fields, 'step_reverse')
-    def _valid(self, proposal:dict) -> object:
-        return self._allowed(proposal['trait'].name, proposal['value'])
-
-    def _choose(self, change:dict):
-        "Sweep anew; the class follows the image while it is the image's own, `step_reverse` follows `steps`."
-        name, old, new = change['name'], change['old'], change['new']
-        if name == 'image':
-            self._open_page(new)
-            if self.label == self._offered.default_label(old): self.label = self._offered.default_label(new)
-        if name == 'steps': self.step_reverse = self._nearest(self.step_reverse * new / old)
-        if name == 'levels': self.step_reverse = self._nearest(self.step_reverse)
-        self._restart()
-
-    def set_state(self, sync_data:dict):
-        "Take choices from the browser, and show an error where one is not allowed."
-        if isinstance(step := sync_data.get('step_reverse'), int): # one before `steps` was changed
-            sync_data = sync_data | {'step_reverse': min(step, self.steps)}
-        super().set_state(sync_data)
 
     def __repr__(self) -> str:
         names = *_SweepQuery._fields, 'step_reverse'

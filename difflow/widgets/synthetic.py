@@ -27,7 +27,7 @@ from ..samplers.steps import heun
 from ..samplers.walks import SAMPLING_STEPS, Sampler
 from .answers import _AsyncExplorer
 from .base import _MAX_SEED, _check_int, _InvalidChoice, _script, _style
-from .strips import _sheet
+from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/10_synthetic.ipynb #a43594a1
 def _class_states(
@@ -71,13 +71,27 @@ def _draw_rows(
     count:int, # columns; the real images may be fewer
     classes:Sequence[str], # names
     scale:int|None=None, # screen pixels per image pixel
+    legend:str='', # what the numbers mean
 ) -> Image.Image:
-    "Draw both rows, with class and probability under each image."
+    "Draw both rows, with class and probability under each image, and a legend below."
     blank = torch.ones(count - len(rows.real), *rows.made.shape[1:])
     titles = {row: [f'{classes[k]} {100 * p:.0f} %' for k, p in predictions]
               for row, predictions in rows.predictions.items()}
     pictures = torch.cat([rows.real, blank, rows.made])
-    return image_grid(pictures, count, scale, [*titles['real'], *[''] * len(blank), *titles['made']])
+    grid = image_grid(pictures, count, scale, [*titles['real'], *[''] * len(blank), *titles['made']])
+    return _with_legend(grid, legend)
+
+def _names_of(denoiser:Denoiser, classifier:object) -> dict[str, str]:
+    "Return what the legend calls the denoiser and the classifier."
+    name = getattr(classifier, '__name__', type(classifier).__name__)
+    named = classifier if isinstance(classifier, str) else name
+    return {'denoiser': type(denoiser).__name__, 'classifier': named}
+
+def _legend_of(chosen:dict, classes:Sequence[str], named:dict[str, str]) -> str: # chosen: choice -> value
+    "Return what the rows and the numbers below them are."
+    made = f'guidance {chosen["guidance"]:g} (weight of the class), {chosen["steps"]} steps (noise levels)'
+    return (f'Above real images of class {classes[chosen["label"]]}, below samples of {named["denoiser"]}: '
+            f'{made}. Under each the likeliest class and its probability by {named["classifier"]}.')
 
 # %% ../../nbs/widgets/10_synthetic.ipynb #366c263b
 class _SyntheticQuery(NamedTuple):
@@ -119,11 +133,8 @@ class _SyntheticChoices:
         return {'guidances': self.guidances, 'steps': self.steps, 'count': count, 'max_seed': _MAX_SEED,
                 'shape': list(self.shape), 'classes': self.titles}
 
-# %% ../../nbs/widgets/10_synthetic.ipynb #56c33b22
-class SyntheticExplorer(_AsyncExplorer):
-    "Compare real and synthetic images of a class while guidance and steps change."
-    _esm, _css, _query_type = _script('synthetic'), _style('synthetic'), _SyntheticQuery
-
+class _SyntheticView(_AsyncExplorer):
+    "Both rows, as a browser shows them."
     label = traitlets.Int(0, help='class').tag(sync=True)
     guidance = traitlets.Float(1., help='one of those offered').tag(sync=True)
     steps = traitlets.Int(SAMPLING_STEPS, help='noise levels, one of those offered').tag(sync=True)
@@ -134,6 +145,27 @@ class SyntheticExplorer(_AsyncExplorer):
     _predictions = traitlets.Dict(help='{row: [class, probability] of each image}').tag(sync=True)
     _real = traitlets.Bytes(help='a sheet').tag(sync=True)
     _made = traitlets.Bytes(help='pictures of the samples').tag(sync=True)
+
+    def _show(self, answer:_TwoRows):
+        "Write the pictures and their predictions into the traits that the browser sees."
+        self._predictions = answer.predictions
+        self._counts = {'real': len(answer.real), 'made': len(answer.made)}
+        self._real, self._made = _sheet(answer.real), _sheet(answer.made, self.progress < 1)
+
+# %% ../../nbs/widgets/10_synthetic.ipynb #880a8c3f
+class _SyntheticFiles:
+    "The animation of a synthetic explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF of the synthetic images on their way, step after step; walks once more."
+        label, guidance, steps, seed = self._query
+        states = _class_states(self._denoiser, label, self._count, guidance, steps, seed)
+        texts = ([f'step {k} of {steps}', *[''] * (self._count - 1)] for k in range(1, steps + 1))
+        return _gif(zip(states, texts))
+
+# %% ../../nbs/widgets/10_synthetic.ipynb #56c33b22
+class SyntheticExplorer(_SyntheticFiles, _SyntheticView):
+    "Compare real and synthetic images of a class while guidance and steps change."
+    _esm, _css, _query_type = _script('synthetic'), _style('synthetic'), _SyntheticQuery
 
     def __init__(self,
         denoiser:Denoiser, # class-conditional
@@ -156,7 +188,7 @@ class SyntheticExplorer(_AsyncExplorer):
             self._offered.check(name, value)
         self._computed = {} # query -> synthetic images
         super().__init__(background, label=label, guidance=guidance, steps=steps, seed=seed,
-                         _choices=self._offered.describe(count))
+                         _choices=self._offered.describe(count) | _names_of(denoiser, classifier))
 
     @traitlets.validate(*_SyntheticQuery._fields)
     def _valid(self, proposal:dict) -> float|int:
@@ -180,12 +212,6 @@ class SyntheticExplorer(_AsyncExplorer):
             if share == 1: self._computed[query] = made
             yield share, _TwoRows(real, made, predictions)
 
-    def _show(self, answer:_TwoRows):
-        "Write the pictures and their predictions into the traits that the browser sees."
-        self._predictions = answer.predictions
-        self._counts = {'real': len(answer.real), 'made': len(answer.made)}
-        self._real, self._made = _sheet(answer.real), _sheet(answer.made, self.progress < 1)
-
     @property
     def images(self) -> Tensor: # (count, C, H, W) in [-1, 1]
         "Return the synthetic images; waits until they are done."
@@ -199,7 +225,8 @@ class SyntheticExplorer(_AsyncExplorer):
     def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw both rows with the predictions of the classifier, for pages without a kernel."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
-        return _draw_rows(self._answer, self._count, self._offered.titles, scale)
+        legend = _legend_of(self._answered, self._offered.titles, self._choices)
+        return _draw_rows(self._answer, self._count, self._offered.titles, scale, legend)
 
     def __repr__(self) -> str:
         chosen = f'label={self.label}, guidance={self.guidance:g}, steps={self.steps}, seed={self.seed}'

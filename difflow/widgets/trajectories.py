@@ -20,9 +20,10 @@ from ..representations.codes import check_times
 from ..representations.encoders import sigma_of
 from ..representations.mixer_training import check_codes
 from ..representations.mixers import Mixer, SingleTime, TransformerMixer
-from .base import _BaseExplorer, _check_int, _InvalidChoice, _script, _style
+from .answers import _ToolbarExplorer
+from .base import _check_int, _InvalidChoice, _script, _style
 from .choices import _Shelf, _ShelfTraits
-from .strips import Panel, _pixels, _sheet, film_strip
+from .strips import Panel, _gif, _pixels, _sheet, film_strip
 
 # %% ../../nbs/widgets/11_trajectories.ipynb #c3fde21e
 def _noised(
@@ -101,6 +102,16 @@ class _Readings:
         classes = self.classes[factor]
         return _answer_panels(self.by_time[factor, :, image, :len(classes)], attention, classes)
 
+# %% ../../nbs/widgets/11_trajectories.ipynb #7b361b4e
+class _TrajectoryFiles:
+    "The animation of a trajectory explorer."
+    def _moving(self) -> bytes:
+        "Return a GIF over the times: the image, and its noised version with the answer of that time alone."
+        clean = self._images.tensor([self.image])
+        frames = zip(self._noised_images()[:, None], self._times, self._single)
+        return _gif((torch.cat([clean, noised]), [self._truth, f't = {t:g}: {text}'])
+                    for noised, t, text in frames)
+
 # %% ../../nbs/widgets/11_trajectories.ipynb #bc876eb6
 def _fixed_traits(images:ImageSet, times:list[float], factors:list[str]) -> dict: # name -> value
     "Return the traits that stay: what the browser offers, noise levels."
@@ -109,7 +120,7 @@ def _fixed_traits(images:ImageSet, times:list[float], factors:list[str]) -> dict
     snr = [-20 * math.log10(2 * s) for s in sigma] # dB, of images of deviation 0.5
     return dict(_choices=choices, _levels=dict(sigma=sigma, snr=snr))
 
-class _TrajectoryView(_ShelfTraits, _BaseExplorer):
+class _TrajectoryView(_ShelfTraits, _ToolbarExplorer):
     "An image along its trajectory, and answers, as a browser or a page without a kernel shows them."
 
     image = traitlets.Int(0, help='index of the image').tag(sync=True)
@@ -159,11 +170,12 @@ class _TrajectoryView(_ShelfTraits, _BaseExplorer):
     def static(self, width:int=900) -> Image.Image: # width: px, about, >= 1
         "Draw the noised images and the panels below, for pages without a kernel."
         frames, times = _pixels(self._noised_images()), [f'{t:g}' for t in self._times]
-        row = self._truth or 'noised'
-        return film_strip({row: frames}, times, times.index(f'{self.t:g}'), width, self.panels)
+        row, sigmas = self._truth or 'noised', self._levels['sigma']
+        current = times.index(f'{self.t:g}')
+        return film_strip({row: frames}, times, current, width, self.panels, axis='t', sigmas=sigmas)
 
 # %% ../../nbs/widgets/11_trajectories.ipynb #ee2ec7e5
-class TrajectoryExplorer(_TrajectoryView):
+class TrajectoryExplorer(_TrajectoryFiles, _TrajectoryView):
     "See what read-outs make of the codes of an image along its trajectory."
     _esm, _css = _script('strips', 'trajectory'), _style()
 

@@ -167,6 +167,29 @@ def run_notebook(page, url, runtime, name):
     return explorer
 
 
+def choose_in_menu(page, menu, item):
+    "Choose from a menu of JupyterLab; a dialog that is open, or that follows, is accepted."
+    accept = page.locator('.jp-Dialog .jp-mod-accept')
+    if accept.count():
+        accept.first.click()
+    page.locator('.lm-MenuBar-itemLabel', has_text=menu).first.click()
+    page.locator('.lm-Menu-itemLabel', has_text=re.compile(f'^{re.escape(item)}$')).first.click()
+    if item.startswith('Restart'):
+        accept.first.click()
+
+
+def says(explorers, text):
+    "Wait until the status lines of these explorers hold `text`."
+    until(lambda: all(text in e.locator('[role="status"]').inner_text() for e in explorers))
+
+
+def saved_pictures(path):
+    "Return the pictures in the outputs of a notebook: what each answers, and its PNG as base64."
+    outputs = [o for cell in json.loads(path.read_text())['cells'] for o in cell.get('outputs', [])]
+    found = [(o['data']['text/plain'], o['data']['image/png']) for o in outputs if 'image/png' in o['data']]
+    return {''.join(text): ''.join(png).strip() for text, png in found}
+
+
 def drag(page, slider, where):
     "Move the handle of a range input by mouse to the share `where` of its track."
     low, high, value = (float(slider.evaluate(f'e => e.{name}')) for name in ('min', 'max', 'value'))
@@ -233,3 +256,86 @@ def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
         until(lambda: returned.evaluate(PIXELS) != seen[0])
         agree(0)
         page.screenshot(path=tmp_path / 'another.png')
+
+
+HOSTED = [
+    CELLS[0] + '\nfrom ipywidgets import HBox',
+    CELLS[1],
+    'boxed = SweepExplorer(denoiser, digits, image=1)\nHBox([boxed])',
+]
+
+
+def run_all(page):
+    "Run the notebook on the page again, in a new kernel, and return its two explorers."
+    choose_in_menu(page, 'Kernel', 'Restart Kernel and Run All Cells…')
+    page.locator('.df-explorer').nth(1).wait_for()
+    until(lambda: page.locator('.df-explorer[aria-busy="false"]').count() == 2)
+    return [page.locator('.df-explorer').nth(i) for i in (0, 1)]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
+def test_explorers_tell_waiting_from_answered_and_leave_their_picture(tmp_path):
+    """An explorer and one in a box: what the kernel does not answer waits, and is dimmed; the saved notebook reopens
+    with the last finished picture and no error; where the kernel was restarted or killed, the views say so"""
+    pytest.importorskip('playwright', reason='playwright is not installed')
+    (tmp_path / 'root').mkdir()
+    path = tmp_path / 'root' / 'hosted.ipynb'
+    write_notebook(path, HOSTED)
+    with jupyterlab(tmp_path) as (url, runtime), chromium() as browser:
+        page = browser.new_page(viewport={'width': 1400, 'height': 1800})
+        run_notebook(page, url, runtime, 'hosted.ipynb')
+        until(lambda: page.locator('.df-explorer[aria-busy="false"]').count() == 2)
+        explorers = [page.locator('.df-explorer').nth(i) for i in (0, 1)]
+        pictures = page.locator('[data-df-picture]')
+        assert explorers[1].bounding_box()['width'] > 700  # in the box, too, it uses the width
+
+        def hidden():
+            return pictures.count() == 2 and not any(picture.is_visible() for picture in pictures.all())
+
+        until(hidden)
+        kernel = Kernel(runtime)
+        pid = kernel.ask("__import__('os').getpid()")
+        os.kill(pid, signal.SIGSTOP)  # JupyterLab reaches a kernel that only computes by a thread beside
+        shown = [e.locator('canvas[data-panel="returned"]').evaluate(PIXELS) for e in explorers]
+        for i, e in enumerate(explorers):
+            e.get_by_role('radio').nth(5 + i).click()
+        says(explorers, 'waiting: no word from the kernel')
+        for e, before in zip(explorers, shown):
+            assert 'df-waiting' in e.get_attribute('class') and e.get_attribute('aria-busy') == 'true'
+            assert e.locator('canvas[data-panel="returned"]').evaluate(PIXELS) == before
+        faint = 'c => Number(getComputedStyle(c).opacity) < 0.5'
+        until(lambda: all(e.locator('canvas[data-panel="returned"]').evaluate(faint) for e in explorers))
+        os.kill(pid, signal.SIGCONT)
+        for i, e in enumerate(explorers):  # a seed is typed while the frames of the click come in
+            e.locator('[data-choice="seed"]').fill(str(7 + i))
+            e.locator('[data-choice="seed"]').press('Enter')
+        kernel.until('(explorer.image, explorer.seed, boxed.image, boxed.seed)', (5, 7, 6, 8))
+        kernel.ask(f'all(e.wait({PATIENCE}) for e in (explorer, boxed))')
+        until(lambda: page.locator('.df-explorer[aria-busy="false"]:not(.df-waiting)').count() == 2)
+        last = kernel.ask('[e._picture()["image/png"] for e in (explorer, boxed)]')
+        assert hidden() and explorers[0].locator('canvas[data-panel="returned"]').evaluate(PIXELS) != shown[0]
+        page.keyboard.press('Control+s')  # from the field of the seed
+        until(lambda: sorted(saved_pictures(path).values()) == sorted(last))
+        assert 'image=5' in min(saved_pictures(path)) and 'image=6' in max(saved_pictures(path))
+        choose_in_menu(page, 'Kernel', 'Shut Down Kernel')
+        says(explorers, 'the kernel is gone')
+        assert explorers[0].get_by_role('radio').first.is_disabled()
+        page.close()
+
+        page = browser.new_page(viewport={'width': 1400, 'height': 1800})
+        page.set_default_timeout(PATIENCE * 1000)
+        page.goto(f'{url}/lab/tree/hosted.ipynb?reset')
+        pictures, error = page.locator('[data-df-picture]'), page.get_by_text('Error displaying widget')
+        until(lambda: error.count() == 2)
+        assert not any(e.is_visible() for e in error.all())
+        assert [p.is_visible() for p in pictures.all()] == [True, True]
+        assert [p.get_attribute('src').partition(',')[2] for p in pictures.all()] == last
+        page.screenshot(path=tmp_path / 'reopened.png')
+
+        explorers = run_all(page)
+        choose_in_menu(page, 'Kernel', 'Restart Kernel…')
+        says(explorers, 'the kernel is gone')
+        explorers = run_all(page)
+        assert not any('gone' in e.locator('[role="status"]').inner_text() for e in explorers)
+        os.kill(Kernel(runtime).ask("__import__('os').getpid()"), signal.SIGKILL)
+        says(explorers, 'the kernel is gone')

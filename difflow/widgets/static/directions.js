@@ -1,5 +1,9 @@
 // The view of the direction explorer: one strip a direction, one column a strength.
 
+const VALUE = "Singular value of the denoiser's Jacobian dD/dx: the length of what a step of length 1 along this direction adds "
+  + 'to the denoised image; without unit, 1 leaves the step as it is';
+const STRENGTH = 'How far the noisy state is moved along the direction, in units of σ, before it is brought back';
+
 // The choices that start a new computation.
 function directionChoices(host, { sigmas, classes, max_seed: seed }) {
   const fields = form(host);
@@ -12,57 +16,83 @@ function directionChoices(host, { sigmas, classes, max_seed: seed }) {
 // Three big pictures: the noisy state, the direction, the clean image at this strength.
 function directionPictures({ shape }) {
   const panels = ['noisy state', 'direction', 'edited'].map((name) => figure(name));
-  const node = make('div', { class: 'df-stage df-one' }, ...panels.map((panel) => panel.node));
+  const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node));
   const show = (shown, direction, strengths, j) => {
     const [state, vector, edited] = panels;
+    const { state: black, vectors } = shown._scales;
+    const [value, most, { sigma }] = [shown._values[direction], vectors?.[direction], shown._answered];
     paint(state.canvas, shown._state, 0);
     paint(vector.canvas, shown._vectors, direction);
     paint(edited.canvas, shown._frames, direction * strengths.length + j);
-    vector.note.textContent = `singular value ${shown._values[direction]?.toFixed(3) ?? ''}`;
-    edited.note.textContent = `strength ${strengths[j]} σ`;
+    if (value === undefined) return;
+    put(state.note, `σ ${decimals(sigma)}\nblack/white ±${decimals(black)}`);
+    put(vector.note, `singular value ${value.toFixed(3)}\nblack/white ±${decimals(most)}`,
+      `${VALUE}.\nThe direction has length 1; black and white are its largest pixel`);
+    put(edited.note, `strength ${strengths[j]} σ = ${decimals(strengths[j] * sigma)}\nblack/white ±1`, STRENGTH);
   };
-  const layout = (width) => {
-    const room = clamp(Math.floor((width - 2 * GAP) / 3), 80, 224);
-    panels.forEach(({ canvas }) => fit(canvas, shape, room));
-  };
-  return { node, show, layout };
+  node.style.setProperty('--df-lines', 2);
+  return { node, show, layout: (width) => lay(node, panels, shape, width) };
 }
 
 // One strip of frames a direction; `choose(direction, j)` is called for a frame chosen by hand.
 function directionStrips({ shape, count, strengths }, current, choose) {
   const id = `df-${Math.random().toString(36).slice(2, 8)}`;
   const slider = make('input', { type: 'range', min: 0, max: strengths.length - 1, step: 1,
-    'aria-label': 'strength', ...NO_SHORTCUTS });
+    'aria-label': 'strength', title: STRENGTH, ...NO_SHORTCUTS });
   const rows = Array.from({ length: count }, (_, i) => make('div',
     { class: 'df-strip', role: 'listbox', tabindex: 0, 'aria-label': `direction ${i}`, ...NO_SHORTCUTS },
-    ...strengths.map((s, j) => make('div', { role: 'option', id: `${id}-${i}-${j}`, 'aria-label': `strength ${s}` },
-      make('canvas'), make('span', { class: 'df-tick' }, String(s))))));
-  const node = make('div', { class: 'df-film' }, slider, ...rows.map((row) => make('div', {}, row)));
+    ...strengths.map((s, j) => make('div', { role: 'option', id: `${id}-${i}-${j}`, 'aria-label': `strength ${s}`,
+      title: `direction ${i}, strength ${s} σ` }, make('canvas')))));
+  const ticks = strengths.map((s) => make('span', { class: 'df-tick' }, `${s} σ`.replace('-', '−')));
+  const scroller = make('div', { class: 'df-film' }, slider, ...rows.map((row) => make('div', {}, row)),
+    make('div', { class: 'df-axis', title: STRENGTH }, ...ticks));
+  const values = rows.map(() => make('span', { class: 'df-value', title: VALUE }, make('span'), make('i')));
+  const side = make('div', { class: 'df-side' }, make('small', { title: VALUE }, 'singular value'),
+    make('div', { class: 'df-titles df-values' }, ...values),
+    make('span', { class: 'df-axis-name', title: STRENGTH }, 'strength'));
+  const node = make('div', { class: 'df-reel df-rows' }, side, scroller);
   node.style.setProperty('--df-count', strengths.length);
-  const fill = (shown) => rows.forEach((row, i) => [...row.children].forEach((column, j) => {
-    paint(column.firstChild, shown._frames, i * strengths.length + j, CELL_PIXELS);
-  }));
+  let [at, cell] = [[0, 0], 0];
+  const fill = (shown) => rows.forEach((row, i) => {
+    const [value, most] = [shown._values[i], Math.max(...shown._values)];
+    values[i].firstChild.textContent = value === undefined ? '' : value.toFixed(2);
+    values[i].style.setProperty('--df-share', value === undefined ? 0 : value / most);
+    [...row.children].forEach((column, j) => {
+      paint(column.firstChild, shown._frames, i * strengths.length + j, CELL_PIXELS);
+    });
+  });
+  const tick = () => {
+    const apart = Math.ceil(TICK / (cell || TICK));
+    const [, here] = at;
+    ticks.forEach((node, j) => node.classList.toggle('df-shown', j === here || (j % apart === 0 && Math.abs(j - here) >= apart)));
+    reveal(scroller, rows[at[0]].children[here]);
+  };
   const show = (direction, j) => {
+    at = [direction, j];
     slider.value = j;
     slider.setAttribute('aria-valuetext', `direction ${direction}, strength ${strengths[j]}`);
     rows.forEach((row, i) => {
       [...row.children].forEach((column, k) => column.setAttribute('aria-selected', i === direction && k === j));
       row.setAttribute('aria-activedescendant', `${id}-${i}-${j}`);
     });
+    tick();
   };
   const layout = () => {
-    if (!node.clientWidth) return;
-    const cell = clamp(Math.floor((node.clientWidth - 4) / strengths.length), 24, 72);
+    if (!scroller.clientWidth) return;
+    const least = Math.round(24 * Math.sqrt(Math.max(1, shape[2] / shape[1])));
+    const most = Math.min(160, STRIP_HIGH / count, scroller.clientWidth / 3);
+    cell = clamp(Math.floor((scroller.clientWidth - 4) / strengths.length), least, Math.max(least, Math.floor(most)));
     node.style.setProperty('--df-cell', `${cell}px`);
-    node.querySelectorAll('canvas').forEach((canvas) => fit(canvas, shape, cell - 2));
-    rows.forEach((row) => [...row.children].forEach((column) => column.classList.add('df-ticked')));
+    node.querySelectorAll('canvas').forEach((canvas) => fit(canvas, shape, cell - 2, 0.7));
+    node.style.setProperty('--df-row', node.querySelector('canvas').style.height);
+    tick();
   };
   slider.addEventListener('input', () => choose(current()[0], Number(slider.value)));
   rows.forEach((row, i) => {
     arrows(row, () => strengths.length, () => Number(slider.value), (j) => choose(i, j));
     [...row.children].forEach((column, j) => column.addEventListener('click', () => choose(i, j)));
   });
-  return { node, fill, show, layout };
+  return { node, side, fill, show, layout };
 }
 
 function renderDirections(context) {
@@ -75,6 +105,7 @@ function renderDirections(context) {
       return [model.get('direction'), gaps.indexOf(Math.min(...gaps))];
     };
     const show = () => {
+      if (!host.shown()) return;
       const [direction, j] = place();
       pictures.show(host.shown(), direction, strengths, j);
       rows.show(direction, j);
@@ -92,12 +123,12 @@ function renderDirections(context) {
     const settings = directionChoices(host, offered);
     const pictures = directionPictures(offered);
     const rows = directionStrips(offered, place, (direction, j) => { play.stop(); choose(direction, j); });
-    settings.node.append(play.node);
+    rows.side.prepend(play.node);
     return {
       nodes: [settings.node, pictures.node, rows.node],
       choices: ['sigma', 'seed', 'label'],
       sheets: ['_state', '_vectors', '_frames'],
-      values: ['_values'],
+      values: ['_values', '_scales'],
       scrubbed: ['direction', 'strength'],
       show: (shown, moved) => {
         if (!moved) rows.fill(shown);

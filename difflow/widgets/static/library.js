@@ -4,13 +4,16 @@
 
 const FRAME_TIME = 90; // ms between frames that are played
 const SILENT = 4000; // ms without any news, after which the kernel is called silent
-const GAP = 16; // px between the big pictures
+const PULSE = 3000; // ms from one sign of life of the kernel to the next question for one
+const ATTENDED = 600_000; // ms after the last touch of mouse or keyboard, during which the kernel is asked at all
+const GAP = 16; // px between the big pictures, half of it where there is little room
 const CELL_PIXELS = 144; // of the longest side of a frame in a film strip
 const KEYS = {
   ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1,
   PageDown: -5, PageUp: 5, Home: -Infinity, End: Infinity,
 };
-const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us
+const NO_SHORTCUTS = { 'data-lm-suppress-shortcuts': 'true' }; // JupyterLab leaves the keys to us: of the node that has the focus
+const FOCUSED = ['button', 'input', 'select', 'textarea'];
 const ASKS = { 'data-asks': '' }; // of what needs a kernel: disabled where there is none
 const ICONS = {
   play: 'M4 2.5v11l9.5-5.5z',
@@ -28,6 +31,7 @@ const same = (a, b) => JSON.stringify(a ?? null) === JSON.stringify(b ?? null);
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (FOCUSED.includes(tag)) node.setAttribute(...Object.entries(NO_SHORTCUTS)[0]);
   node.append(...children);
   return node;
 }
@@ -67,21 +71,50 @@ function paint(canvas, sheet, index, most = Infinity) {
   context.drawImage(image, x, y, width, height, 0, 0, w, h);
 }
 
-// Show a canvas at the most whole device pixels per picture pixel that fit, or shrink it smoothly.
-function fit(canvas, [, height, width], room) {
+// Show a canvas at the most whole device pixels per picture pixel that fit; smoothly, with no side longer than `room`,
+// where these would leave more than 1 - `least` of it empty.
+function fit(canvas, [, height, width], room, least = 0) {
   const ratio = window.devicePixelRatio || 1;
   const longest = Math.max(height, width);
   const whole = Math.floor((room * ratio) / longest) / ratio;
-  const scale = whole || room / longest;
+  const crisp = whole > 0 && whole * longest >= least * room;
+  const scale = crisp ? whole : room / longest;
   canvas.style.width = `${width * scale}px`;
   canvas.style.height = `${height * scale}px`;
-  canvas.classList.toggle('df-smooth', !whole);
+  canvas.classList.toggle('df-smooth', !crisp && scale < 2);
+}
+
+// Lay big pictures of one shape out: side by side where each has `least` px, else in even rows of three or more, as
+// large as the width allows, up to 512 px or 20 px per picture pixel.
+function lay(node, panels, shape, width, least = 100, gap = width < 540 || panels.length > 4 ? GAP / 2 : GAP) {
+  const third = Math.floor((width - 2 * gap) / 3);
+  const fitting = Math.max(1, Math.floor((width + gap) / (Math.min(least, third) + gap)));
+  const columns = Math.ceil(panels.length / Math.ceil(panels.length / fitting));
+  const most = clamp(20 * Math.max(shape[1], shape[2]), 256, 512);
+  const room = Math.min(most, Math.floor((width - gap * (columns - 1)) / columns));
+  Object.entries({ columns, room: `${room}px`, gap: `${gap}px` }).forEach(([name, value]) => {
+    node.style.setProperty(`--df-${name}`, value);
+  });
+  panels.forEach(({ canvas }) => fit(canvas, shape, room, 0.92));
+}
+
+// Write a text, and what it means as a tooltip; the text itself where there is no more to it, as it may be cut off.
+function put(node, text, meaning = text) {
+  node.textContent = text;
+  node.title = meaning;
+}
+
+// Bring a part of what scrolls sideways into sight, and, unless a pointer drags there, a little of what is beside it.
+function reveal(scroller, part) {
+  const [box, view] = [part.getBoundingClientRect(), scroller.getBoundingClientRect()];
+  const more = scroller.matches(':active') ? 0 : Math.min(box.width, (view.width - box.width) / 2);
+  scroller.scrollLeft += Math.max(0, box.right + more - view.right) - Math.max(0, view.left + more - box.left);
 }
 
 // A big picture with its name and a note below.
 function figure(name, label = name) {
   const canvas = make('canvas', { 'data-panel': name, role: 'img', 'aria-label': name });
-  const title = make('span', {}, label);
+  const title = make('span', { title: label }, label);
   const note = make('small');
   return { canvas, title, note, node: make('figure', {}, canvas, make('figcaption', {}, title, note)) };
 }
@@ -112,14 +145,20 @@ function form(host) {
   const node = make('div', { class: 'df-controls' });
   const fields = {};
   const mark = () => {
-    for (const [name, { input, write }] of Object.entries(fields)) input.value = write(host.model.get(name));
+    for (const [name, { input, write }] of Object.entries(fields)) {
+      if (!input.matches('.df-typing:focus')) input.value = write(host.model.get(name));
+    }
   };
   const field = (name, title, input, read, write = (value) => value ?? '') => {
     fields[name] = { input, write };
     input.setAttribute('data-choice', name);
     node.append(make('label', {}, make('span', {}, title), input));
-    input.addEventListener('change', () => host.ask(name, read(input.value)));
-    input.addEventListener('keydown', (event) => event.stopPropagation());
+    input.addEventListener('input', () => input.classList.add('df-typing')); // what is typed stays until it is asked for
+    input.addEventListener('change', () => {
+      input.classList.remove('df-typing');
+      host.ask(name, read(input.value));
+    });
+    input.addEventListener('keydown', (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); });
   };
   const select = (name, title, options, read = Number) => {
     const nodes = options.map(([value, text]) => make('option', { value: value ?? '' }, text));
@@ -138,7 +177,7 @@ function form(host) {
     number('seed', 0, max);
     const button = iconButton('dice', 'New random seed', ASKS);
     button.addEventListener('click', () => host.ask('seed', Math.floor(Math.random() * 10000)));
-    node.append(button);
+    node.append(make('span', { class: 'df-pair' }, node.lastChild, button)); // they stay together
   };
   return { node, mark, select, number, list, seed };
 }
@@ -151,12 +190,17 @@ function thumbnails(host) {
   const group = { class: 'df-thumbnails', role: 'radiogroup', 'aria-label': 'Image' };
   const row = make('div', { ...group, ...NO_SHORTCUTS });
   const [back, next] = [iconButton('back', 'Images before these', ASKS), iconButton('next', 'Images after these', ASKS)];
+  const field = make('input', { type: 'number', min: 0, step: 1, title: 'Index of the image, from 0', ...ASKS });
   const place = make('small');
-  const node = make('div', { class: 'df-shelf' }, back, row, next, place);
+  const any = make('label', {}, make('span', {}, 'image'), field, place);
+  const node = make('div', { class: 'df-shelf' }, back, row, next, any);
   let shelf = { start: 0, count: 0, names: [] };
+  let seen = null; // the button brought into sight
   const turn = (pages) => host.ask('_page', model.get('_page') + pages);
   back.addEventListener('click', () => turn(-1));
   next.addEventListener('click', () => turn(1));
+  field.addEventListener('change', () => host.ask('image', field.value === '' ? '' : Number(field.value)));
+  field.addEventListener('keydown', (event) => event.stopPropagation());
   const choose = (image) => {
     host.ask('image', image);
     row.children[image - shelf.start]?.focus();
@@ -169,7 +213,11 @@ function thumbnails(host) {
       button.tabIndex = own || (i === 0 && !(image - shelf.start in row.children)) ? 0 : -1;
       if (own && asked) button.focus();
     });
-    place.textContent = shelf.count > shelf.names.length ? `${image + 1} of ${shelf.count}` : '';
+    const chosen = row.children[image - shelf.start];
+    if (chosen && chosen !== seen && row.clientWidth) reveal(row, seen = chosen);
+    field.value = image;
+    field.max = shelf.count - 1;
+    put(place, `of 0..${shelf.count - 1}`, 'The indices of all images');
   };
   const show = ({ _shelf, _thumbnails }) => {
     if (!_shelf?.names || !_thumbnails) return;
@@ -188,7 +236,7 @@ function thumbnails(host) {
       const { width, height } = _thumbnails;
       fit(button.firstChild, [1, height, width], clamp(Math.max(height, width), 40, 56));
     });
-    back.hidden = next.hidden = shelf.count <= shelf.names.length;
+    back.hidden = next.hidden = any.hidden = shelf.count <= shelf.names.length;
     [back.disabled, next.disabled] = [shelf.start === 0, shelf.start + shelf.names.length >= shelf.count];
     mark();
   };
@@ -198,7 +246,7 @@ function thumbnails(host) {
 
 // A button that plays the levels to and fro; `step(direction)` returns false at an end.
 function player(step) {
-  const node = iconButton('play', 'Play');
+  const node = iconButton('play', 'Play', { 'data-play': '' });
   let timer = null;
   const stop = () => {
     clearInterval(timer);
@@ -223,8 +271,8 @@ function statusLine() {
   const node = make('div', { class: 'df-status' }, meter, make('div', {}, text, error));
   const show = (message, failure, share) => {
     const percent = Math.round(100 * share);
-    text.textContent = message;
-    error.title = error.textContent = failure;
+    put(text, message);
+    put(error, failure);
     bar.style.width = `${percent}%`;
     meter.setAttribute('aria-valuenow', percent);
     meter.classList.toggle('df-running', share < 1);
@@ -235,7 +283,7 @@ function statusLine() {
 // Hide the picture that stands for this explorer where no kernel is, as long as its live view is here.
 function cover(key) {
   if (!key) return () => {};
-  const rule = make('style', {}, `[data-df-picture="${key}"] { display: none; }`);
+  const rule = make('style', {}, `[data-df-picture="${key}"] { display: none !important; }`);
   document.head.append(rule);
   return () => rule.remove();
 }
@@ -256,8 +304,37 @@ function follow(model, names, handler) {
   };
 }
 
-// What a kernel that went away says through Jupyter's own class on the view.
-const isCut = (el) => Boolean(el.closest('.jupyter-widgets-disconnected'));
+// Ask the kernel for a sign of life while somebody is at the page, so that a dead or restarted one is known before it
+// is needed. Python answers { alive }; a busy kernel does so late, and is asked no more until then, or seldom. Where
+// the kernel has gone, sending fails, and only this calls `lost`.
+function pulse(model, lost) {
+  let [touched, asked, patience] = [Date.now(), null, PULSE];
+  const beat = async () => {
+    asked = Date.now();
+    try {
+      await model.send({ alive: true });
+    } catch {
+      lost();
+    }
+  };
+  const answer = (message) => { if (message?.alive) [asked, patience] = [null, PULSE]; };
+  const touch = () => { touched = Date.now(); };
+  const timer = setInterval(() => {
+    if (document.hidden || Date.now() - touched > ATTENDED) return;
+    if (asked !== null && Date.now() - asked < patience) return;
+    if (asked !== null) patience = Math.min(2 * patience, 20 * PULSE);
+    beat();
+  }, PULSE);
+  const events = ['pointermove', 'keydown'];
+  events.forEach((name) => document.addEventListener(name, touch, { passive: true }));
+  model.on('msg:custom', answer);
+  const end = () => {
+    clearInterval(timer);
+    events.forEach((name) => document.removeEventListener(name, touch));
+    model.off('msg:custom', answer);
+  };
+  return { beat, end };
+}
 
 // Mount an explorer in `el`. `build(host)` returns its view:
 //   nodes      what is shown, from top to bottom
@@ -272,16 +349,16 @@ const isCut = (el) => Boolean(el.closest('.jupyter-widgets-disconnected'));
 // `host` has `model`, `ask(name, value)` for what needs an answer, `scrub(values)` for what does not.
 function mount({ model, el }, build) {
   let shown = null;
-  let [busy, again, ended, silent, timer] = [false, false, false, false, null];
+  let [busy, again, ended, silent, gone, timer] = [false, false, false, false, false, null];
   const decoded = {};
   const status = statusLine();
   const heard = () => { // news from Python
     clearTimeout(timer);
     timer = null;
-    silent = false;
+    silent = gone = false;
   };
   const state = () => {
-    const dead = model.get('_static') === true || isCut(el);
+    const dead = model.get('_static') === true || gone;
     const failure = model.get('error') ?? '';
     const answered = shown?._answered ?? {};
     const waiting = view.choices.some((name) => !(name in answered) || !same(model.get(name), answered[name]));
@@ -300,6 +377,7 @@ function mount({ model, el }, build) {
     root.setAttribute('aria-busy', !failure && !dead && (waiting || share < 1));
     root.querySelectorAll('[data-asks]').forEach((node) => node.toggleAttribute('data-dead', dead));
     root.querySelectorAll('[data-dead]').forEach((node) => { node.disabled = true; });
+    tools.mark(dead);
     view.mark();
   };
   const host = {
@@ -309,6 +387,7 @@ function mount({ model, el }, build) {
       heard();
       state();
       model.save_changes();
+      heart?.beat();
     },
     scrub: (values) => {
       Object.entries(values).forEach(([name, value]) => model.set(name, value));
@@ -317,7 +396,10 @@ function mount({ model, el }, build) {
     shown: () => shown,
   };
   const view = build(host);
-  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, ...view.nodes, status.node));
+  const frame = { root: null, layout: () => layout() };
+  const tools = toolbar(host, frame);
+  const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, tools.node, ...view.nodes, status.node));
+  frame.root = root;
   el.append(root);
   const uncover = cover(model.get('_key'));
 
@@ -341,16 +423,22 @@ function mount({ model, el }, build) {
     busy = false;
   };
   const layout = () => { if (root.clientWidth) view.layout(root.firstChild.clientWidth); };
+  const lost = () => {
+    if (ended) return;
+    gone = true;
+    state();
+  };
+  const heart = model.get('_static') === true ? null : pulse(model, lost);
   const endings = [
     follow(model, [...view.sheets, ...view.values, '_answered', '_share'], () => { heard(); refresh(); }),
-    follow(model, [...view.choices, 'error', 'progress'], () => { heard(); state(); }),
+    follow(model, view.choices, () => state()), // made here or by Python
+    follow(model, ['error', 'progress'], () => { heard(); state(); }),
     follow(model, view.scrubbed ?? [], () => { if (shown) view.show(shown, true); }),
     uncover,
+    tools.start(),
   ];
   const observer = new ResizeObserver(layout);
   observer.observe(root);
-  const cut = new MutationObserver(state);
-  cut.observe(el, { attributes: true, attributeFilter: ['class'] });
   state();
   layout();
   refresh().then(layout);
@@ -359,7 +447,7 @@ function mount({ model, el }, build) {
     heard();
     view.stop?.();
     observer.disconnect();
-    cut.disconnect();
+    heart?.end();
     endings.forEach((end) => end());
     root.remove();
   };

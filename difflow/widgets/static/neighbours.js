@@ -36,7 +36,11 @@ function setSize(host, { stops, count }, choose) {
   const slider = make('input', { type: 'range', min: 0, max: stops.length - 1, step: 1, 'aria-label': 'N', ...NO_SHORTCUTS });
   const field = make('input', { type: 'number', min: 1, max: count, step: 1, 'aria-label': 'N exactly' });
   const note = make('output');
-  const node = make('div', { class: 'df-controls df-size' }, make('label', {}, make('span', {}, 'N'), slider, field), note);
+  slider.title = 'N, the number of training images, on a logarithmic scale';
+  const share = (n) => stops.filter((stop) => stop < n).length / Math.max(1, stops.length - 1);
+  const powers = Array.from({ length: 7 }, (_, i) => 10 ** i).filter((n) => n < count && share(n) < 0.88);
+  const axis = marks([...powers, count].map((n) => [share(n), String(n)]), slider.title);
+  const node = make('div', { class: 'df-controls df-size' }, make('span', { title: slider.title }, 'N'), slider, field, axis, note);
   slider.addEventListener('input', () => choose(stops[Number(slider.value)]));
   field.addEventListener('change', () => {
     const n = Number(field.value);
@@ -47,34 +51,60 @@ function setSize(host, { stops, count }, choose) {
     slider.value = at();
     field.value = n;
     slider.setAttribute('aria-valuetext', `N = ${n}`);
-    note.textContent = text;
+    put(note, text);
   };
   return { node, show };
 }
 
-// The sample, large, and beside it its neighbours.
+const SIMILARITY = 'Cosine of the descriptors of two images, -1..1; 1 is the same image';
+const atShare = (node, share) => {
+  node.style.setProperty('--df-at', share);
+  return node;
+};
+
+// Marks of an axis, as [share of its length, text].
+const marks = (all, title) => make('div', { class: 'df-marks', title, 'aria-hidden': 'true' },
+  ...all.map(([share, text]) => atShare(make('span', {}, text), share)));
+
+// The axis of similarity: the threshold, and a dot for each neighbour.
+function likeness({ k, threshold }) {
+  const dots = Array.from({ length: k }, () => make('i'));
+  const limit = `threshold ${threshold.toFixed(2)}: a copy above it`;
+  const line = make('div', { class: 'df-line' }, atShare(make('b', { title: limit }, make('span', {}, limit)), (threshold + 1) / 2), ...dots);
+  const ticks = [-1, -0.5, 0, 0.5, 1].map((s) => [(s + 1) / 2, String(s).replace('-', '−')]);
+  const node = make('div', { class: 'df-likeness' }, make('span', { title: SIMILARITY }, 'similarity'), make('div', {}, line, marks(ticks, SIMILARITY)));
+  const show = (nearest) => dots.forEach((dot, i) => {
+    dot.hidden = i >= nearest.length;
+    if (dot.hidden) return;
+    const [index, similarity] = nearest[i];
+    atShare(dot, (similarity + 1) / 2).title = `image ${index}: similarity ${similarity.toFixed(3)}`;
+    dot.classList.toggle('df-copy', similarity > threshold);
+  });
+  return { node, limit, show };
+}
+
+// The sample, large, and beside it its neighbours; and their similarities on an axis.
 function neighbourRow({ k, shape, threshold }) {
   const panels = ['sample', ...Array.from({ length: k }, (_, i) => `neighbour ${i}`)].map((name) => figure(name));
-  const node = make('div', { class: 'df-stage df-many' }, ...panels.map((panel) => panel.node));
+  const node = make('div', { class: 'df-stage df-many df-last' }, ...panels.map((panel) => panel.node));
+  const axis = likeness({ k, threshold });
   const show = (shown, sample, nearest) => {
     const [own, ...others] = panels;
     paint(own.canvas, shown._samples, sample);
-    own.title.textContent = `sample ${sample}`;
-    own.note.textContent = nearest[0][1] > threshold ? 'a copy' : 'new';
+    put(own.title, `sample ${sample}`);
+    put(own.note, nearest[0][1] > threshold ? 'a copy' : 'new', `The most similar training image: ${nearest[0][1].toFixed(3)}; ${axis.limit}`);
+    axis.show(nearest);
     others.forEach(({ canvas, title, note, node: figure }, i) => {
       figure.hidden = i >= nearest.length;
       if (figure.hidden) return;
       const [index, similarity, picture] = nearest[i];
       paint(canvas, shown._pictures, picture);
-      title.textContent = similarity.toFixed(3);
-      note.textContent = `image ${index}${similarity > threshold ? '\nabove the threshold' : ''}`;
+      put(title, similarity.toFixed(3), `Similarity to the sample. ${SIMILARITY}`);
+      put(note, `image ${index}${similarity > threshold ? '\na copy' : ''}`);
     });
   };
-  const layout = (width) => {
-    const room = Math.floor((width - GAP * k) / (k + 1));
-    panels.forEach(({ canvas }) => fit(canvas, shape, clamp(room, 56, 168)));
-  };
-  return { node, show, layout };
+  node.style.setProperty('--df-lines', 2);
+  return { node, axis: axis.node, show, layout: (width) => lay(node, panels, shape, width) };
 }
 
 function renderNeighbours(context) {
@@ -100,7 +130,7 @@ function renderNeighbours(context) {
     const size = setSize(host, offered, (n) => choose('n', n));
     const pictures = neighbourRow(offered);
     return {
-      nodes: [samples.node, size.node, pictures.node],
+      nodes: [samples.node, size.node, pictures.axis, pictures.node],
       choices: [],
       sheets: ['_samples', '_pictures'],
       values: ['_table'],

@@ -39,12 +39,16 @@ function stateOf(r, { _share: share, _answered: { steps } }) {
   return r > Math.round((1 - share) * steps) ? ': on its way back' : ': not begun yet';
 }
 
-// The big pictures: the original, what was sent, what came back, and the numbers.
+const DISTANCE = 'RMS: root mean square difference of the pixels, 0..2';
+
+// The big pictures: the original, what was sent, what came back; and the numbers.
 function stage({ names, shape }) {
   const numbers = readout();
   const panels = ['original', 'noised', ...names].map((name) => figure(name));
-  const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node), numbers.node);
-  node.classList.add(names.length > 1 ? 'df-many' : 'df-one');
+  const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node));
+  node.classList.toggle('df-many', names.length > 1);
+  panels.slice(0, 2).forEach(({ note }) => note.remove());
+  let most = names.length > 1 ? 2 : 1; // lines of a note so far
   const show = (shown, levels, i) => {
     const { sigma, snr } = shown._levels;
     const [original, noised, ...returned] = panels;
@@ -52,21 +56,18 @@ function stage({ names, shape }) {
     paint(noised.canvas, shown._noised, i);
     returned.forEach(({ canvas, title, note }, k) => {
       paint(canvas, shown._frames, k * levels.length + i);
-      title.textContent = `${names[k]}${stateOf(levels[i], shown)}`;
+      put(title, `${names[k]}${stateOf(levels[i], shown)}`);
       const [first, own] = shown._distances[k]?.[i] ?? [];
       const more = k ? `\n${first?.toFixed(3)} to ${names[0]}` : '';
       const text = shown._notes[k]?.[i];
-      note.textContent = own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}${text ? `\n${text}` : ''}`;
+      put(note, own === undefined ? '' : `RMS ${own.toFixed(3)} to original${more}${text ? `\n${text}` : ''}`);
+      note.title += note.title && `\n(${DISTANCE})`;
     });
+    const lines = returned.map(({ note }) => note.textContent.split('\n').length);
+    node.style.setProperty('--df-lines', most = Math.max(most, ...lines)); // nothing below jumps
     numbers.show(levels[i], shown._answered.steps, sigma[i], snr[i]);
   };
-  const layout = (width) => {
-    const columns = Math.min(panels.length, Math.max(3, Math.floor(width / 160)));
-    const beside = names.length === 1 && width > 640 ? 130 : 0; // room for the numbers
-    const room = Math.floor((width - beside - GAP * (columns - 1)) / columns);
-    panels.forEach(({ canvas }) => fit(canvas, shape, clamp(room, 80, 256)));
-  };
-  return { node, show, layout };
+  return { node, numbers: numbers.node, show, layout: (width) => lay(node, panels, shape, width) };
 }
 
 function renderSweeps(context) {
@@ -99,7 +100,7 @@ function renderSweeps(context) {
     const strip = filmStrip(offered, (i) => { play.stop(); scrub(i); });
     strip.side.prepend(play.node);
     return {
-      nodes: [picker.node, settings.node, pictures.node, strip.node],
+      nodes: [picker.node, settings.node, pictures.node, pictures.numbers, strip.node],
       choices: ['image', 'sampler', 'steps', 'seed', 'label', 'levels'],
       sheets: ['_thumbnails', '_original', '_noised', '_frames'],
       values: ['_shelf', '_levels', '_distances', '_panels', '_notes'],

@@ -1,24 +1,25 @@
 // The view of the trajectory explorer: one noised image a time, and under each the numbers that are read from its code.
 
-// The clean and the noised image, and the answer of each read-out.
+const PROBABILITY = 'The likeliest class by this read-out of the code, and its probability';
+
+// The clean and the noised image; and the answer of each read-out.
 function trajectoryPictures({ shape, times }) {
   const panels = ['clean', 'noised'].map((name) => figure(name));
   const answers = make('dl', { class: 'df-readout df-answers' });
-  const node = make('div', { class: 'df-stage df-one' }, ...panels.map((panel) => panel.node), answers);
+  const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node));
   const show = (shown, i) => {
     const [clean, noised] = panels;
     paint(clean.canvas, shown._clean, 0);
     paint(noised.canvas, shown._noised, i);
-    clean.note.textContent = shown._truth;
-    noised.note.textContent = `t = ${decimals(times[i])}, σ = ${decimals(shown._levels.sigma[i])}`;
+    put(clean.note, shown._truth);
+    const { sigma, snr } = shown._levels;
+    const where = `t = ${decimals(times[i])}, σ = ${decimals(sigma[i])}, SNR ${decibels(snr[i], sigma[i])}`;
+    put(noised.note, where, `${where}: time 0..1 on the trajectory; standard deviation of the noise`);
     const rows = [['this time alone', shown._single[i] ?? ''], ...shown._answers];
-    answers.replaceChildren(...rows.map(([name, text]) => make('div', {}, make('dt', {}, name), make('dd', {}, text))));
+    answers.replaceChildren(...rows.map(([name, text]) => make('div', { title: `${name}: ${text}\n${PROBABILITY}` },
+      make('dt', {}, name), make('dd', {}, text))));
   };
-  const layout = (width) => {
-    const room = clamp(Math.floor((width - 2 * GAP) / 4), 80, 224);
-    panels.forEach(({ canvas }) => fit(canvas, shape, room));
-  };
-  return { node, show, layout };
+  return { node, answers, show, layout: (width) => lay(node, panels, shape, width) };
 }
 
 function renderTrajectory(context) {
@@ -53,7 +54,7 @@ function renderTrajectory(context) {
     strip.side.prepend(play.node);
     strip.build(times);
     return {
-      nodes: [picker.node, settings.node, pictures.node, strip.node],
+      nodes: [picker.node, settings.node, pictures.node, pictures.answers, strip.node],
       choices: ['image', 'factor'],
       sheets: ['_thumbnails', '_clean', '_noised'],
       values: ['_shelf', '_levels', '_panels', '_truth', '_single', '_answers'],
