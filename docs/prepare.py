@@ -198,6 +198,7 @@ def contents() -> str:
     half_hour = re.search(r'^## Half an hour\n(.*?)^## ', text, flags=re.M | re.S)[1]
     studies = re.search(r'^## One path a study\n(.*?)(^## |\Z)', text, flags=re.M | re.S)[1]
     found = lambda part: list(dict.fromkeys(re.findall(r'\]\(([^)#\s]+\.(?:ipynb|md))', part)))
+    text += 'All chapters are listed [on one page](docs/notebooks.md).'
     lines = [text, '', toctree(found(half_hour), ':caption: Half an hour')]
     lines += ['', toctree([p for p in found(studies) if p.endswith('.md')], ':caption: One path a study')]
     for group, rooms in {'Chapters': [TUTORIALS[0]], **GROUPS}.items():
