@@ -187,7 +187,7 @@ def save_images(
 ) -> list[Path]:                     # the files
     "Save each image as a PNG; ValueError for names that repeat or lead out of `folder`"
     of_set = None # a tensor of torch 2.6 has names, too: of its axes
-    if hasattr(images, 'pixels'): count, pixels, of_set = len(images), images.pixels, images.names # one by one
+    if hasattr(images, 'pixels'): count, pixels, of_set = len(images), images.pixels, images.names
     else: count, pixels = len(tiles := _tiles(images)), tiles.__getitem__
     if names is None: names = of_set or [f'{i:06d}' for i in range(count)]
     files = [_png_name(str(n)) for n in _texts('names', names, count)]

@@ -128,7 +128,7 @@ class _ShownImages(_ImageStore):
         return ax
 
     def rows(self,
-        most:int|None=None, # images; None: all
+        most:int|None=None, # images, >= 1; None: all
     ) -> list[dict[str, int|str|None]]:
         "Return a row for each image: its number, name, label or labels, and the name of its class"
         labels = self.labels[:most].tolist() if self.labels is not None else [None] * len(self.names[:most])

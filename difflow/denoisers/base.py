@@ -167,15 +167,11 @@ class _InPixels:
         "Return the shape (C, H, W) of the images that come out, None where any will do."
         return self.image_shape
 
-    def encode(self,
-        images:Tensor, # (B, *pixel_shape) in [-1, 1]
-    ) -> Tensor: # (B, *image_shape)
+    def encode(self, images:Tensor) -> Tensor: # (B, *pixel_shape) in [-1, 1] -> (B, *image_shape)
         "Return what the denoiser takes for `images`, (B, *pixel_shape) in [-1, 1]."
         return images
 
-    def decode(self,
-        x:Tensor, # (B, *image_shape)
-    ) -> Tensor: # (B, *pixel_shape)
+    def decode(self, x:Tensor) -> Tensor: # (B, *image_shape) -> (B, *pixel_shape)
         "Return the images for `x`, (B, *image_shape)."
         return x
 
@@ -217,9 +213,7 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
         self.check(x, labels, wait=False)
         return self.denoise(x, as_sigma(sigma, x), labels)
 
-    def steps(self,
-        n:int, # number of levels, at least 1
-    ) -> Scheduler:
+    def steps(self, n:int) -> Scheduler: # n: number of levels, at least 1
         "Return the noise levels that samplers walk by default: this denoiser's own grid, or EDM's."
         check_number('n', n, 1, whole=True)
         if self.scheduler is not None: return self.scheduler.respace(str(n))
@@ -229,9 +223,7 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
         "Return the nearest noise level that this denoiser distinguishes, here `sigma` itself."
         return sigma
 
-    def grid(self,
-        n:int, # number of levels, at least 1
-    ) -> Scheduler:
+    def grid(self, n:int) -> Scheduler: # n: number of levels, at least 1
         "Return the noise levels of forward-backward: this denoiser's own grid, or DDPM's linear one."
         check_number('n', n, 1, whole=True)
         return (self.scheduler or Scheduler.linear(1000)).respace(str(n))

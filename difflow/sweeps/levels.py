@@ -78,7 +78,7 @@ class _ShownSweep(Result):
     def strip(self,
         image:int=0, # which one, 0..B-1
         scale:int|None=None, # screen pixels per pixel; None: about 56 to an image
-        levels:int|None=None, # how many to draw, evenly spread; None: all
+        levels:int|None=None, # how many to draw, >= 1, evenly spread; None: all
     ) -> Image.Image:
         "Draw the film strip of one image: above what was sent, below what came back; ValueError if none."
         image = check_number('image', image, 0, len(self.x0) - 1, whole=True)
