@@ -164,7 +164,9 @@ def _display_box(box:Box):
     explorers = list(_explorers_in(box))
     if not explorers: raise NotImplementedError
     names = ', '.join(type(explorer).__name__ for explorer in explorers)
-    display(box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}, raw=True)
+    _, metadata = anywidget.AnyWidget._repr_mimebundle_(explorers[0]) # which manager of widgets Colab takes
+    data = box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}
+    display(data, metadata=metadata, raw=True)
     for explorer in explorers: explorer._show_picture()
 
 def _show_in_boxes():
