@@ -63,46 +63,23 @@ _LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widget
          ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
 _SETTLED = 0.4 # s after the last of a row of changes
 
-class _BaseExplorer(anywidget.AnyWidget):
-    "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
-    error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
-    _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
-    _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
+class _PicturedExplorer(anywidget.AnyWidget):
+    "An explorer that shows a picture where there is no kernel."
     _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
 
     _last:bytes|None = None # the picture of the last finished answer, PNG
+    _named = '' # what the picture answers
     _timer:threading.Timer|None = None # until what moves has settled
 
     def __init__(self, **traits): # their first values
         "Begin without a display."
-        self._handles = [] # of the outputs with the picture
+        self._handles = [] # of the outputs with the picture, at most one
         super().__init__(**traits, _key=uuid.uuid4().hex[:12])
-        self.on_msg(self._answer_message)
         if _in_kernel(): _show_in_boxes()
-
-    def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
-        "Answer the question of the browser whether this object is alive."
-        if content.get('alive'): self.send({'alive': True})
 
     def static(self) -> Image.Image:
         "Draw what is chosen, for pages without a kernel."
         raise NotImplementedError
-
-    def _allowed(self, name:str, value:object) -> object:
-        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
-        return value
-
-    def set_state(self, sync_data:dict):
-        "Take choices from the browser; where one is not allowed, show why and send back what stays."
-        refused = {}
-        for name, value in sync_data.items():
-            try: self._allowed(name, value)
-            except ValueError as error: refused[name] = str(error)
-        try: super().set_state({name: value for name, value in sync_data.items() if name not in refused})
-        except traitlets.TraitError as error: refused |= dict.fromkeys(sync_data, str(error))
-        if refused:
-            self.error = next(iter(refused.values()))
-            self.send_state(list(refused))
 
     def _is_finished(self) -> bool:
         "Return whether `static` draws a complete answer."
@@ -112,20 +89,22 @@ class _BaseExplorer(anywidget.AnyWidget):
         "Return the picture of the last finished answer as PNG, or what there is before the first one."
         if self._last is not None and not self._is_finished(): return self._last
         png = io.BytesIO()
+        self._named = repr(self)
         self.static().save(png, 'png')
         if self._is_finished(): self._last = png.getvalue()
         return png.getvalue()
 
     def _picture(self) -> dict: # media type -> text
         "Return the picture as an output of a notebook."
-        png, name = base64.b64encode(self._draw()).decode(), html.escape(repr(self), quote=True)
-        image = f'<img data-df-picture="{self._key}" alt="{name}" src="data:image/png;base64,{png}">'
-        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': repr(self)}
+        png, key = base64.b64encode(self._draw()).decode(), self._key
+        name = html.escape(self._named, quote=True)
+        image = f'<img data-df-picture="{key}" alt="{name}" src="data:image/png;base64,{png}">'
+        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': self._named}
 
     def _show_picture(self):
         "Display the picture, to be followed by those of later answers."
         from IPython.display import display
-        self._handles.append(display(self._picture(), raw=True, display_id=True))
+        self._handles = [display(self._picture(), raw=True, display_id=self._key)] # one for all places
 
     def _redraw(self):
         "Bring the displayed pictures up to what is finished now."
@@ -152,10 +131,11 @@ class _BaseExplorer(anywidget.AnyWidget):
         display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
         self._show_picture()
 
-def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
+# %% ../../nbs/widgets/00_base.ipynb #bc965e14
+def _explorers_in(box:Box) -> Iterator[_PicturedExplorer]:
     "Yield the explorers in a box, and in the boxes in it."
     for child in box.children:
-        if isinstance(child, _BaseExplorer): yield child
+        if isinstance(child, _PicturedExplorer): yield child
         if isinstance(child, Box): yield from _explorers_in(child)
 
 def _display_box(box:Box):
@@ -173,3 +153,35 @@ def _show_in_boxes():
     "Show the pictures of explorers wherever this shell displays a box of widgets."
     from IPython import get_ipython
     get_ipython().display_formatter.ipython_display_formatter.for_type(Box, _display_box)
+
+# %% ../../nbs/widgets/00_base.ipynb #2f1ab165
+class _BaseExplorer(_PicturedExplorer):
+    "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
+    error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
+    _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
+    _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
+
+    def __init__(self, **traits): # their first values
+        "Begin to answer the browser."
+        super().__init__(**traits)
+        self.on_msg(self._answer_message)
+
+    def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
+        "Answer the question of the browser whether this object is alive."
+        if content.get('alive'): self.send({'alive': True})
+
+    def _allowed(self, name:str, value:object) -> object:
+        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
+        return value
+
+    def set_state(self, sync_data:dict):
+        "Take choices from the browser; where one is not allowed, show why and send back what stays."
+        refused = {}
+        for name, value in sync_data.items():
+            try: self._allowed(name, value)
+            except ValueError as error: refused[name] = str(error)
+        try: super().set_state({name: value for name, value in sync_data.items() if name not in refused})
+        except traitlets.TraitError as error: refused |= dict.fromkeys(sync_data, str(error))
+        if refused:
+            self.error = next(iter(refused.values()))
+            self.send_state(list(refused))
