@@ -275,8 +275,8 @@ def run_all(page):
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
 def test_explorers_tell_waiting_from_answered_and_leave_their_picture(tmp_path):
-    """An explorer and one in a box: what the kernel does not answer waits, and is dimmed; the saved notebook reopens
-    with the last finished picture and no error; where the kernel was restarted or killed, the views say so"""
+    """An explorer, and one in a box: what the kernel does not answer waits, dimmed; a notebook that was saved
+    reopens with the last finished picture; where the kernel was restarted or killed, the views say so"""
     pytest.importorskip('playwright', reason='playwright is not installed')
     (tmp_path / 'root').mkdir()
     path = tmp_path / 'root' / 'hosted.ipynb'
