@@ -38,7 +38,7 @@ MEASURE = """() => {
   const overlaps = parts.flatMap((a, i) => parts.slice(i + 1).filter((b) => over(a, b))
     .map((b) => `${name(a)} over ${name(b)}`));
   const rows = {};
-  for (const tick of all('.df-tick')) {
+  for (const tick of all('.df-tick, .df-under')) {
     const range = document.createRange();
     range.selectNodeContents(tick);
     (rows[Math.round(box(tick).top)] ??= []).push(box(range));
