@@ -22,7 +22,7 @@ import torch
 import traitlets
 from torch import nn
 
-from .base import _BaseExplorer, _call, _has_browser, _in_kernel, _Names
+from .base import _BaseExplorer, _call, _has_browser, _Names
 
 # %% ../../nbs/widgets/01_answers.ipynb #17e6f8fd
 _SMALL = 20_000_000 # parameters up to which one core is as fast beside another thread as all of them
@@ -103,8 +103,8 @@ class _ToolbarExplorer(_BaseExplorer):
     def _make_file(self, change:dict):
         asked = self._asked
         if not asked.get('kind'): self._file = b'' # it has arrived
-        elif _in_kernel(): threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
-        else: self._answer_with_file(asked)
+        elif not _has_browser(): self._answer_with_file(asked)
+        else: threading.Thread(target=self._answer_with_file, args=(asked,), daemon=True).start()
 
     def _answer_with_file(self, asked:dict): # {kind, n}
         "Make a file and send it; show an error where there is none."

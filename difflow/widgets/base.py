@@ -102,38 +102,23 @@ def _call(function:str, arguments:Sequence[str]) -> str:
     line = f'{function}({", ".join(arguments)})'
     return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
 
-# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
-# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
-_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
-         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
-_SETTLED = 0.4 # s after the last of a row of changes
-
-class _BaseExplorer(anywidget.AnyWidget):
-    "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
+# %% ../../nbs/widgets/00_base.ipynb #e4da3f6d
+class _CheckedExplorer(anywidget.AnyWidget):
+    "What a browser shows: alive as long as its kernel is, and an error where a choice is not allowed."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
     _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
     _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
-    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
-
-    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
-    _timer:threading.Timer|None = None # until what moves has settled
 
     def __init__(self, **traits): # their first values
-        "Begin without a display."
-        self._handles = [] # of the outputs with the picture
-        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        "Begin to answer the browser."
+        super().__init__(**traits)
         self.on_msg(self._answer_message)
-        if _in_kernel(): _show_in_boxes()
 
     def _answer_message(self, widget:anywidget.AnyWidget, content:dict, buffers:list):
         "Answer the question of the browser whether this object is alive."
         if content.get('alive'): self.send({'alive': True})
-
-    def static(self) -> Image.Image:
-        "Draw what is chosen, for pages without a kernel."
-        raise NotImplementedError
 
     def _allowed(self, name:str, value:object) -> object:
         "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
@@ -150,6 +135,29 @@ class _BaseExplorer(anywidget.AnyWidget):
         if refused:
             self.error = next(iter(refused.values()))
             self.send_state(list(refused))
+
+# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
+# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
+_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
+         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
+_SETTLED = 0.4 # s after the last of a row of changes
+
+class _BaseExplorer(_CheckedExplorer):
+    "An explorer: a picture is shown where there is no kernel."
+    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
+
+    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
+    _timer:threading.Timer|None = None # until what moves has settled
+
+    def __init__(self, **traits): # their first values
+        "Begin without a display."
+        self._handles = [] # of the outputs with the picture
+        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        if _in_kernel(): _show_in_boxes()
+
+    def static(self) -> Image.Image:
+        "Draw what is chosen, for pages without a kernel."
+        raise NotImplementedError
 
     def _is_finished(self) -> bool:
         "Return whether `static` draws a complete answer."
@@ -201,6 +209,7 @@ class _BaseExplorer(anywidget.AnyWidget):
         display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
         self._show_picture()
 
+# %% ../../nbs/widgets/00_base.ipynb #052cb7f7
 def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
     "Yield the explorers in a box, and in the boxes in it."
     for child in box.children:

@@ -276,10 +276,10 @@ def _gif(
     seconds:float=0.15, # a frame stays; the last one eight times as long
 ) -> bytes:
     "Return a GIF that plays for ever, a row of pictures a frame; raise ValueError for no frame."
-    drawn = [image_grid(row.cpu().clamp(-1, 1), len(row), max(1, 192 // row.shape[-1]), list(texts))
+    drawn = [image_grid(row.cpu().clamp(-1, 1), len(row), max(1, 192 // row.shape[-1]), [*texts])
              for row, texts in frames]
     if not drawn: raise ValueError('a GIF needs at least 1 frame, got 0')
-    times, file = [round(1000 * seconds)] * (len(drawn) - 1) + [round(8000 * seconds)], io.BytesIO()
+    file, times = io.BytesIO(), [round(1000 * seconds)] * (len(drawn) - 1) + [round(8000 * seconds)]
     drawn[0].save(file, 'gif', save_all=True, append_images=drawn[1:], duration=times, loop=0)
     return file.getvalue()
 
@@ -288,11 +288,9 @@ def sweep_gif(
     image:int=0, # which of the images
 ) -> bytes: # GIF
     "Return an animation over the levels: the image, its noised version, and what came back in each sweep."
-    first = next(iter(sweeps.values()))
-    def frame(i:int, r:int) -> tuple[Tensor, list[str]]:
-        "Return the pictures of a level, and the text under each."
-        titles = ['image', f'noised, sigma {first.noised_sigmas[i].item():.3g}']
-        titles += [f'{name} from {r} of {first.steps}' for name in sweeps]
-        back = [sweep.images[i, image] for sweep in sweeps.values()]
-        return torch.stack([first.x0[image], first.noised_vp[i, image], *back]), titles
-    return _gif(frame(i, r) for i, r in enumerate(first.steps_reverse))
+    first, frames = next(iter(sweeps.values())), []
+    for i, (r, noised) in enumerate(zip(first.steps_reverse, first.noised_vp[:, image])):
+        texts = 'image', f'noised, sigma {first.noised_sigmas[i].item():.3g}'
+        back = {f'{name} from {r} of {first.steps}': sweep.images[i, image] for name, sweep in sweeps.items()}
+        frames.append((torch.stack([first.x0[image], noised, *back.values()]), [*texts, *back]))
+    return _gif(frames)

@@ -177,17 +177,58 @@ class _SweepView(_SweepFiles, _OwnImageTraits, _AsyncExplorer):
             panels = self._panels_drawn if self._share == 1 else []
             return film_strip(rows, levels, current, width, panels, notes, sigmas=self._levels['sigma'])
 
-# %% ../../nbs/widgets/06_sweeps.ipynb #37332477
-class _BaseSweepExplorer(_SweepView):
-    "Sweep one image with one or more denoisers, scrub `step_reverse` in the browser."
-    _esm, _css, _query_type = _script('strips', 'sweeps'), _style(), _SweepQuery
-
+# %% ../../nbs/widgets/06_sweeps.ipynb #e56402f5
+class _SweepChoices(_SweepView):
+    "What is chosen in a sweep explorer, by Python or in the browser."
     image = traitlets.Int(0, help='index of the image').tag(sync=True)
     sampler = traitlets.Unicode('ddpm', help='name of the sampler').tag(sync=True)
     steps = traitlets.Int(INTERACTIVE_STEPS, help='steps of the whole walk').tag(sync=True)
     seed = traitlets.Int(0, help='key of all noise').tag(sync=True)
     label = traitlets.Int(None, allow_none=True, help='class, None: none').tag(sync=True)
     levels = traitlets.Any(25, help='how many levels beside the untouched image, or which').tag(sync=True)
+
+    @property
+    def steps_reverse(self) -> list[int]:
+        "Return every level of the film strip, ascending."
+        return self._offered.steps_reverse(self.steps, self.levels)
+
+    def _allowed(self, name:str, value:object) -> object:
+        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
+        if name == 'step_reverse': return self._nearest(_check_int(name, value, 0, self.steps))
+        if name not in _SweepQuery._fields: return value
+        value = self._offered.check(name, value)
+        if name == 'levels': self._offered.steps_reverse(self.steps, value)
+        if name == 'steps': self._offered.steps_reverse(value, self.levels)
+        return value
+
+    def _nearest(self, step:float) -> int:
+        "Return the level of the film strip nearest to `step`."
+        return min(self.steps_reverse, key=lambda r: abs(r - step))
+
+    @traitlets.validate(*_SweepQuery._fields, 'step_reverse')
+    def _valid(self, proposal:dict) -> object:
+        return self._allowed(proposal['trait'].name, proposal['value'])
+
+    def _choose(self, change:dict):
+        "Sweep anew; the class follows the image while it is the image's own, `step_reverse` follows `steps`."
+        name, old, new = change['name'], change['old'], change['new']
+        if name == 'image':
+            self._open_page(new)
+            if self.label == self._offered.default_label(old): self.label = self._offered.default_label(new)
+        if name == 'steps': self.step_reverse = self._nearest(self.step_reverse * new / old)
+        if name == 'levels': self.step_reverse = self._nearest(self.step_reverse)
+        self._restart()
+
+    def set_state(self, sync_data:dict):
+        "Take choices from the browser, and show an error where one is not allowed."
+        if isinstance(step := sync_data.get('step_reverse'), int): # one before `steps` was changed
+            sync_data = sync_data | {'step_reverse': min(step, self.steps)}
+        super().set_state(sync_data)
+
+# %% ../../nbs/widgets/06_sweeps.ipynb #37332477
+class _BaseSweepExplorer(_SweepChoices):
+    "Sweep one image with one or more denoisers, scrub `step_reverse` in the browser."
+    _esm, _css, _query_type = _script('strips', 'sweeps'), _style(), _SweepQuery
 
     def __init__(self,
         denoiser:Denoiser|Mapping[str, Denoiser], # one, or {name: denoiser}
@@ -230,44 +271,6 @@ class _BaseSweepExplorer(_SweepView):
     def _compute(self, query:_SweepQuery) -> Iterator[tuple[float, dict[str, Sweep]]]:
         "Yield the share of the steps that is done, and the sweeps of all denoisers as far as they are."
         return _partial_sweeps(self._offered, query, **self._options)
-
-    @property
-    def steps_reverse(self) -> list[int]:
-        "Return every level of the film strip, ascending."
-        return self._offered.steps_reverse(self.steps, self.levels)
-
-    def _allowed(self, name:str, value:object) -> object:
-        "Return the value of a choice; raise `_InvalidChoice` where it is not allowed."
-        if name == 'step_reverse': return self._nearest(_check_int(name, value, 0, self.steps))
-        if name not in _SweepQuery._fields: return value
-        value = self._offered.check(name, value)
-        if name == 'levels': self._offered.steps_reverse(self.steps, value)
-        if name == 'steps': self._offered.steps_reverse(value, self.levels)
-        return value
-
-    def _nearest(self, step:float) -> int:
-        "Return the level of the film strip nearest to `step`."
-        return min(self.steps_reverse, key=lambda r: abs(r - step))
-
-    @traitlets.validate(*_SweepQuery._fields, 'step_reverse')
-    def _valid(self, proposal:dict) -> object:
-        return self._allowed(proposal['trait'].name, proposal['value'])
-
-    def _choose(self, change:dict):
-        "Sweep anew; the class follows the image while it is the image's own, `step_reverse` follows `steps`."
-        name, old, new = change['name'], change['old'], change['new']
-        if name == 'image':
-            self._open_page(new)
-            if self.label == self._offered.default_label(old): self.label = self._offered.default_label(new)
-        if name == 'steps': self.step_reverse = self._nearest(self.step_reverse * new / old)
-        if name == 'levels': self.step_reverse = self._nearest(self.step_reverse)
-        self._restart()
-
-    def set_state(self, sync_data:dict):
-        "Take choices from the browser, and show an error where one is not allowed."
-        if isinstance(step := sync_data.get('step_reverse'), int): # one before `steps` was changed
-            sync_data = sync_data | {'step_reverse': min(step, self.steps)}
-        super().set_state(sync_data)
 
     def __repr__(self) -> str:
         names = *_SweepQuery._fields, 'step_reverse'

@@ -137,7 +137,7 @@ def test_pages_of_thumbnails_are_turned_and_every_image_can_be_chosen(on_a_page,
     explorer = SweepExplorer(Counting(), images, steps=8, levels=4, thumbnails=7, background=False)
     with on_a_page(explorer) as page:
         buttons = page.locator('.df-thumbnails button')
-        assert buttons.count() == 7 and page.locator('.df-shelf small').inner_text() == '1 of 18'
+        assert buttons.count() == 7 and page.locator('.df-shelf small').inner_text() == 'of 0..17'
         page.get_by_label('Images after these').click()
         assert page.evaluate('sent') == [{'_page': 1}]
         explorer.set_state({'_page': 1})

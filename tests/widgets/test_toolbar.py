@@ -427,7 +427,7 @@ def test_the_toolbar_on_a_page(on_a_page, tmp_path):
 def test_keys_do_what_the_help_lists(on_a_page):
     explorer = SweepExplorer(MEAN, DIGITS, step_reverse=4, **SMALL)
     with on_a_page(explorer) as page:
-        level = lambda: page.locator('.df-strip [aria-selected=true] .df-tick').inner_text()
+        level = lambda: page.locator('.df-strip [aria-selected=true] .df-tick').first.inner_text()
         strip = page.locator('.df-strip')
         strip.press('?')
         listed = page.locator('dialog kbd').all_inner_texts()

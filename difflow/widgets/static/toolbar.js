@@ -182,7 +182,7 @@ function keysOf(root, pastes) {
 function toolbar(host, frame) {
   const { model } = host;
   const tools = model.get('_tools') ?? [];
-  const remark = make('span', { class: 'df-remark', role: 'status' });
+  const remark = make('span', { class: 'df-remark', 'aria-live': 'polite' });
   let [wanted, timer] = [null, null];
   const say = (text) => {
     remark.textContent = text;
@@ -254,6 +254,7 @@ function toolbar(host, frame) {
   const mark = (dead) => titles.forEach(([button, title]) => {
     const off = dead && button.hasAttribute('data-asks');
     button.title = off ? `${title}: needs a kernel, and none is here` : title;
+    button.disabled = off;
   });
   const start = () => { // once `frame.root` is there
     Object.entries({ tabindex: -1, ...NO_SHORTCUTS }).forEach(([name, value]) => frame.root.setAttribute(name, value));
