@@ -167,8 +167,8 @@ class _InPixels:
         "Return the shape (C, H, W) of the images that come out, None where any will do."
         return self.image_shape
 
-    def encode(self, images:Tensor) -> Tensor: # (B, *pixel_shape) in [-1, 1] -> (B, *image_shape)
-        "Return what the denoiser takes for `images`, (B, *pixel_shape) in [-1, 1]."
+    def encode(self, images:Tensor) -> Tensor: # images: (B, *pixel_shape) in [-1, 1]
+        "Return what the denoiser takes for `images`, (B, *image_shape)."
         return images
 
     def decode(self, x:Tensor) -> Tensor: # (B, *image_shape) -> (B, *pixel_shape)
