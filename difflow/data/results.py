@@ -153,7 +153,9 @@ class _KeptFields:
         path:str|Path,
     ) -> '_KeptFields': # of this class
         "Load what `save` wrote; ValueError that names the file for any other"
-        data = cls._read(path)
+        data, first = cls._read(path), next(iter(cls._shapes), None)
+        if not cls._named and first not in data: # a file that does not state its class
+            raise ValueError(Gate.printable(f'{path} has no {first!r}: it holds no {cls.__name__}'))
         with Gate.named_errors(path, f'no {cls.__name__}'): return cls._of_arrays(data)
 
 # %% ../../nbs/data/13_results.ipynb #cbfb47ae
