@@ -3,14 +3,13 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, chromium, drag, free_port, until
+from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, chromium, drag, free_port, stop, until
 
 from difflow import GaussianDenoiser, SweepExplorer, load_images
 
@@ -79,8 +78,7 @@ def served(folder, *command):
         assert server.poll() is None, (folder / 'server.log').read_text()
         yield f'http://127.0.0.1:{port}'
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        stop(server)
 
 
 def test_a_kernel_that_cannot_be_sent_to_is_gone_and_a_silent_one_is_not(on_a_page):
