@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from explorers import EXPLORERS
+from explorers import EXPLORERS, sweeps
 from PIL import Image
 
 from difflow import SyntheticExplorer
@@ -38,7 +38,7 @@ MEASURE = """() => {
   const overlaps = parts.flatMap((a, i) => parts.slice(i + 1).filter((b) => over(a, b))
     .map((b) => `${name(a)} over ${name(b)}`));
   const rows = {};
-  for (const tick of all('.df-tick')) {
+  for (const tick of all('.df-tick, .df-under')) {
     const range = document.createRange();
     range.selectNodeContents(tick);
     (rows[Math.round(box(tick).top)] ??= []).push(box(range));
@@ -55,6 +55,10 @@ MEASURE = """() => {
     chosen: all('.df-strip [aria-selected=true], .df-thumbnails [aria-checked=true]')
       .map((node) => [box(node), box(node.closest('.df-film, .df-thumbnails'))]),
     below: box(document.querySelector('.df-reel, .df-last, .df-row')).top,
+    astray: all('.df-strip canvas').filter((canvas) => {
+      const [own, column] = [box(canvas), box(canvas.parentNode)];
+      return own.left < column.left - 0.5 || own.right > column.right + 0.5;
+    }).length,
     overlaps, crowded,
   };
 }""".replace('APART', APART)
@@ -111,7 +115,7 @@ def check(seen, width, kind):
     "Check what was measured at a width, and return the width of the pictures"
     scrolled, client, beyond = seen['across']
     assert scrolled <= client == width and beyond <= 0
-    assert seen['overlaps'] == [] and seen['crowded'] == [] and seen['cut'] == []
+    assert seen['overlaps'] == [] and seen['crowded'] == [] and seen['cut'] == [] and seen['astray'] == 0
     row, pictures = first_row(seen['pictures']), seen['pictures']
     titles = 100 if issubclass(kind, SyntheticExplorer) and width >= 550 else 0
     used = sum(picture['width'] for picture in row) / (seen['room'] - titles)
@@ -123,3 +127,16 @@ def check(seen, width, kind):
     for part, scroller in seen['chosen']:
         assert scroller['left'] - 1 <= part['left'] and part['right'] <= scroller['right'] + 1
     return row[0]['width']
+
+
+def test_the_longest_read_out_is_in_one_line(on_a_page):
+    explorer = sweeps()
+    with on_a_page(explorer, width=350) as page:
+        page.evaluate("""receive({
+          steps: 1000, step_reverse: 1000, _answered: { ...state._answered, steps: 1000 },
+          _levels: { ...state._levels, step_reverse: state._levels.step_reverse.map((r) => r * 40) },
+        })""")
+        page.locator('.df-readout dd', has_text='1000 / 1000').wait_for()
+        seen = measured(page, 350)
+        check(seen, 350, type(explorer))
+    assert seen['readout'][-1]['right'] <= 350 + 8

@@ -107,7 +107,7 @@ function filmStrip({ names, shape }, choose, axis = 'step_reverse') {
   const build = (levels) => {
     strip.replaceChildren(...levels.map((r, i) => make('div',
       { role: 'option', id: `${id}-${i}`, 'aria-label': `${axis} ${r}` },
-      ...kinds.map(() => make('canvas')), make('span', { class: 'df-tick' }, String(r)), make('span', { class: 'df-tick' }))));
+      ...kinds.map(() => make('canvas')), make('span', { class: 'df-tick' }, String(r)), make('span', { class: 'df-under' }))));
     slider.max = levels.length - 1;
     at = Math.min(at, levels.length - 1);
     node.style.setProperty('--df-count', levels.length);

@@ -47,7 +47,7 @@ function stage({ names, shape }) {
   const panels = ['original', 'noised', ...names].map((name) => figure(name));
   const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node));
   node.classList.toggle('df-many', names.length > 1);
-  panels.slice(0, 2).forEach(({ note }) => note.remove());
+  panels.slice(0, 2).forEach(({ note }) => { note.hidden = true; }); // there is nothing to be said
   let most = names.length > 1 ? 2 : 1; // lines of a note so far
   const show = (shown, levels, i) => {
     const { sigma, snr } = shown._levels;
