@@ -106,7 +106,7 @@ function filmStrip({ names, shape }, choose, axis = 'step_reverse') {
 
   const build = (levels) => {
     strip.replaceChildren(...levels.map((r, i) => make('div',
-      { role: 'option', id: `${id}-${i}`, 'aria-label': `${axis} ${r}` },
+      { role: 'option', id: `${id}-${i}`, 'aria-label': `${axis} ${r}`, 'aria-selected': false },
       ...kinds.map(() => make('canvas')), make('span', { class: 'df-tick' }, String(r)), make('span', { class: 'df-under' }))));
     slider.max = levels.length - 1;
     at = Math.min(at, levels.length - 1);
@@ -138,7 +138,8 @@ function filmStrip({ names, shape }, choose, axis = 'step_reverse') {
     at = i;
     slider.value = i;
     slider.setAttribute('aria-valuetext', `${where}, sigma ${decimals(sigma[i])}, SNR ${decibels(snr[i], sigma[i])}`);
-    columns().forEach((column, k) => column.setAttribute('aria-selected', k === i));
+    strip.querySelector('[aria-selected="true"]')?.setAttribute('aria-selected', false);
+    strip.children[i].setAttribute('aria-selected', true);
     strip.setAttribute('aria-activedescendant', `${id}-${i}`);
     numbers.show(i);
     tick();
