@@ -203,6 +203,8 @@ def _show_in_boxes():
 class _BaseExplorer(_PicturedExplorer):
     "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
+    progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
+    _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
     _answered = traitlets.Dict(help='the choices that the pictures answer').tag(sync=True)
     _static = traitlets.Bool(False, help='there is no kernel').tag(sync=True)
 
