@@ -401,6 +401,12 @@ function mount({ model, el }, build) {
   const root = make('div', { class: 'df-explorer' }, make('div', { class: 'df-body' }, tools.node, ...view.nodes, status.node));
   frame.root = root;
   el.append(root);
+  const keyed = [...root.querySelectorAll('[data-lm-suppress-shortcuts]')];
+  const lend = (event) => { // shortcuts with Ctrl, as that for saving, stay those of JupyterLab
+    const ours = !(event.ctrlKey || event.metaKey);
+    keyed.forEach((node) => node.toggleAttribute('data-lm-suppress-shortcuts', ours));
+  };
+  ['keydown', 'keyup', 'pointerdown'].forEach((name) => root.addEventListener(name, lend, true));
   const uncover = cover(model.get('_key'));
 
   const refresh = async () => { // one at a time; what comes meanwhile is decoded next
