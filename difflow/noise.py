@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .data.checks import check_choice, check_many, check_number, check_seeds, check_shape
+from .data.checks import check_choice, check_many, check_number, check_seeds, check_shape, named_arguments
 
 # %% ../nbs/01_noise.ipynb #4e11599e
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57  # of words 0 and 2
@@ -139,13 +139,14 @@ def _write_normal(words: tuple[Tensor, ...], out: Tensor) -> None:
         torch.mul(radius, angle.cos(), out=out[..., j])
         torch.mul(radius, angle.sin_(), out=out[..., j + 1])
 
+@named_arguments()
 def normal(
-    shape: Sequence[int],  # (B, ...)
+    shape: Sequence[int],  # (B, ...), B >= 1
     seeds: int | Sequence[int] = 0,  # one seed for the batch, or one per image; 0..2**64-1
     step: int = 0,  # of a sampler or a training, 0..2**32-1
     stream: int = 0,  # what for, of `Stream`; 0..2**32-1
     images: Sequence[int] | None = None,  # number of every image, 0..2**32-1; 0..B-1 for one seed, 0 for many
-    device: str | torch.device | None = None,  # where to make it; the CPU when None
+    device: str | torch.device | None = None,  # 'cpu', 'cuda', ..., where to make it; None: the CPU
 ) -> Tensor:  # `shape`, float32
     "Draw normal noise, a function of (seed, image, stream, step) alone; ValueError outside the ranges."
     return _fill(_write_normal, shape, seeds, step, stream, images, device)

@@ -66,7 +66,9 @@ def python(run):
     return python
 
 
-PAGE = """<!doctype html><style>CSS</style><div id=el></div><script type=module>
+PAGE = """<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none';
+script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob: https:; connect-src https:">
+<style>CSS</style><div id=el></div><script type=module>
 SCRIPT
 const state = STATE, blobs = BLOBS, listeners = {};
 for (const name in blobs) {
@@ -74,7 +76,7 @@ for (const name in blobs) {
 }
 const known = (name) => { if (!(name in state)) throw new Error(`no trait ${String(name)}`); };
 const event = (name) => {
-  if (name !== 'change' && name !== 'msg:custom' && !/^change:\\w+$/.test(name)) throw new Error(`one event a call, got ${name}`);
+  if (!/^(change|change:\\w+|msg:custom)$/.test(name)) throw new Error(`one event a call, got ${name}`);
   if (name.startsWith('change:')) known(name.slice(7));
   return (listeners[name] ??= new Set());
 };

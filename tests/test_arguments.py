@@ -408,6 +408,7 @@ def samplers():
         convention=CHOICE, scheduler=without(OBJECT, 'none'), independent=FLAG, clip=without(FLAG, 'none')
     )
     common |= dict(batch_size=without(COUNT, 'none'), guidance=NUMBER | dict(strong=2.0))
+    common |= dict(noise=PART)
     given = dict(denoiser=gaussian(), x0=NOISY, steps=3)
     level = without(COUNT, 'zero', 'many') | dict(high=4)
     yield (
@@ -519,7 +520,15 @@ def studies():
     yield 'unet_features', df.unet_features, given, kinds
     z = dict(nan=codes() * NAN, flat=codes()[0, 0], none=None, text='x', empty=codes(0))
     kinds = dict(codes=z, estimator=CHOICE, noise=NUMBER | dict(negative=-1.0), seed=SEED)
-    yield 'mutual_information', df.mutual_information, dict(codes=codes(20), estimator='gaussian'), kinds
+    ksg = dict(k=COUNT, parts=COUNT)
+    mine = dict(batch_size=COUNT, hidden=COUNT, lr=POSITIVE, window=COUNT, alike=FLAG, miss=FLAG)
+    mine |= dict(steps=without(COUNT, 'none'))
+    given = dict(codes=codes(40), estimator='gaussian')
+    yield 'mutual_information', df.mutual_information, given, kinds | ksg | mine | dict(device={})
+    given = dict(codes=codes(40), estimator='ksg', parts=2)
+    yield 'mutual_information of neighbours', df.mutual_information, given, ksg
+    given = dict(codes=codes(40), estimator='mine', steps=2, batch_size=8, hidden=4, window=2, miss=False)
+    yield 'mutual_information of critics', df.mutual_information, given, mine
     y = torch.arange(12) % 2
     kinds = dict(codes=z, labels=dict(few=y[:5], floats=y / 2, negative=-y, text='x', none=None))
     settings = dict(hidden=dict(negative=-2, half=2.5, nan=NAN, text='x'), seeds=COUNT, epochs=COUNT)
@@ -542,6 +551,7 @@ def studies():
         sampler=CHOICE,
     )
     kinds |= dict(steps=COUNT, guidance=NUMBER, batch_size=COUNT, classes={}, progress=FLAG)
+    kinds |= dict(scheduler=without(OBJECT, 'none'), noise=CHOICE, callback={})
     yield 'labelled_samples', df.labelled_samples, dict(denoiser=classy(), counts=1, steps=1), kinds
     sets = dict(text='no-such-set', none=None, number=3)
     kinds = dict(
@@ -561,6 +571,8 @@ def studies():
         restart=FLAG,
         on_start={},
     )
+    kinds |= dict(classifier=CHOICE, augmentation=CHOICE, batch_size=COUNT, lr=POSITIVE, dtype=CHOICE)
+    kinds |= dict(momentum=SHARE, weight_decay=NUMBER | dict(negative=-1.0), device={})
     half = digits()
     given = dict(
         real_train=half[:30], synthetic=half[:30], real_test=half[30:], steps=1, seeds=1, protocol='steps'
@@ -581,6 +593,13 @@ def studies():
     )
     kinds |= dict(log_with=dict(unknown='x', number=3, several=['x']), dtype=without(CHOICE, 'none'))
     kinds |= dict(steps=COUNT, batch_size=COUNT, lr=POSITIVE, seed=SEED)
+    least = without(NUMBER, 'inf') | dict(negative=-1.0)  # from 0 on
+    kinds |= dict.fromkeys(('lr_rampup', 'ema_halflife', 'weight_decay'), least)
+    kinds |= dict.fromkeys(('cooldown', 'eps', 'label_dropout', 'augment'), SHARE)
+    kinds |= dict(warmup=without(COUNT, 'zero'), accumulate=COUNT | dict(more=3), ema_rampup=FLAG)
+    kinds |= dict(betas=dict(one=(0.9,), high=(0.9, 1.0), number=0.9, text='x', none=None))
+    kinds |= dict(grad_clip=without(POSITIVE, 'inf'), ema_w=without(SHARE, 'none'))
+    kinds |= dict(optimizer=CHOICE, levels=CHOICE)
     given = dict(denoiser=df.EDMDenoiser(network()), images=NOISY, steps=1, batch_size=2, progress=False)
     yield 'train', df.train, given, kinds
 

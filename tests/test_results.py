@@ -38,7 +38,7 @@ NO_TENSORS = dict(
     ),
     data=(
         'image_grid save_images show_images write_png image_digests images_digest PUBLISHED_SETS '
-        'published_images published_set write_mnist_m stratified_order'
+        'published_images published_set write_mnist_m stratified_order open_door'
     ),
     denoisers=('Denoiser Preconditioned'),
     exact=('show_derivation EpsilonProcess'),
@@ -58,7 +58,7 @@ NO_TENSORS = dict(
     ),
     reproducibility=('Score'),
     samplers=(
-        'AblationSampler ablation_sampler discretize GuidedDenoiser SAMPLERS as_sampler '
+        'ablation_sampler discretize GuidedDenoiser SAMPLERS as_sampler '
         'INTERACTIVE_STEPS PUBLISHED_STEPS SAMPLING_STEPS Sampler State'
     ),
     sweeps=(

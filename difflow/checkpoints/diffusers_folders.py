@@ -166,7 +166,7 @@ def _check_codec(home:Path|None):
     "Raise ValueError where a network works on latents, and its auto-encoder, in `home`, cannot be built."
     if home is None or find_spec('diffusers') is not None: return
     raise ValueError(f'the network works on latents: {home.name}/ lies beside it, and the package '
-                     "diffusers builds that: pip install 'difflow[hub]'")
+                     "diffusers builds that: pip install 'difflow-lab[hub]'")
 
 def _learns_variance(config:dict) -> bool:
     "Return whether a network answers with twice the channels of an image."

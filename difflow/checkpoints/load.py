@@ -6,6 +6,7 @@
 __all__ = ['file_header', 'save', 'export', 'embedded_models', 'find_checkpoint', 'load_denoiser', 'describe']
 
 # %% ../../nbs/checkpoints/33_load.ipynb #8d4804bc
+import inspect
 import json
 import re
 import warnings
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_choice, check_kind, shown
+from ..data.checks import check_choice, check_kind, named_arguments, shown
 from ..denoisers.base import Denoiser
 from ..denoisers.latent import LatentDenoiser
 from ..denoisers.wrapping import wrap
@@ -29,7 +30,7 @@ from .diffusers_export import _export_diffusers
 from .diffusers_folders import _CODECS, _json, _read_weights, _weight_files
 from .diffusers_models import _from_diffusers, _is_diffusers
 from .downloads import _cached
-from .formats import _PARAMETRISATIONS, _Candidate, _denoisers, _Format, _networks, _Plan
+from .formats import _PARAMETRISATIONS, _SCHEDULE, _Candidate, _denoisers, _Format, _networks, _Plan
 from .hub import _hub_name, _hub_path
 from .safetensors_files import write_tensors
 from .state_dicts import _abbreviated
@@ -67,6 +68,7 @@ def file_header(
     try: return json.dumps(header | more)
     except TypeError as error: raise ValueError(f'card must be json-able: {error}') from None
 
+@named_arguments()
 def save(
     denoiser:Denoiser, # with a network of ours inside
     path:str|Path, # '.safetensors' by custom; an existing file is replaced
@@ -78,6 +80,7 @@ def save(
     tensors = _weights(_network(denoiser), dtype)
     return write_tensors(tensors, path, {'difflow': file_header(denoiser, tensors, card)})
 
+@named_arguments()
 def export(
     denoiser:Denoiser, # with a network of ours inside
     path:str|Path, # '.safetensors' by custom, or a folder; existing files are replaced
@@ -124,7 +127,7 @@ def _read_codec(home:Path) -> nn.Module: # in eval mode
         import diffusers
     except ImportError:
         raise ValueError(f"the network works on latents, and {home.name}/ is built by diffusers: "
-                         "pip install 'difflow[hub]'") from None
+                         "pip install 'difflow-lab[hub]'") from None
     tensors = _read_weights(_weight_files(home, None))
     with torch.device('meta'), _bounded(tensors, name):
         codec = getattr(diffusers, name).from_config({key: v for key, v in config.items() if key[:1] != '_'})
@@ -214,13 +217,20 @@ def _warn_of(source:_Source) -> None:
     assumed = {n: v for n, v in source.plan.assumed.items() if n in telling}
     if not assumed or source.plan.card.get('model'): return
     words = ', '.join(f'{name}={value!r}' for name, value in assumed.items())
-    warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=3)
+    warnings.warn(f'{source.path}: the file does not say it, assumed is {words}', stacklevel=4)
 
+def _option_names() -> set[str]:
+    "Return the names of what may be said of a file: arguments of all denoisers and networks, and others."
+    classes = *_denoisers().values(), *_networks().values()
+    return {*_SCHEDULE, 'variant', 'condition', 'config', 'space', *(
+        name for kind in classes for name in inspect.signature(kind).parameters)}
+
+@named_arguments(words=_option_names, near=0.85)
 def load_denoiser(
     what:Any, # 'mnist', a path, a URL, 'organisation/name' on the hub, a live model of diffusers, any network
     key:str|None=None, # which weights in the file, as 'model'; None: the averaged ones, if any
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow', 'edm', 'vp', 've' or 'iddpm'
-    hash:str|None=None, # SHA-256 of the file in hexadecimal, or its beginning
+    hash:str|None=None, # SHA-256 of the file in hexadecimal, or its first digits, 1..64
     dtype:torch.dtype|None=None, # torch.float16 or torch.bfloat16: half precision, see `lighten`
     channels_last:bool=False, # keep the channels of a pixel together in memory
     codec:Any=None, # of a network of latents: encode and decode, see `LatentDenoiser`

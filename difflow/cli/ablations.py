@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/22_ablations.ipynb #6ca8bd87
 import json
 import pickle
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .factor_models import _RATES
 from .mixers import _Codes, _codes_digest, _exact
-from .root import _print_done, _print_used
+from .root import _print_done, _print_used, _shows_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,9 +117,10 @@ def _run_mask(where:_Codes, options:dict, rates:dict[str, tuple[float, ...]]) ->
     _print_used(f'codes in {where.folder(0)} and of seeds up to {count - 1}: transformer with mask {mask}, '
                 f'{len(names)} times {known["seeds"]} networks')
     report = fill_table(files['run'], made_of, list(names), make, join, restart=options['restart'],
-                        unit='fit', progress=sys.stderr.isatty())
+                        unit='fit', progress=_shows_bars())
     if not report.tells: return
     done = read_json(files['run'])
     mean = sum(map(sum, done['test'])) / sum(map(len, done['test']))
     what = f'mask {mask}: {mean:.1f} % right at the learning rate {lrs[done["best"]]}'
-    _print_done(what, [files[name] for name in ('perf', 'act', 'png', 'pdf')], start)
+    _print_done(what, [files[name] for name in ('perf', 'act', 'png', 'pdf')], start,
+                [dict(mask=mask, percent=mean, lr=lrs[done['best']])], what)

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/08_classifiers.ipynb #98667aad
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _SETS,
     _as_published,
     _check_ending,
     _check_output,
@@ -25,9 +25,9 @@ from difflow.cli.options import (
     _RestartOption,
 )
 
-from .folders import _DIFFUSED, _FLAT, _write_log
+from .folders import _returned, _write_log
 from .models import _data_facts, _device_of
-from .root import _note, _print_done, _print_used, app
+from .root import _note, _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from difflow.sweeps.layer_change import LayerChange
 
 # %% ../../nbs/cli/08_classifiers.ipynb #5b1df34a
-_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name')
+_ClassifierOption = _option(str, 'mnist5k or colored_mnist (embedded), a file of ours, a torchvision name',
+                            words='mnist5k colored_mnist convnext_base resnet50')
 _WeightsOption = _option(str, 'of a torchvision classifier: DEFAULT or another name, a .pth file, none')
 _SizeOption = _option(int|None, 'side the images are brought to; default: the classifier\'s own, or 256',
                       min=1)
@@ -46,7 +47,8 @@ _TruncateOption = _flag('--truncate', 'a torchvision classifier gets grey levels
 _STATISTICS = Path('classifier_statistics')
 _OutputOption = _option(Path|None, f'a folder: the files of the published script in its folder NAME; or one '
                         f'npz; default: {_STATISTICS}', '--output', '--out')
-_LayoutOption = _option(str|None, 'published: --output is a folder; flat: it is an npz; default: by its name')
+_LayoutOption = _option(str|None, 'published: --output is a folder; flat: it is an npz; default: by its name',
+                        words='flat published')
 
 def _place(options:dict, npz:Path) -> tuple[Path|None, Path|None]: # the folder of published files, or an npz
     "Return where `--output` is, `npz` by default in the flat layout; ValueError for what is neither"
@@ -118,16 +120,17 @@ def _take_statistics(options:dict) -> None:
     _print_used(f'{facts}; {drawn}{_data_facts(images)}')
     layers = options['layers'] and options['layers'].split(',')
     report = fill_statistics(output, model, images, layers, count, options['batch_size'], options['seed'],
-                             options['second_moment'], options['restart'], progress=sys.stderr.isatty())
+                             options['second_moment'], options['restart'], progress=_shows_bars())
     if not report.tells: return
     result, written = ActivationStatistics.load(output), [output]
     if pickle: written.append(_export_statistics(result, pickle, options, images.image_shape[1]))
-    seconds = time.perf_counter() - start
     if folder and (report.made or not (folder / 'log.txt').exists()):
-        _write_log(folder, _statistics_log(result, pickle, seconds))
+        _write_log(folder, _statistics_log(result, pickle, time.perf_counter() - start))
     known = result.accuracy is not None
     right = f', accuracy {result.accuracy:.4f}, top-5 {result.accuracy_top5:.4f}' if known else ''
-    _print_done(f'{len(result.moments)} layers over {result.images} images{right}', written, start)
+    row = dict(layers=len(result.moments), images=result.images, accuracy=result.accuracy)
+    what = f'{row["layers"]} layers over {result.images} images{right}'
+    _print_done(what, written, start, [row | dict(accuracy_top5=result.accuracy_top5)], what)
 
 def _export_statistics(result:'ActivationStatistics', pickle:Path, options:dict, size:int) -> Path:
     "Write the pickle of the published script with its arguments, under its names"
@@ -147,12 +150,13 @@ def _statistics_log(result:'ActivationStatistics', pickle:Path, seconds:float) -
     return [*lines, f'saving activations statistics to {pickle}', 'Done!']
 
 # %% ../../nbs/cli/08_classifiers.ipynb #417ff5dc
-@app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.')
+@app.command('classifier-statistics', short_help='Mean and variance of each layer of a classifier.', table=
+             dict(layers='described', images='seen', accuracy='0..1', accuracy_top5='among 5, 0..1'))
 def _statistics_command(context:typer.Context,
     classifier_name:_ClassifierOption='convnext_base',
-    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set')=
+    data_dir:_option(str, 'folder, zip or npz of images, or the name of a set', words=_SETS)=
         'datasets/ILSVRC2012/validation',
-    split:_option(str, 'part of the data: train, test or all')='all',
+    split:_option(str, 'part of the data: train, test or all', words='train test all')='all',
     num_samples:_option(int, 'images, the same number of each class', min=1)=10_000,
     first:_flag('--first', 'the first by path in whole batches, instead of equally many of each class')=False,
     layers:_option(str|None, 'names or patterns: stem,stages.*; default: the classifier\'s own list')=None,
@@ -209,10 +213,6 @@ def _npz_of(levels:list[int], steps:int, name:str) -> str:
     if len(levels) > 12: words = f'{levels[0]}-{levels[-1]}-{len(levels)}'
     return f'change_{Path(name).stem}-t_{words}_{steps}.npz'
 
-def _returned() -> str:
-    "Return where forward-backward writes by default, in the published layout or, where it is not there, flat"
-    return str(_FLAT if _FLAT.is_dir() and not _DIFFUSED.is_dir() else _DIFFUSED)
-
 # %% ../../nbs/cli/08_classifiers.ipynb #d6b240e4
 def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, steps:int, start:float) -> None:
     "Write what follows from the changes in a file, and print what became of the classes"
@@ -221,12 +221,14 @@ def _end_evaluation(output:Path, folder:Path|None, made:bool, options:dict, step
     pickles = options['pickles'] or folder
     written = [output, *_write_further(change, options['picture'], pickles, name, steps)]
     if folder and (made or not (folder / 'log.txt').exists()):
-        seconds = time.perf_counter() - start
-        _write_log(folder, [f'evaluated {len(change.names)} samples in {seconds:.1f} seconds', *(
+        _write_log(folder, [
+            f'evaluated {len(change.names)} samples in {time.perf_counter() - start:.1f} seconds', *(
             f'saving {what} to {pickles}/{kind}_{name}-t_{r}_{steps}.pk' for r in change.levels
             for what, kind in (('activations', 'act_diff'), ('logits', 'logits'))), 'Done!'])
-    same = ', '.join(f'{r}: {share:.2f}' for r, share in zip(change.levels, change.same_class().mean(1)))
-    _print_done(f'{len(change.names)} images, same class at {same}', written, start)
+    shares = dict(zip(change.levels, change.same_class().mean(1).tolist()))
+    same = ', '.join(f'{r}: {share:.2f}' for r, share in shares.items())
+    rows = [dict(step_reverse=r, same_class=share, images=len(change.names)) for r, share in shares.items()]
+    _print_done(f'{len(change.names)} images, same class at {same}', written, start, rows, same)
 
 def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, name:str,
                    steps:int) -> list[Path]: # that are asked for
@@ -235,7 +237,7 @@ def _write_further(change:'LayerChange', picture:Path|None, pickles:Path|None, n
     from difflow.sweeps.change_files import export_change
     if picture:
         import matplotlib.pyplot as plt
-        change.plot(steps)
+        change.plot(steps=steps)
         remove_partials(picture)
         with atomic(picture) as partial: plt.savefig(partial)
         plt.close()
@@ -263,12 +265,12 @@ def _evaluate(options:dict) -> None:
                 f'{_data_facts(sent)}; what came back from step_reverse '
                 f'{", ".join(map(str, levels))} of {steps} in {data_dir}')
     report = fill_change(output, model, sent, back, scales, levels, None, max(rows, 3), options['seed'],
-                         known, options['restart'], steps, progress=sys.stderr.isatty())
+                         known, options['restart'], steps, progress=_shows_bars())
     if report.tells: _end_evaluation(output, folder, report.made > 0, options, steps, start)
 
 # %% ../../nbs/cli/08_classifiers.ipynb #a146e19e
-@app.command('evaluate-classifier',
-             short_help='What changed in each layer from sent to returned images.')
+@app.command('evaluate-classifier', short_help='What changed in each layer from sent to returned images.',
+             table=dict(step_reverse='level', same_class='share that keeps its class, 0..1', images='there'))
 def _evaluate_command(context:typer.Context,
     starting_data_dir:_option(str, 'images that were sent: folder, zip or name')=
         'datasets/ILSVRC2012/validation',
@@ -282,7 +284,7 @@ def _evaluate_command(context:typer.Context,
                         'default: all there are')=None,
     timestep_respacing:_option(int|None, 'steps of the whole walk; default: as in its manifest, or 250',
                                min=1)=None,
-    split:_option(str, 'part of the images that were sent: train, test or all')='all',
+    split:_option(str, 'part of the images that were sent: train, test or all', words='train test all')='all',
     weights:_WeightsOption='DEFAULT', image_size:_SizeOption=None, classifier_use_fp16:_HalfOption=False,
     truncate:_TruncateOption=False, batch_size:_count('images in the network at once')=128,
     seed:_count('of the shuffled pairs', least=0)=0,

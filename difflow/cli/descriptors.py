@@ -6,14 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/cli/11_descriptors.ipynb #42a908d6
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts, _device_of
-from .options import _as_published, _check_ending, _count, _DeviceOption, _flag, _option
-from .root import _Commands, _print_done, _print_used, app
+from .options import _SETS, _as_published, _check_ending, _count, _DeviceOption, _flag, _option
+from .root import _OUTPUT, _Commands, _print_done, _print_used, _shows_bars, _write_rows, app
 
 if TYPE_CHECKING:
     from difflow.reproducibility.scores import Score
@@ -28,9 +28,11 @@ _ThresholdOption = _option(float, 'similarity above which two images are the sam
 
 @_sscd_app.command('feature', short_help='Describe the images of a folder.')
 def _feature_command(
-    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
+    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+                   words=_SETS),
     features:_option(Path, 'the npz to write'),
-    model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file')='sscd_disc_large',
+    model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file',
+                  words='sscd_disc_large mnist5k')='sscd_disc_large',
     batch:_count('images at once')=64,
     restart:_flag('--restart', 'begin anew: first remove --features')=False, device:_DeviceOption='auto',
 ) -> None:
@@ -43,15 +45,30 @@ def _feature_command(
     pictures, (rank, world) = load_images(images), rank_and_world()
     _print_used(f'descriptor {model}; {_data_facts(pictures)}')
     found = sscd_features(pictures, model, batch, features, _device_of(device), shard=(rank, world),
-                          restart=restart, progress=sys.stderr.isatty())
-    if found is None: return print(f'rank {rank} of {world}: the other ranks are still at work')
-    _print_done(f'{len(found)} images, {found.shape[1]} elements each', [features], start)
+                          restart=restart, progress=_shows_bars())
+    if found is None: return None if _OUTPUT.quiet else print(
+        f'rank {rank} of {world}: the other ranks are still at work')
+    count, elements = found.shape
+    _print_done(f'{count} images, {elements} elements each', [features], start, count=count,
+                elements=elements)
 
+# %% ../../nbs/cli/11_descriptors.ipynb #682ceb78
 def _print_compared(source:Path, target:Path, t:float) -> None:
     "Print what is compared, the first line"
     from difflow.features.descriptors import load_features
     sizes = [f'{path}, {len(load_features(path).features)} images' for path in (source, target)]
     _print_used(f'{sizes[0]}, with {sizes[1]}; the same above {t:g}')
+
+_SCORE = dict(score='RP score, M score: the share copied, or GL score: 1 - M', value='0..1',
+              low='of its 95 % interval', high='of its 95 % interval', samples='compared',
+              threshold='of the similarity')
+
+def _print_scores(scores:Sequence['Score'], t:float, published:str|None, notes:Sequence[str]=('',)) -> None:
+    "Print scores, or the last one as the published script does, and write their table"
+    if published: print(f'{published} = ', scores[-1].value)
+    else: [_print_score(score, note) for score, note in zip(scores, notes)]
+    _write_rows([dict(score=score.name, value=score.value, low=score.interval[0], high=score.interval[1],
+                      samples=len(score.similarities), threshold=t) for score in scores])
 
 def _print_score(score:'Score', note:str='') -> None:
     "Print a score with its interval, and what else is to be known of its name"
@@ -61,7 +78,8 @@ def _print_score(score:'Score', note:str='') -> None:
 
 _PublishedLabelsOption = _flag('--published-labels', 'one number, named as the published script names it')
 
-@_sscd_app.command('rpscore', short_help='How often two models make the same image from one noise.')
+@_sscd_app.command('rpscore', table=_SCORE,
+                   short_help='How often two models make the same image from one noise.')
 def _rpscore_command(source:_FeaturesOption,
                      target:_option(Path, 'those of another model, from the same seeds'),
                      t:_ThresholdOption=0.6, published_labels:_PublishedLabelsOption=False,
@@ -69,11 +87,9 @@ def _rpscore_command(source:_FeaturesOption,
     "Compare row by row and print the RP score."
     from difflow.reproducibility.scores import rp_score
     _print_compared(source, target, t)
-    found = rp_score(source, target, t)
-    if published_labels: return print('RP score = ', found.value)
-    _print_score(found)
+    _print_scores([rp_score(source, target, t)], t, 'RP score' if published_labels else None)
 
-@_sscd_app.command('mscore', short_help='How often a sample copies a training image.')
+@_sscd_app.command('mscore', table=_SCORE, short_help='How often a sample copies a training image.')
 def _mscore_command(source:_FeaturesOption, target:_option(Path, 'those of the training images'),
                     t:_ThresholdOption=0.6, published_labels:_PublishedLabelsOption=False,
                     as_published:_as_published('mscore', '--published-labels')=False) -> None:
@@ -82,6 +98,6 @@ def _mscore_command(source:_FeaturesOption, target:_option(Path, 'those of the t
     _print_compared(source, target, t)
     memorised = m_score(source, target, t)
     generalised = score('GL score', memorised.similarities, t)
-    if published_labels: return print('M score = ', generalised.value) # which is 1 - M
-    _print_score(memorised, ', the share copied')
-    _print_score(generalised, ', the share not copied: what the published script prints as "M score"')
+    _print_scores([memorised, generalised], t, 'M score' if published_labels else None, # which is 1 - M
+                  (', the share copied',
+                   ', the share not copied: what the published script prints as "M score"'))

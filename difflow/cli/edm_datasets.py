@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/09_edm_datasets.ipynb #351868ec
 import json
 import re
-import sys
 import tarfile
 import time
 import zipfile
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts
-from .options import _as_published, _flag, _option
-from .root import _print_done, _print_used, app
+from .options import _SETS, _as_published, _flag, _option
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +76,7 @@ def _edm_files(images:'ImageSet', size:tuple[int, int]|None, transform:str|None,
 
     from difflow.data.canvas import image_grid
     first, labels = None, []
-    for i in tqdm(range(len(images)), unit='image', disable=not sys.stderr.isatty()):
+    for i in tqdm(range(len(images)), unit='image', disable=not _shows_bars()):
         picture = image_grid(images[[i]].images[0], scale=1, gap=0)
         picture = _transformed(picture.convert('RGB') if transform else picture, size, transform, squashed)
         if picture is None: continue
@@ -170,10 +169,12 @@ def _padded(source:str, images:'ImageSet') -> 'ImageSet':
 @app.command('dataset', short_help='Write images as a data set that EDM reads.')
 def _dataset_command(
     source:_option(str, 'a folder, zip or npz of images; cifar-10-python.tar.gz, '
-                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)'),
+                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)',
+                   words=_SETS),
     dest:_option(Path, 'a name ending in .zip, or an empty folder'),
     max_images:_option(int|None, 'the first so many by name; default: all', min=1)=None,
-    transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone')=None,
+    transform:_option(str|None, 'center-crop or center-crop-wide; default: resize alone',
+                      words='center-crop center-crop-wide')=None,
     resolution:_option(str|None, 'WIDTHxHEIGHT, such as 32x32; default: as they are')=None,
     orient:_option(bool, 'turn photographs as their EXIF tag says')=True,
     squashed:_flag('--squashed', 'center-crop-wide keeps as many rows as the result has')=False,
@@ -187,4 +188,5 @@ def _dataset_command(
     order = sorted(range(len(images)), key=parts)[:max_images]
     made = _write_edm(_padded(source, images[order]), dest, size, transform, squashed)
     left = len(order) - made
-    _print_done(f'{made} images{f", {left} too small" if left else ""}', [dest], start)
+    _print_done(f'{made} images{f", {left} too small" if left else ""}', [dest], start, count=made, made=made,
+                skipped=left)

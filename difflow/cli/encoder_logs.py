@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .options import _count, _option
-from .root import _print_used, app
+from .root import _print_used, _write_rows, app
 
 # %% ../../nbs/cli/18_encoder_logs.ipynb #f1da714d
 _KINDS = 'training_loss', 'eval_loss' # in the order in which they are written after a step
@@ -71,7 +71,12 @@ def _logs_in(root:Path) -> Iterator[tuple[tuple[str, ...], Path]]:
         aug = '' if name[3] == 'none' else f' {name[3]}'
         yield (path.parts[-4], name[1], path.parts[-3], name[2] + aug), path
 
-@app.command('encoder-losses', short_help='The last losses of trained encoders, averaged over their seeds.')
+_LOSSES = dict(lr='learning rate', data='the set', mode='of the encoder', width='and the augmentation',
+               training_loss='the last one, mean over runs', eval_loss='of test images, likewise',
+               runs='seeds')
+
+@app.command('encoder-losses', table=_LOSSES,
+             short_help='The last losses of trained encoders, averaged over their seeds.')
 def _encoder_losses_command(
     root:_option(Path, 'where the runs lie')=Path('trained_models'),
     n_iters:_count('of a run that is finished')=250000,
@@ -82,6 +87,9 @@ def _encoder_losses_command(
         losses, step = _last_losses(path)
         if step < n_iters: _print_used(f'{path.parent}')
         rows.setdefault(key, []).append([losses[kind] for kind in _KINDS])
+    table = []
     for key, found in rows.items():
         means = [sum(column) / len(found) for column in zip(*found)]
         print(' | '.join(map(str, (*key, *means, float(len(found))))))
+        table.append(dict(zip(_LOSSES, (*key, *means, len(found)), strict=True)))
+    _write_rows(table)

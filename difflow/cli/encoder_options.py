@@ -66,10 +66,13 @@ def _name_of(field:str) -> str: # of a parameter
     "Return the name of a field among the options"
     return field.replace('.', '_')
 
+_OFFERED = {'data.dataset': 'cifar10 cifar100 mini_imgnet synthetic cmnist celeba',
+            'training.recon': 'l2 bce'} # to a shell
+
 def _field_option(field:str, kind:type, default:object, text:str) -> tuple: # for `_with_options`
     "Return the option of a field and its default; a switch that is on can be turned off by a word"
     names = f'--config.{field}' + f'/--no-config.{field}' * (default is True)
-    return _option(kind, text, names), default
+    return _option(kind, text, names, words=_OFFERED.get(field, '')), default
 
 def _config_options() -> dict[str, tuple]: # for `_with_options`
     "Return the options of all fields"

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/20_encoders.ipynb #33c4cf22
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from .encoder_options import _check_config, _config_options, _mode_of
 from .models import _data_facts
 from .options import _as_published, _count, _option, _share, _value_of, _with_options, _without_effect
 from .representations import _STUDY_DATA, _alone, _task_seed
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,7 +193,7 @@ def _train_study_encoder(model:'Denoiser', sets:dict, c:dict, settings:dict, fil
         log.loss(done - 1, 'eval_loss', *_test_loss(averaged, sets['test'], done - 1, settings))
         files.convert()
     steps = [step + 1 for step in range(0, c['training.n_iters'] + 1, eval_every)]
-    try: train(model, sets['train'], out=files.folder, progress=sys.stderr.isatty(), dumps=files.dumps,
+    try: train(model, sets['train'], out=files.folder, progress=_shows_bars(), dumps=files.dumps,
                callback=logged, snapshot=tested, snapshot_every=steps, **settings)
     finally: files.convert()
 
@@ -250,7 +249,8 @@ def _run_study_encoder(options:dict) -> None:
         if not first: return
         encoders = sorted(files.places['checkpointsenc'].iterdir())
         if not files.missing():
-            _print_done(f'{_mode_of(c)} of {name}, step {c["training.n_iters"]}', encoders, start)
+            _print_done(f'{_mode_of(c)} of {name}, step {c["training.n_iters"]}', encoders, start,
+                        count=settings['steps'])
 
 # %% ../../nbs/cli/20_encoders.ipynb #b6cf0658
 @app.command('train-encoder', short_help='Train an encoder that is told the noise level, as published.')
@@ -258,7 +258,7 @@ def _run_study_encoder(options:dict) -> None:
 def _train_encoder_command(context:typer.Context,
     config:_option(str, 'the published file of settings, by its name; it is not run'),
     workdir:_option(Path, 'folder of the run; the seed is added to its name'),
-    mode:_option(str, 'train'),
+    mode:_option(str, 'train', words='train'),
     batch_size:_count('images a step, at most all that there are')=100,
     bn_momentum:_share('share of a batch in the last running mean and variance; 0.9 as published')=0.1,
     data_root:_option(Path, 'the folder that holds the sets of the study')=Path('data'),

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/27_encodings.ipynb #3526e4ba
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from difflow.cli.options import (
+    _MODELS,
     _as_published,
     _count,
     _DataOption,
@@ -40,7 +40,7 @@ from difflow.cli.representations import (
 )
 
 from .models import _check_no_model, _data_facts, _device_of, _model_facts, _open_model
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 from .study_codes import _is_of_study, _represent_study
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _write_features(denoiser:'Denoiser', images:'ImageSet', times:list[float], p
     from difflow.runs.identity import run_identity
     features = _features(denoiser, images, times, batch_size, layer)
     made_of = run_identity(denoiser, layer=layer, label=_read_label(denoiser))
-    return write_codes(path, features, images, times, made_of, batch_size, sys.stderr.isatty(),
+    return write_codes(path, features, images, times, made_of, batch_size, _shows_bars(),
                        way_out=_WAY_OUT)
 
 # %% ../../nbs/cli/27_encodings.ipynb #4e106139
@@ -191,16 +191,19 @@ def _represent(options:dict) -> None:
     if options['restart']: _remove_study(folder)
     written = _written(options, sets, times, folder, unet, study, model)
     what = f'{mode} of {data}: {" and ".join(written.values())} images at {len(times)} times'
-    if written: _print_done(what, list(written), start)
+    count = sum(map(int, written.values())) * len(times)
+    if written: _print_done(what, list(written), start, count=count)
 
 # %% ../../nbs/cli/27_encodings.ipynb #d16a1117
 @app.command('represent', short_help='Codes of images at every noise level, of an encoder or a U-Net.')
 @_takes_model
 def _represent_command(context:typer.Context,
     data:_DataOption='digits',
-    mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser')='reg-drl',
+    mode:_option(str, f'{", ".join(_MODES)}, or unet-NAME for the U-Net of a denoiser',
+                 words=' '.join((*_MODES, *(f'unet-{name}' for name in _MODELS.split()))))='reg-drl',
     widen_factor:_option(float, 'k of the encoder WRN-d-k: a code has 64 k elements; 0: 2')=0.25,
-    aug:_option(str, f'augmentation of the training, a folder: {", ".join(_AUGMENTATIONS)}')='none',
+    aug:_option(str, f'augmentation of the training, a folder: {", ".join(_AUGMENTATIONS)}',
+                words=' '.join(_AUGMENTATIONS))='none',
     mixup:_flag('--mixup', 'the encoder was trained on mixtures of images, a folder')=False,
     seed:_count('of the first weights and of the training', least=0)=0,
     lr:_option(str, 'highest learning rate, > 0, and a folder by its text; 2e-4 as published', '--lr',
@@ -208,7 +211,7 @@ def _represent_command(context:typer.Context,
     granularity:_option(str, 'times 0, 1/g, ..., 1 for each g between the commas, all in one run')='10',
     encoder:_option(Path|None, 'a published encoder_state file, instead of training; default: none')=None,
     transform:_option(str|None, 'prepare images as published: cifar10, cifar100, mini_imgnet or celeba; '
-                               'default: none')=None,
+                               'default: none', words='cifar10 cifar100 mini_imgnet celeba')=None,
     data_root:_option(Path|None, 'where torchvision keeps its sets, and the study its own; default: none, '
                                  'and data for the study')=None,
     layer:_option(str|None, 'module that --mode unet-NAME reads; default: the middle of the network')=None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .mixers import _Codes, _codes_digest, _exact
-from .root import _note, _print_done, _print_used
+from .root import _note, _print_done, _print_used, _write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,7 +155,8 @@ def _run_factors(where:_Codes, options:dict, task:int|None) -> None:
                for s in range(count))
     wanted = count * len(factors) * settings['seeds']
     places = [_model_folder(where, name, rate) for name in factors[:3]]
-    _print_done(f'{made} networks, {wanted - made} there already', places, start)
+    _print_done(f'{made} networks, {wanted - made} there already', places, start,
+                [dict(count=wanted, made=made)])
 
 # %% ../../nbs/cli/21_factor_models.ipynb #a485316d
 def _read_factor(path:Path) -> dict:
@@ -184,8 +185,11 @@ def _print_accuracies(options:dict, where:_Codes) -> None:
         raise ValueError(f'--perf needs --feat, one of {", ".join(known.factors)}')
     factor, = _chosen_factors(where.data, options['feat'])
     count, seeds = options['score_seeds'] or known.score_seeds, options['seeds'] or 3
+    rows = []
     for width in known.widths if options['widen_factor'] is None else (options['widen_factor'],):
         place = where._replace(widen_factor=width)
         each = [_accuracies(place, factor, rate, count, seeds) for rate in _RATES]
         _, tested = max(each, key=lambda pair: np.median(pair[0]))
         print(f'Widen Factor: {width:g} | Test Accuracy: {np.median(tested)}')
+        rows.append(dict(widen_factor=width, factor=factor, percent=np.median(tested)))
+    _write_rows(rows)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import _data_facts, _device_of
-from .options import _check_ending, _count, _DeviceOption, _option
-from .root import _Commands, _print_done, _print_used, app
+from .options import _SETS, _check_ending, _count, _DeviceOption, _option
+from .root import _Commands, _print_done, _print_used, _write_rows, app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +66,16 @@ def _read_reference(ref:str, features:str) -> tuple['np.ndarray', 'np.ndarray']:
 _fid_app = _Commands(help='The Fréchet distance of images from a data set.', rich_markup_mode=None)
 app.add_typer(_fid_app, name='fid', short_help='The Fréchet distance of images from a data set.')
 
-_NetworkOption = _option(str, 'inception, as published; mnist5k (embedded); or a classifier of torchvision')
+_NetworkOption = _option(str, 'inception, as published; mnist5k (embedded); or a classifier of torchvision',
+                         words='inception mnist5k')
 
-@_fid_app.command('calc', short_help='Print the distance of images from statistics.')
+_DISTANCE = dict(distance='Fréchet distance of the Gaussians, in squared units of the features',
+                 images='compared', features='whose')
+
+@_fid_app.command('calc', table=_DISTANCE, short_help='Print the distance of images from statistics.')
 def _calc_command(
-    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
+    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+                   words=_SETS),
     ref:_option(str, 'npz of mu and sigma, of fid ref or of EDM; a path or a URL'),
     num:_count('images to use, at random', least=2)=50_000, seed:_option(int, 'of their choice')=0,
     batch:_count('images at once')=64, features:_NetworkOption='inception', device:_DeviceOption='auto',
@@ -85,11 +90,14 @@ def _calc_command(
     mu, sigma = _statistics(part, features, batch, device)
     if mu.shape != mu_ref.shape:
         raise ValueError(f'{ref} has {len(mu_ref)} features an image, {features} {len(mu)}')
-    print(f'{_frechet(mu, sigma, mu_ref, sigma_ref):g}')
+    distance = _frechet(mu, sigma, mu_ref, sigma_ref)
+    print(f'{distance:g}')
+    _write_rows([dict(distance=distance, images=len(part), features=features)])
 
 @_fid_app.command('ref', short_help='Write the statistics of a data set.')
 def _ref_command(
-    data:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)'),
+    data:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+                 words=_SETS),
     dest:_option(Path, 'the npz to write'), batch:_count('images at once')=64,
     features:_NetworkOption='inception', device:_DeviceOption='auto',
 ) -> None:
@@ -104,4 +112,5 @@ def _ref_command(
     _print_used(f'features {features}; {_data_facts(pictures)}')
     mu, sigma = _statistics(pictures, features, batch, device)
     save_npz(dest, dict(mu=mu, sigma=sigma, features=features))
-    _print_done(f'{len(pictures)} images, {len(mu)} features each', [dest], start)
+    _print_done(f'{len(pictures)} images, {len(mu)} features each', [dest], start, count=len(pictures),
+                elements=len(mu))

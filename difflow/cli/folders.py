@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _MODELS,
+    _SETS,
     _as_published,
     _count,
     _DeviceOption,
@@ -35,7 +37,7 @@ from difflow.cli.options import (
 )
 
 from .models import _data_facts, _model_facts, _open_model
-from .root import _others, _print_done, _print_first, _print_share, app
+from .root import _OUTPUT, _others, _print_done, _print_first, _print_share, _shows_bars, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -146,6 +148,10 @@ def _settled(options:dict) -> dict:
     return options | dict(out=options['out'] or (_DIFFUSED if published else _FLAT),
                           format=options['format'] or ('jpeg' if published else 'png'))
 
+def _returned() -> str:
+    "Return where forward-backward writes by default, in the published layout or, where it is not there, flat"
+    return str(_FLAT if _FLAT.is_dir() and not _DIFFUSED.is_dir() else _DIFFUSED)
+
 # %% ../../nbs/cli/07_folders.ipynb #2f263052
 def _load(options:dict) -> 'Denoiser':
     "Load the model to the device of this process, at half precision if asked for"
@@ -175,6 +181,7 @@ def _run(options:dict) -> None:
     if options['use_ddim'] and sampler not in ('ddpm', 'ddim'):
         raise ValueError(f'--use_ddim and --sampler {sampler}: allowed is one of them')
     from difflow.sweeps.folders import forward_backward_folder
+    if options['progress'] and _OUTPUT.quiet: raise ValueError('--progress and --quiet: give one of them')
     options = _settled(options)
     denoiser = _load(options)
     images = _data(denoiser, options)
@@ -187,21 +194,23 @@ def _run(options:dict) -> None:
         denoiser, images, options['out'], levels, options['timestep_respacing'],
         'ddim' if options['use_ddim'] else sampler, chosen=chosen, use_labels=options['class_cond'],
         clip=options['clip_denoised'],
-        progress=sys.stderr.isatty() or launched if bar is None else bar,
+        progress=(_shows_bars() or launched and not _OUTPUT.quiet) if bar is None else bar,
         on_start=first, **{name: options[name] for name in _SAME})
     if not report.tells: return _print_share(report) # another rank reports the end
     if options['layout'] == 'published': _write_published(options, denoiser, before, start)
     for reason in report.broken.values(): print(f'difflow: skipped {reason}', file=sys.stderr)
     skipped = f', {len(report.broken)} files skipped' if report.broken else ''
     what = f'{len(chosen)} images x {len(levels)} levels{skipped}, {report.made} made here{_others(report)}'
-    _print_done(what, [report.folder], start)
+    _print_done(what, [report.folder], start, count=len(chosen) * len(levels), made=report.made,
+                skipped=len(report.broken))
 
 # %% ../../nbs/cli/07_folders.ipynb #5309b473
 @app.command('forward-backward', short_help='Noise a data set to several levels and return.')
 @_takes_model
 def _forward_backward_command(context:typer.Context,
-    model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model'),
-    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...')=
+    model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model',
+                       words=_MODELS),
+    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...', words=_SETS)=
         'datasets/ILSVRC2012/validation',
     step_reverse:_option(list[str]|None, 'levels, each in 0..steps: 25 50 100; default: 10')=None,
     num_classes:_option(int|None, 'the first so many classes that are there; default: all', min=1)=None,
@@ -214,10 +223,11 @@ def _forward_backward_command(context:typer.Context,
     out:_option(Path|None, f'folder of the images and the manifest; default: {_FLAT}, of --layout '
                 f'published {_DIFFUSED}', '--out', '--output')=None,
     layout:_option(str, 'flat; or published: a folder of JPEGs for each level, and the published log, times '
-                   'and arguments')='flat',
-    format:_option(str|None, 'png, or jpeg, lossy; default: png, of --layout published jpeg')=None,
+                   'and arguments', words='flat published')='flat',
+    format:_option(str|None, 'png, or jpeg, lossy; default: png, of --layout published jpeg',
+                   words='png jpeg')=None,
     convention:_option(str, 'matched: noise at the level where the walk back starts; '
-                           'repo: one level above, as in the published code')='matched',
+                           'repo: one level above, as in the published code', words='matched repo')='matched',
     strict:_option(bool, 'stop at the first file that is no image')=False,
     sampler:_SamplerOption='ddpm', guidance:_GuidanceOption=1.,
     clip_denoised:_option(bool|None, 'clamp what the model predicts to [-1, 1]; default: as it wants')=None,
@@ -230,7 +240,8 @@ def _forward_backward_command(context:typer.Context,
     synsets:_option(Path|None, "classes in the kit's order: meta.mat, or a WNID a line; default: 1000")=None,
     progress:_option(bool|None, 'show a bar; default: in a terminal and under torchrun')=None,
     restart:_RestartOption=False,
-    dtype:_option(str, 'of the network: float32, float16 or bfloat16')='float32',
+    dtype:_option(str, 'of the network: float32, float16 or bfloat16',
+                  words='float32 float16 bfloat16')='float32',
     use_fp16:_option(bool, 'the same as --dtype float16')=False,
     device:_DeviceOption='auto', **foreign,
 ) -> None:

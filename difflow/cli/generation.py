@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/10_generation.ipynb #0d760df9
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _MODELS,
+    _SETS,
     _as_published,
     _count,
     _DeviceOption,
@@ -29,7 +30,7 @@ from difflow.cli.options import (
 )
 
 from .models import _device_of, _load_model, _model_facts
-from .root import _others, _print_done, _print_first, _print_share, app
+from .root import _others, _print_done, _print_first, _print_share, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,10 +159,11 @@ def _generate(options:dict) -> None:
                             **{name: options[name] for name in names}, **walk.options)
     items = [Item(str(seed), (_file_of(seed, options['subdirs']),)) for seed in seeds]
     report = fill(options['outdir'], settings, items, walk.make, options['batch'],
-                  progress=sys.stderr.isatty(), unit='image', restart=options['restart'], on_start=first,
+                  progress=_shows_bars(), unit='image', restart=options['restart'], on_start=first,
                   way_out='give another --outdir, or --restart to begin anew')
     if not report.tells: return _print_share(report)
-    _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start)
+    _print_done(f'{len(seeds)} images, {report.made} made here{_others(report)}', [report.folder], start,
+                count=len(seeds), made=report.made)
 
 # %% ../../nbs/cli/10_generation.ipynb #7abe0cfd
 @app.command('generate', short_help='Make images from seeds, for any model, into a folder.')
@@ -169,7 +171,8 @@ def _generate(options:dict) -> None:
 def _generate_command(context:typer.Context,
     outdir:_option(Path, 'folder of the images'),
     network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; with '
-                              '--optimal_denoiser only whose size and noise levels are used')=None,
+                              '--optimal_denoiser only whose size and noise levels are used',
+                    words=_MODELS)=None,
     seeds:_option(str, 'numbers and ranges, both ends included: 0-63,100')='0-63',
     subdirs:_flag('--subdirs', 'a folder for each thousand seeds')=False,
     label:_option(int|None, 'class of all images; default: drawn from the seed', '--class', min=0)=None,
@@ -182,13 +185,18 @@ def _generate_command(context:typer.Context,
     S_max:_option(float, 'highest noise level that gets it')=math.inf,
     S_noise:_option(float, 'factor of that noise, > 0')=1.,
     solver:_option(str|None, 'heun or euler; without the next three also ddim, ddpm, dpmpp_2m; default: '
-                             'heun, with --optimal_denoiser euler')=None,
-    disc:_option(str|None, 'EDM\'s other noise levels: vp, ve, iddpm or edm; default: edm')=None,
-    schedule:_option(str|None, 'EDM\'s other schedules: vp, ve or linear; default: linear')=None,
-    scaling:_option(str|None, 'EDM\'s other scalings: vp or none; default: none')=None,
+                             'heun, with --optimal_denoiser euler',
+                   words='heun euler ddim ddpm dpmpp_2m')=None,
+    disc:_option(str|None, 'EDM\'s other noise levels: vp, ve, iddpm or edm; default: edm',
+                 words='vp ve iddpm edm')=None,
+    schedule:_option(str|None, 'EDM\'s other schedules: vp, ve or linear; default: linear',
+                     words='vp ve linear')=None,
+    scaling:_option(str|None, 'EDM\'s other scalings: vp or none; default: none', words='vp none')=None,
     optimal_denoiser:_option(bool, 'the exact mean over --dataset as the model')=False,
-    dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)')=None,
-    noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample')='edm',
+    dataset:_option(str|None, 'its images: a folder, zip or npz; or digits, mnist5k, ... (embedded)',
+                    words=_SETS)=None,
+    noise:_option(str, 'edm: as EDM on a CPU; cuda: on a GPU (unverified); counter: as difflow sample',
+                  words='edm cuda counter')='edm',
     restart:_flag('--restart', 'begin anew: first remove what this command has written to --outdir')=False,
     as_published:_as_published('generate', '--noise cuda')=False,
     device:_DeviceOption='auto', **foreign,

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/cli/25_information.ipynb #4e67e1f8
 import json
 import pickle
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from difflow.cli.options import (
-    _count,
-    _DeviceOption,
-    _flag,
-    _given_options,
-    _option,
-    _RestartOption,
-    _with_options,
-)
-
 from .mixers import _Codes, _codes_digest, _codes_root, _own_task
+from .options import _count, _DeviceOption, _flag, _given_options, _option, _RestartOption, _with_options
 from .profiles import _write_activations, _write_divergences
-from .root import _print_done, _print_used, app
+from .root import _OUTPUT, _print_done, _print_used, app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,9 +125,11 @@ def _run_cells(where:_Codes, options:dict) -> None:
     cells.agree(run_identity(**settings, digest=_codes_digest(codes)), options['restart'])
     made = _fill_cells(cells, wanted, codes, settings, options['device'])
     name = cells.path(0).name.removesuffix('0.pkl') + ('*' if idx is None else f'{idx}') + '.pkl'
-    if not made: return _print_done('MI Log Exists', [f'MI-Logs/{name}'], start)
-    mi, hi, hj = cells.read(wanted[0] if idx is None else idx)
-    _print_done(f'{made} cells; MI: {mi:.4g}, HI: {hi:.4g}, HJ: {hj:.4g} nats', [f'MI-Logs/{name}'], start)
+    rows = [dict(i=cell // _TIMES, j=cell % _TIMES, **dict(zip(('mi', 'hi', 'hj'), cells.read(cell))))
+            for cell in wanted]
+    bounds = ', '.join(f'{bound.upper()}: {rows[0][bound]:.4g}' for bound in ('mi', 'hi', 'hj')) + ' nats'
+    what = f'{made} cells; {bounds}' if made else 'MI Log Exists'
+    _print_done(what, [f'MI-Logs/{name}'], start, rows, bounds)
 
 # %% ../../nbs/cli/25_information.ipynb #a89ced8c
 _MATRICES = dict(data=('cifar10', 'cifar100', 'mini_imgnet'), mode=('probabilistic-drl', 'reg-drl'),
@@ -146,7 +140,8 @@ def _matrix(cells:_Cells) -> 'np.ndarray|None': # (3, T, T)
     import numpy as np
     missing = [idx for idx in range(_TIMES**2) if not cells.path(idx).exists()]
     if missing and len(missing) < _TIMES**2:
-        print(f'Missing: {" | ".join(map(str, cells))} | {len(missing)} cells, first {missing[0]}: left out')
+        print(f'Missing: {" | ".join(map(str, cells))} | {len(missing)} cells, first {missing[0]}: left out',
+              file=sys.stderr if _OUTPUT.quiet else sys.stdout)
     if missing: return None
     return np.array([cells.read(idx) for idx in range(_TIMES**2)]).T.reshape(3, _TIMES, _TIMES)
 
@@ -175,7 +170,7 @@ def _draw_matrix(matrix:'np.ndarray', path:Path) -> None: # (T, T)
 
 def _plot_matrices(options:dict, given:set[str]) -> None:
     "Print and draw the matrices of the models that are asked for, or of all that there are"
-    start, written = time.perf_counter(), []
+    start, written, rows = time.perf_counter(), [], []
     asked = {'data': options['data'], 'mode': options['mode'], 'wf': options['widen_factor']}
     chosen = {name: (asked[name],) if {'wf': 'widen_factor'}.get(name, name) in given else all_
               for name, all_ in _MATRICES.items()}
@@ -185,11 +180,13 @@ def _plot_matrices(options:dict, given:set[str]) -> None:
             for wf in chosen['wf']:
                 if (matrix := _normalised(data, mode, wf)) is None: continue
                 print(matrix)
+                rows += [dict(data=data, mode=mode, widen_factor=wf, i=i, j=j, normalised=value)
+                         for i, row in enumerate(matrix.tolist()) for j, value in enumerate(row)]
                 written.append(Path(f'MI-Plots/nmi_{data}_{mode}_{wf:g}.pdf'))
                 _draw_matrix(matrix, written[-1])
     if not written:
         raise ValueError('MI-Logs has no complete matrix: difflow information without --idx makes one')
-    _print_done(f'{len(written)} matrices', written, start)
+    _print_done(f'{len(written)} matrices', written, start, rows)
 
 # %% ../../nbs/cli/25_information.ipynb #11a66773
 _OPTIONS = dict(
@@ -219,7 +216,15 @@ _GO_WITH = dict( # options beside data, mode and widen_factor
     activations={'activations', 'score_lr', 'feat', 'granularity', 'score_seeds', 'seeds', 'root'},
     jsd={'jsd', 'granularity'})
 
-@app.command('information', short_help='How much the codes of two noise levels share; where read-outs look.')
+_TABLE = dict(
+    data='of --plot', mode='of --plot', widen_factor='of --plot', i='number of the time, 0..10', j='likewise',
+    mi='mutual information in nats', hi='of time i with itself', hj='likewise',
+    normalised='of --plot: mi / sqrt(hi hj), mean over seeds', factor='of --jsd and --activations',
+    other='of --jsd', bits='Jensen-Shannon divergence', encoders='of --activations',
+    points='of percent, by which its test accuracies differ from those in the files')
+
+@app.command('information', table=_TABLE,
+             short_help='How much the codes of two noise levels share; where read-outs look.')
 @_with_options(**_OPTIONS)
 def _information_command(context:typer.Context, **options) -> None:
     "Estimate the mutual information of codes at two times, cell by cell, or draw what is there."

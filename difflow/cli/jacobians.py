@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/cli/12_jacobians.ipynb #996187fc
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from difflow.cli.options import (
+    _MODELS,
     _as_published,
     _check_ending,
     _count,
@@ -31,7 +31,7 @@ from difflow.cli.options import (
 )
 
 from .models import _load_model, _model_facts
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,7 +190,7 @@ class _Walk(NamedTuple):
         made_of = run_identity(self.denoiser, **settings, energy=self.searched(path, names, restart))
         join = partial(_write_ranks, path=path, made_of=made_of, energy=self.options['energy'])
         return fill_table(path, made_of, names, self.rows, join, known=partial(_known_points, path),
-                          restart=restart, progress=sys.stderr.isatty(), unit='point')
+                          restart=restart, progress=_shows_bars(), unit='point')
 
 # %% ../../nbs/cli/12_jacobians.ipynb #d8dad0f1
 _CHURN = {name: (_without_effect('the published script takes it, and reads it nowhere', float), None)
@@ -199,11 +199,15 @@ _ELSE = dict(
     batch_size=(_without_effect('points are measured one after another, --chunk rows at once', int), None),
     as_published=(_as_published('jacobian', '--samples 1 --unlabelled'), False))
 
-@app.command('jacobian', short_help='Rank of the Jacobian at every noise level, over many samples.')
+_TABLE = dict(sigma='noise level', snr='1 / sigma', rank='mean over points', share='rank / dimension',
+              least='whether the rank is a lower bound, with --k')
+
+@app.command('jacobian', table=_TABLE,
+             short_help='Rank of the Jacobian at every noise level, over many samples.')
 @_with_options(**_CHURN, **_ELSE, **_foreign_options())
 def _jacobian_command(
     network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; default: mnist',
-                   '--network', '--model')=None,
+                   '--network', '--model', words=_MODELS)=None,
     network_pkl:_option(str|None, 'the same, and one point a level, as published; default: none')=None,
     steps:_count('noise levels of the walk')=18,
     sigma_min:_option(float, 'lowest noise level, > 0', '--sigma-min', '--sigma_min')=0.002,
@@ -258,4 +262,8 @@ def _print_ranks(out:Path, network:str, others:int, k:int|None, energy:float, st
     note = f', {missing} ranks beyond k = {k}' if missing else ''
     note += f', {others} of the points from before' if others else ''
     note += f', at energy {energy:g} from the singular values that were kept' if again else ''
-    _print_done(f'{what} {share.min():.3f}..{share.max():.3f}{note}', [out, out.with_suffix('.png')], start)
+    ranks = zip(curve.sigmas.tolist(), curve.mean().tolist(), curve.found.all(1).tolist(), strict=True)
+    rows = [dict(sigma=sigma, snr=1 / sigma, rank=mean, share=mean / curve.dim, least=not found)
+            for sigma, mean, found in ranks]
+    written = [out, out.with_suffix('.png')]
+    _print_done(f'{what} {share.min():.3f}..{share.max():.3f}{note}', written, start, rows)

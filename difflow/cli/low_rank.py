@@ -224,7 +224,8 @@ _MIXTURE = dict(
     sample_per_class=(_count('images of each'), 5000),
     cond=(_flag('--cond', 'is refused: the published network takes no classes'), False))
 _OF_EDM = dict(
-    arch=(_option(str, 'ddpmpp, ncsnpp or adm'), 'ddpmpp'), precond=(_option(str, 'vp, ve or edm'), 'edm'),
+    arch=(_option(str, 'ddpmpp, ncsnpp or adm', words='ddpmpp ncsnpp adm'), 'ddpmpp'),
+    precond=(_option(str, 'vp, ve or edm', words='vp ve edm'), 'edm'),
     embed_channels=(_count('width of ddpmpp and ncsnpp'), 1024),
     cbase=(_option(int|None, 'instead, of any network; default: --embed_channels', min=1), None),
     cres=(_option(str|None, 'width of each resolution, as 2,2,2; default: as published'), None),
@@ -234,8 +235,9 @@ _OF_EDM = dict(
     ema=(_option(float, 'half-life of the averaged weights, in millions of images', min=0), 0.5),
     dropout=(_share('probability, < 1'), 0.13),
     augment=(_share('probability of each augmentation; 0: the data stay in their subspaces'), 0.12),
-    optimizer=(_option(str, 'adam or sgd'), 'adam'),
-    levels=(_option(str, 'noise levels of a batch: spread, by one shift, or independent, as published'),
+    optimizer=(_option(str, 'adam or sgd', words='adam sgd'), 'adam'),
+    levels=(_option(str, 'noise levels of a batch: spread, by one shift, or independent, as published',
+                    words='spread independent'),
             'spread'),
     fp16=(_flag('--fp16', 'half precision, on a GPU'), False),
     ls=(_without_effect('fp16 finds the scale of its loss by itself', float), None),

@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/cli/14_mixers.ipynb #bc49b6fd
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .representations import _STUDY_DATA, _granularity_times, _read_pickled_codes, _study_folder
+from .root import _shows_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +153,7 @@ def _fill_scores(out:Path, wanted:dict[str, 'Mixer'], train:tuple, test:tuple, s
     known = lambda: {name: _score_row(name, report) for name, report in _read_scores(out).items()}
     join = partial(_write_scores, path=out, made_of=made_of)
     return fill_table(out, made_of, list(wanted), make, join, 1, known, restart, unit='read-out',
-                      progress=sys.stderr.isatty())
+                      progress=_shows_bars())
 
 # %% ../../nbs/cli/14_mixers.ipynb #b8280fcc
 _LOGS = {'single': 'eval_log_opt', 'gru': 'eval_log_rnn_opt', 'transformer': 'eval_log_tsf_opt'}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import _ARGUMENTS, _FOREIGN, _GUIDED, _overrides, _takes_model
-from .root import _note, app
+from .options import _ARGUMENTS, _FOREIGN, _GUIDED, _MODELS, _completed, _overrides, _takes_model
+from .root import _note, _write_rows, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -146,10 +146,20 @@ def _lines(facts:dict, indent:str='') -> Iterator[str]:
             yield from _lines(fact, indent + '  ')
         elif fact not in (None, {}, [], ''): yield f'{indent}{name:<{26 - len(indent)}} {fact}'
 
-@app.command('info', short_help='Print what a checkpoint file holds.')
+def _fact_rows(facts:dict, head:str='') -> list[dict]:
+    "Return a row for each of the `facts` that `_lines` prints"
+    rows = []
+    for name, fact in facts.items():
+        if isinstance(fact, dict) and fact: rows += _fact_rows(fact, f'{head}{name}.')
+        elif fact not in (None, {}, [], ''): rows.append(dict(name=f'{head}{name}', value=fact))
+    return rows
+
+@app.command('info', short_help='Print what a checkpoint file holds.', table=dict(
+    name='of the fact; those inside another one after a point', value='as it is in the file'))
 @_takes_model
 def _info_command(context:typer.Context,
-    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file')], **options
+    file:Annotated[str, typer.Argument(help='the name of an embedded model, or a checkpoint file',
+                                       autocompletion=_completed(_MODELS.split()))], **options
 ) -> None:
     "Print what a checkpoint holds: kind, size, configuration, where it comes from. Nothing in it is run."
     from difflow.checkpoints.load import describe
@@ -159,3 +169,4 @@ def _info_command(context:typer.Context,
     with _spelt_as_options(): facts = describe(file, **_as_guided(file, given))
     facts['missing'] = _spelt(', '.join(facts['missing']))
     print(*_lines(facts), sep='\n')
+    _write_rows(_fact_rows(facts))

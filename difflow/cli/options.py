@@ -9,7 +9,7 @@ __all__ = []
 import ast
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,18 @@ import typer
 from .root import _AS_PUBLISHED, _note
 
 # %% ../../nbs/cli/01_options.ipynb #eab9f142
-def _option(kind:type, text:str, *names:str, **settings) -> object:
-    "Describe an option: its type, the words in --help, its range by min= and max="
+def _completed(words:Sequence[str]) -> Callable[[str], list[str]]:
+    "Return what a shell calls for those of `words` that go on as is typed, the last one after a comma"
+    def those(incomplete:str) -> list[str]:
+        "Return the words that begin so"
+        head, comma, tail = incomplete.rpartition(',')
+        return [f'{head}{comma}{word}' for word in words if word.startswith(tail)]
+    return those
+
+def _option(kind:type, text:str, *names:str, words:str='', **settings) -> object:
+    "Describe an option: its type, the words in --help, its range by min= and max=, words that a shell offers"
+    if words: settings['autocompletion'] = _completed(words.split())
+    if kind in (Path, Path | None): settings['path_type'] = Path # typer 0.16 keeps texts in `context.params`
     return Annotated[kind, typer.Option(*names, help=text, **settings)]
 
 def _count(text:str, least:int=1) -> object:
@@ -50,31 +60,38 @@ def _without_effect(text:str, kind:type=str, *names:str) -> object:
                    callback=noted)
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
-_ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint')
-_DataOption = _option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name')
-_SplitOption = _option(str, 'part of the data: train, test or all')
-_SamplerOption = _option(str, 'ddpm, ddim, euler, heun or dpmpp_2m')
+_MODELS, _SAMPLERS = 'colored-mnist digits mnist mnist-class', 'ddpm ddim euler heun dpmpp_2m'
+_SETS = 'digits mnist5k colored_mnist mnist_m5k shapes'
+_PUBLISHED_NAMES = 'mnist mnist_m cifar10 melanoma afhq celeba cars flowers gtsrb'
+_ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint',
+                       words=_MODELS)
+_DataOption = _option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name',
+                      words=_SETS)
+_SplitOption = _option(str, 'part of the data: train, test or all', words='train test all')
+_SamplerOption = _option(str, 'ddpm, ddim, euler, heun or dpmpp_2m', words=_SAMPLERS)
 _GuidanceOption = _option(float, 'w in D(no label) + w (D(label) - D(no label)); 1 is no guidance')
-_DeviceOption = _option(str, 'cpu, cuda, cuda:1, ...; auto: cuda where torch finds a GPU, else cpu')
+_DeviceOption = _option(str, 'cpu, cuda, cuda:1, ...; auto: cuda where torch finds a GPU, else cpu',
+                        words='auto cpu cuda')
 _BatchSizeOption = _count('images in the network at once')
 _RestartOption = _flag('--restart', 'begin anew: first remove what this command has written to --out')
 
-def _foreign_option(kind:type, text:str, *names:str) -> object:
+def _foreign_option(kind:type, text:str, *names:str, words:str='') -> object:
     "Describe what the file of a foreign model cannot tell"
-    return _option(kind | None, f'{text}, where the file cannot tell; default: as in known models', *names)
+    return _option(kind | None, f'{text}, where the file cannot tell; default: as in known models', *names,
+                   words=words)
 
 _FOREIGN = dict( # arguments of `load_denoiser`
     key=_option(str | None, 'which weights in the file, where there are several, as model or unet; '
                 'default: the averaged ones'),
     prediction=_option(str | None, 'what the network predicts: eps, x0, v, score, flow, edm, vp, ve or '
-                       'iddpm; default: as the file says'),
+                       'iddpm; default: as the file says', words='eps x0 v score flow edm vp ve iddpm'),
     dataset=_option(str | None, 'the published data set that the model was trained on, as mnist or cifar10: '
-                    'its size and classes; default: as the file says'),
+                    'its size and classes; default: as the file says', words=_PUBLISHED_NAMES),
     image_size=_foreign_option(int, 'side of the images in pixels'),
     num_heads=_foreign_option(int, 'attention heads'),
     num_head_channels=_foreign_option(int, 'channels a head, instead of their number'),
     use_new_attention_order=_foreign_option(bool, 'the later layout of attention weights'),
-    schedule=_foreign_option(str, 'linear or cosine'),
+    schedule=_foreign_option(str, 'linear or cosine', words='linear cosine'),
     diffusion_steps=_foreign_option(int, 'levels of the schedule'),
     rescale_timesteps=_foreign_option(bool, 'the network is told 1000 t / T for level t of T'),
     load=_option(list[str] | None, 'NAME=VALUE, any further argument of load_denoiser, as sigma_data=0.5; '
@@ -120,7 +137,8 @@ def _foreign_options(*but:str) -> dict[str, tuple]: # for `_with_options`
     spelt = lambda name, kind: f'--{name.replace("_", "-")}' if kind is not bool else '--{0}/--no-{0}'.format(
         name.replace('_', '-'))
     guided = {name: _option(kind | None, f'{text}, as guided-diffusion has it; default: as in the file',
-                            spelt(name, kind)) for name, (kind, text) in _GUIDED.items()}
+                            spelt(name, kind), words='linear cosine' * (name == 'noise_schedule'))
+              for name, (kind, text) in _GUIDED.items()}
     guided['use_fp16'] = _option(bool | None, 'the torso of the network in float16; default: float32',
                                  spelt('use_fp16', bool))
     guided |= {name: _without_effect(text, str, spelt(name, str)) for name, text in _NOTHING_TO_DO.items()}

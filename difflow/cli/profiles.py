@@ -77,7 +77,9 @@ def _write_activations(where:_Codes, options:dict) -> None:
     path = _activation_file(where, factor)
     _save_published(torch.from_numpy(np.stack([rows for rows, _ in each])), path)
     apart = max(points for _, points in each)
-    _print_done(f'attention of {count} encoders; test accuracies again to {apart:.2g} points', [path], start)
+    again = f'test accuracies again to {apart:.2g} points'
+    _print_done(f'attention of {count} encoders; {again}', [path], start,
+                [dict(factor=factor, encoders=count, points=apart)], again)
 
 # %% ../../nbs/cli/24_profiles.ipynb #cdb69684
 def _read_profile(path:Path) -> 'np.ndarray': # (T,) with sum 1
@@ -114,4 +116,6 @@ def _write_divergences(where:_Codes, start:float) -> None:
     figure.colorbar(axes.imshow(shown, cmap='YlGnBu'), ax=axes, label='bits')
     axes.set_xlabel('factor'), axes.set_ylabel('factor')
     with atomic('test.png') as partial: figure.savefig(partial, metadata={'Software': None})
-    _print_done(f'Jensen-Shannon divergences, at most {bits.max():.3g} bits', ['test.png'], start)
+    _print_done(f'Jensen-Shannon divergences, at most {bits.max():.3g} bits', ['test.png'], start,
+                [dict(factor=a, other=b, bits=value) for a, row in zip(factors, bits.tolist())
+                 for b, value in zip(factors, row)])

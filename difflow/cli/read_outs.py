@@ -39,7 +39,7 @@ from difflow.cli.options import (
 from .ablations import _run_mask
 from .factor_models import _print_accuracies, _run_factors
 from .representations import _task_seed
-from .root import _note, _print_done, _print_used, app
+from .root import _OUTPUT, _note, _print_done, _print_used, app
 
 if TYPE_CHECKING:
     from difflow.representations.mixers import Mixer
@@ -50,7 +50,8 @@ _WHERE = dict(
     mode=(_option(str|None, 'as given to represent; default: reg-drl, of the study\'s sets '
                   'probabilistic-drl'), None),
     widen_factor=(_option(float|None, 'as given to represent; default: 0.25, of the study\'s sets 2'), None),
-    aug=(_option(str, 'as given to train-encoder: none, simclr, laplace_weak or laplace_strong'), 'none'),
+    aug=(_option(str, 'as given to train-encoder: none, simclr, laplace_weak or laplace_strong',
+                 words='none simclr laplace_weak laplace_strong'), 'none'),
     mixup=(_flag('--mixup', 'codes of an encoder that was trained with mixed images'), False),
     seed=(_count('as given to represent; of the study\'s sets the number of the Slurm task is added', 0), 0),
     score_lr=(_option(str|None, 'as --lr of represent; default: 0.001, of the study\'s sets 2e-4'), None),
@@ -58,7 +59,8 @@ _WHERE = dict(
     granularity=(_option(int|None, 'read the times 0, 1/g, ..., 1, of 1 the time 0.5; default: all that are '
                          'there', min=1), None))
 _TRAINING = dict(
-    mixers=(_option(str, 'read-outs, by commas'), 'single,mean,concat,gru,transformer'),
+    mixers=(_option(str, 'read-outs, by commas',
+                    words='single mean concat gru transformer'), 'single,mean,concat,gru,transformer'),
     epochs=(_option(int|None, 'of the training; default: 100, of --feat 25 for celeba and 1000 for synthetic',
                     min=1), None),
     batch_size=(_count('codes a step'), 256),
@@ -132,6 +134,12 @@ def _mixer_summary(name:str, report:dict) -> str:
     when = f' (t = {"/".join(f"{t:.2g}" for t in report["best_time"])})' if 'best_time' in report else ''
     return f'{name} {means}{when}'
 
+def _score_rows(name:str, report:dict) -> list[dict]:
+    "Return the table of a mixer, a row for each factor"
+    times = report.get('best_time', [None] * len(report['scores']))
+    return [dict(mixer=name, factor=f, percent=100 * sum(scores) / len(scores), time=time)
+            for f, (scores, time) in enumerate(zip(report['scores'], times))]
+
 def _chosen_rates(options:dict) -> dict[str, tuple[float, ...]]: # for a mixer
     "Return the learning rates between the commas, where there are any"
     return {} if options['lrs'] is None else {'lrs': tuple(_numbers(options['lrs'], '--lrs', float))}
@@ -155,7 +163,9 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     folder = where.folder(seed)
     out = options['out'] or folder / ('mix.json' if granularity is None else f'mix_{granularity}.json')
     there = [] if options['restart'] else _logged(where, seed, names, out)
-    if there: return print(f'Evaluation Already Done: {", ".join(map(str, there))} (--restart begins anew)')
+    if there:
+        if _OUTPUT.tables: raise ValueError(f'{there[0]} is there, but no scores: --restart makes them')
+        return print(f'Evaluation Already Done: {", ".join(map(str, there))} (--restart begins anew)')
     train, test = (where.read(seed, split) for split in ('train', 'test'))
     training |= dict(seeds=options['seeds'], lrs=own.get('lrs'), times=train[2], codes=list(train[0].shape))
     _print_used(f'codes in {folder}: {len(train[0])} to train on and {len(test[0])} to score, '
@@ -166,10 +176,19 @@ def _train_read_outs(where:_Codes, options:dict) -> None:
     logs = _write_logs(done, folder, granularity, train[2]) if _is_of_study(where.data) else []
     scores = ', '.join(_mixer_summary(name, done[name]) for name in wanted)
     others = f'; {report.others} read-outs from before' if report.others else ''
-    _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start)
+    _print_done(f'{where.data} {where.mode}, right in %: {scores}{others}', [out, *logs], start,
+                [row for name in wanted for row in _score_rows(name, done[name])], scores)
 
 # %% ../../nbs/cli/23_read_outs.ipynb #d29424d4
-@app.command('mix', short_help='Read labels from codes: one time, their mean, all in a row, or a sequence.')
+_TABLE = dict(
+    mixer='which read-out', mask='of --mask', widen_factor='of --perf',
+    factor='what is read: a number in the order of the labels, of --perf its name',
+    percent='right on test images, mean over networks, of --perf the median over encoders',
+    time='the best single one, 0..1', lr='of --mask: what validation chose',
+    count='of --feat: networks that are there now', made='of them by this run')
+
+@app.command('mix', table=_TABLE,
+             short_help='Read labels from codes: one time, their mean, all in a row, or a sequence.')
 @_with_options(**_WHERE, **_TRAINING, **_ABLATIONS, **_FILES)
 def _mix_command(context:typer.Context, **options) -> None:
     "Train the read-outs with every seed and learning rate at once, and score them on the test images."

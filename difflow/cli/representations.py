@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .root import _OUTPUT, _shows_bars
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -149,7 +151,7 @@ def _train_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settings
     from difflow.runs.ranks import rank_and_world
     from difflow.training.loop import train
     with _alone():
-        done = train(model, images, out=path.parent, progress=sys.stderr.isatty(), **settings)
+        done = train(model, images, out=path.parent, progress=_shows_bars(), **settings)
     if rank_and_world()[0] > 0: return
     weights = {name: t.cpu().contiguous() for name, t in done.denoiser.encoder.state_dict().items()}
     remove_partials(path)
@@ -165,7 +167,8 @@ def _trained_encoder(model:'Denoiser', images:'ImageSet|PublishedImages', settin
     rank = rank_and_world()[0]
     if not path.exists():
         if rank == 0 or _in_group(): _train_encoder(model, images, settings, path, made_of)
-        else: print(f'rank {rank} waits until rank 0 has trained {path}', file=sys.stderr, flush=True)
+        elif not _OUTPUT.quiet:
+            print(f'rank {rank} waits until rank 0 has trained {path}', file=sys.stderr, flush=True)
     while not path.exists(): time.sleep(0.2)
     check_identity(_run_of_encoder(path), made_of, path, _WAY_OUT)
     model.encoder.load_state_dict(load_file(path))
@@ -189,4 +192,4 @@ def _write_encoded(encoder:'TimeEncoder', images:'ImageSet|PublishedImages', tim
     from difflow.representations.codes import encoder_digest, trajectory_codes, write_codes
     codes = lambda rows: trajectory_codes(encoder, images[list(rows)], times, len(rows))
     made_of = made_of | {'encoder': encoder_digest(encoder)}
-    return write_codes(path, codes, images, times, made_of, progress=sys.stderr.isatty(), way_out=_WAY_OUT)
+    return write_codes(path, codes, images, times, made_of, progress=_shows_bars(), way_out=_WAY_OUT)

@@ -6,13 +6,20 @@
 __all__ = ['app', 'main']
 
 # %% ../../nbs/cli/00_root.ipynb #f1c4ef65
+import csv
+import io
+import json
+import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 import typer.core
@@ -21,6 +28,101 @@ from ..runs.signals import exit_on_signals
 
 if TYPE_CHECKING:
     from difflow.runs.folder import Report
+
+# %% ../../nbs/cli/00_root.ipynb #2f4f1136
+@dataclass
+class _Output:
+    "What a command prints beside its result, and where its table goes."
+    quiet:bool=False
+    tables:dict[str, str] = field(default_factory=dict) # {csv or json: a path, or - for stdout}
+    columns:Mapping[str, str] = field(default_factory=dict) # {name: what it holds} of the table
+    stdout:TextIO|None=None # where a table goes, while all else goes to stderr
+
+_OUTPUT = _Output() # of the command that runs
+_COLUMNS:dict[str, Mapping[str, str]] = {} # command: {column of its table: what it holds}
+_MADE = dict(count='images, levels, steps or networks that are there now', made='of them by this run',
+             skipped='files that are left out', elements='of each', loss='of the last twentieth of the steps',
+             seconds='of this run', files='written')
+
+def _place_table(context:typer.Context, option:typer.CallbackParam, value:str|None) -> None:
+    "Remember where a table goes; ValueError where it cannot be written"
+    if value is None or context.resilient_parsing: return
+    path, words = Path(value), f'--{option.name} {value}'
+    if value != '-':
+        if path.is_dir(): raise ValueError(f'{words}: it is a folder')
+        if not path.parent.is_dir(): raise ValueError(f'{words}: there is no folder {path.parent}')
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f'{words}: it is read-only')
+    _OUTPUT.tables[option.name] = value
+    if len({Path(place).resolve() for place in _OUTPUT.tables.values()}) < len(_OUTPUT.tables):
+        raise ValueError(f'--csv {value} and --json {value}: give each a place of its own')
+
+def _check_places(context:typer.Context) -> None:
+    "Raise ValueError where a table would take the place of a file that the command reads or writes"
+    for name, value in context.params.items():
+        for kind, place in _OUTPUT.tables.items():
+            if isinstance(value, Path) and place != '-' and value.resolve() == Path(place).resolve():
+                raise ValueError(f'--{kind} {place}: {name} is the same file, give another name')
+
+def _hush(context:typer.Context, value:bool) -> None:
+    "Print nothing but the result from now on"
+    if not value or context.resilient_parsing: return
+    _OUTPUT.quiet = True
+    names = {'TQDM_DISABLE', 'HF_HUB_DISABLE_PROGRESS_BARS'} - os.environ.keys() # of downloads
+    os.environ |= dict.fromkeys(names, '1')
+    context.call_on_close(lambda: [os.environ.pop(name, None) for name in names])
+
+def _common_options(command:str) -> list[typer.CallbackParam]: # --json, --csv and --quiet
+    "Return what every command takes beside its own options; none is part of what a run is"
+    columns = '; '.join(f'{name}: {what}' for name, what in _COLUMNS.get(command, _MADE).items())
+    place = dict(callback=_place_table, expose_value=False, metavar='PATH')
+    app = typer.Typer(add_completion=False)
+    @app.command()
+    def _common(
+        json:Annotated[str|None, typer.Option(help='the numbers as a table, a JSON list of rows; -: on '
+                                              f'stdout; columns {columns}; default: none', **place)]=None,
+        csv:Annotated[str|None, typer.Option(help='the same table as CSV; default: none', **place)]=None,
+        quiet:Annotated[bool, typer.Option('--quiet', help='print nothing but the result; default: off',
+                                           callback=_hush, expose_value=False, is_eager=True)]=False,
+    ) -> None: "Describe the options"
+    return [option for option in typer.main.get_command(app).params if option.name != 'help']
+
+# %% ../../nbs/cli/00_root.ipynb #25a1f0e4
+def _plain(value:object, finite:bool) -> object: # finite: None for nan and inf
+    "Return a value as JSON has it: numbers of NumPy and torch as Python's, paths as text"
+    if hasattr(value, 'tolist'): value = value.tolist()
+    if isinstance(value, dict): return {str(name): _plain(part, finite) for name, part in value.items()}
+    if isinstance(value, (list, tuple)): return [_plain(part, finite) for part in value]
+    if finite and isinstance(value, float) and not math.isfinite(value): return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+def _table_text(rows:Sequence[Mapping], names:Sequence[str], kind:str) -> str:
+    "Write a table as text, csv or json"
+    plain = [{name: _plain(row.get(name), kind == 'json') for name in names} for row in rows]
+    if kind == 'json': return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + '\n'
+    text = io.StringIO()
+    cell = lambda value: json.dumps(value) if isinstance(value, (dict, list)) else value
+    writer = csv.DictWriter(text, names, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in plain)
+    return text.getvalue()
+
+def _write_rows(rows:Sequence[Mapping]) -> None: # {column: value} in full precision
+    "Write the table of the command that runs to where --csv and --json say"
+    if not _OUTPUT.columns: return # none does: a function of it is called alone
+    other = sorted({name for row in rows for name in row} - _OUTPUT.columns.keys())
+    if other: raise RuntimeError(f'columns without a description: {", ".join(other)}')
+    names = [name for name in _OUTPUT.columns if not rows or any(name in row for row in rows)]
+    for kind, place in _OUTPUT.tables.items():
+        text = _table_text(rows, names, kind)
+        if place == '-': print(text, end='', file=_OUTPUT.stdout, flush=True)
+        else:
+            from difflow.files import atomic
+            with atomic(place) as partial: partial.write_text(text, encoding='utf-8')
+
+def _shows_bars() -> bool:
+    "Return whether a command shows its progress: in a terminal, unless it is quiet"
+    return sys.stderr.isatty() and not _OUTPUT.quiet
 
 # %% ../../nbs/cli/00_root.ipynb #c857b8fb
 _YES, _NO = ('true', 'yes', 't', 'y', '1', 'on'), ('false', 'no', 'f', 'n', '0', 'off')
@@ -57,23 +159,62 @@ def _click_words(options:Sequence[typer.CallbackParam], words:Sequence[str]) -> 
 _AS_PUBLISHED:dict[str, str] = {} # command: the words that its --as-published stands for
 
 class _Command(typer.core.TyperCommand):
-    "A command that takes the spelling of the published scripts as well."
+    "A command that takes the spelling of the published scripts as well, and says where its numbers go."
+    def get_params(self, ctx):
+        *own, last = super().get_params(ctx) # the last one is --help
+        return [*own, *_common_options(self.name), last]
+
     def parse_args(self, ctx, args):
         ctx.meta['words'], asked = list(args), {'--as-published', '--as_published'} & set(args)
-        more = shlex.split(_AS_PUBLISHED.get(self.name, '')) if asked else []
-        return super().parse_args(ctx, _click_words(self.params, [*more, *args])) # the last word counts
+        more, options = shlex.split(_AS_PUBLISHED.get(self.name, '')) if asked else [], self.get_params(ctx)
+        with suppress(ValueError) if ctx.resilient_parsing else nullcontext(): # while a shell completes it
+            args = _click_words(options, [*more, *args]) # the last word counts
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx, incomplete):
+        if incomplete[:2] == '--': incomplete = incomplete.replace('_', '-')
+        return super().shell_complete(ctx, incomplete)
+
+    def invoke(self, ctx):
+        _check_places(ctx)
+        _OUTPUT.columns = _COLUMNS.get(self.name, _MADE)
+        _OUTPUT.stdout, aside = sys.stdout, io.StringIO() if _OUTPUT.quiet else sys.stderr
+        try:
+            with redirect_stdout(aside if '-' in _OUTPUT.tables.values() else sys.stdout):
+                return super().invoke(ctx)
+        finally: _OUTPUT.columns = {}
+
+class _Group(typer.core.TyperGroup):
+    "Several commands, which are quiet where the group is."
+    def get_params(self, ctx):
+        *own, last = super().get_params(ctx)
+        return [*own, _common_options('')[-1], last]
 
 class _Commands(typer.Typer):
     "Commands that are all spelt alike."
-    def command(self, name=None, cls=_Command, **settings): return super().command(name, cls=cls, **settings)
+    def __init__(self, cls=_Group, **settings): super().__init__(cls=cls, **settings)
+
+    def command(self, name=None, cls=_Command, table:Mapping[str, str]|None=None, # {column: what it holds}
+                **settings):
+        if table: _COLUMNS[name] = table
+        return super().command(name, cls=cls, **settings)
 
 # %% ../../nbs/cli/00_root.ipynb #02d3cef4
-app = _Commands(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+app = _Commands(pretty_exceptions_enable=False, rich_markup_mode=None,
                 context_settings={'max_content_width': 110, 'help_option_names': ['-h', '--help']},
                 help='What does a diffusion model know at each noise level?')
 
+def _print_version(value:bool) -> None:
+    "Print the version, and end"
+    if not value: return
+    from difflow import __version__
+    print(f'difflow {__version__}')
+    raise typer.Exit()
+
 @app.callback()
-def _commands() -> None: "Keep the names of commands: typer drops that of a lone one"
+def _commands(version:Annotated[bool, typer.Option('--version', callback=_print_version, is_eager=True,
+                                                   help='print the version, and end')]=False) -> None:
+    "Keep the names of commands: typer drops that of a lone one"
 
 _FAMILIES = ('sweeps', 'models', 'sampling', 'training', 'folders', 'classifiers', 'edm_datasets',
              'generation', 'descriptors', 'jacobians', 'low_rank', 'fidelity', 'encoder_logs', 'encodings',
@@ -96,13 +237,14 @@ def _check_no_script(words:Sequence[str]) -> None:
 
 def _note(message:str) -> None:
     "Print a line on stderr, as of an option that has nothing to do here"
-    print(f'difflow: {message}', file=sys.stderr)
+    if not _OUTPUT.quiet: print(f'difflow: {message}', file=sys.stderr)
 
 def main(
     arguments:Sequence[str]|None=None, # the words after `difflow`; None: those of this process
 ) -> None:
     "Run `difflow` and exit: 0 done, 2 an error in one line, 130 stopped by Ctrl-C, 143 by SIGTERM or SIGUSR1"
     _load_commands()
+    _OUTPUT.__init__()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ['--help']
     try:
         _check_no_script(arguments)
@@ -116,10 +258,11 @@ def main(
         else: raise
     sys.exit(_stop('stopped', code) if code in (130, 143) else code)
 
+# %% ../../nbs/cli/00_root.ipynb #3a04a415
 def _print_used(what:str) -> None:
     "Print what a command uses, its first line, from the first process alone"
     from difflow.runs.ranks import rank_and_world
-    if rank_and_world()[0] == 0: print(what, flush=True)
+    if rank_and_world()[0] == 0 and not _OUTPUT.quiet: print(what, flush=True)
 
 def _print_first(what:str) -> Callable:
     "Return a function of anything that prints what a command uses when it is called first"
@@ -133,12 +276,18 @@ def _print_share(report:'Report') -> None:
     from difflow.runs.ranks import rank_and_world
     rank, world = rank_and_world()
     share = f'{report.made} of its share made here, {report.kept} there already: {report.folder}'
-    if world > 1: print(f'rank {rank} of {world}: {share}')
+    if world > 1 and not _OUTPUT.quiet: print(f'rank {rank} of {world}: {share}')
 
 def _others(report:'Report') -> str:
     "Return in words what the folder of a run holds beside what this command asks for"
     return f', beside {report.others} others' if report.others else ''
 
-def _print_done(what:str, paths:Sequence[Path|str], start:float) -> None:
-    "Print what was made, where it is, and the seconds since `start`"
-    print(f'{what}, {time.perf_counter() - start:.1f} s: {", ".join(map(str, paths))}')
+def _print_done(what:str, paths:Sequence[Path|str], start:float,
+                rows:Sequence[Mapping]|None=None, # the table; None: a row of `made`, seconds and paths
+                result:str='', # the numbers in `what`, which --quiet leaves
+                **made:object) -> None:
+    "Print what was made, where it is, and the seconds since `start`; write the table"
+    seconds = time.perf_counter() - start
+    if not _OUTPUT.quiet: print(f'{what}, {seconds:.1f} s: {", ".join(map(str, paths))}')
+    elif result: print(result)
+    _write_rows([made | dict(seconds=seconds, files=list(paths))] if rows is None else rows)

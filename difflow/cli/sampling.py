@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/cli/04_sampling.ipynb #be29e2e9
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +35,7 @@ from difflow.cli.options import (
 )
 
 from .models import _check_label, _load_model, _model_facts
-from .root import _others, _print_done, _print_first, _print_share, app
+from .root import _others, _print_done, _print_first, _print_share, _shows_bars, app
 
 if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
@@ -49,7 +48,7 @@ _MAIN = dict(n=50_000, sampling_steps=250, batch_size=128, seed=112233, out=Path
 _TRAINING = 'training has it, sampling does not'
 _MAIN_OPTIONS = dict( # of main.py, beside those that it shares with ours
     arch=(_option(str|None, 'UNet, UNetBig or UNetSmall of minimal-diffusion: checked against the file; '
-                  'default: as the file says'), None),
+                  'default: as the file says', words='UNet UNetBig UNetSmall'), None),
     class_cond=(_option(bool|None, 'the model has classes: checked against the file; default: as the file '
                         'says; main.py: no'), None),
     sampling_only=(_flag('--sampling-only', 'the line is one of minimal-diffusion\'s main.py: its defaults, '
@@ -204,7 +203,7 @@ def _one_picture(denoiser:'Denoiser', images:list['SampleRequest'], options:dict
     labels = None if images[0].label is None else torch.tensor([w.label for w in images])
     made = sample(denoiser, (len(images), *denoiser.image_shape), labels=labels,
                   seeds=[w.seed for w in images], batch_size=options['batch_size'],
-                  progress=sys.stderr.isatty(), callback=first, **walk)
+                  progress=_shows_bars(), callback=first, **walk)
     write_png(image_grid(made), options['out'])
 
 def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, walk:dict,
@@ -216,7 +215,7 @@ def _folder(denoiser:'Denoiser', images:list['SampleRequest'], options:dict, wal
     from difflow.runs.samples import read_images, sample_folder, write_npz
     out = options['out']
     report = sample_folder(denoiser, out, images, batch_size=options['batch_size'],
-                           progress=sys.stderr.isatty(), restart=options['restart'],
+                           progress=_shows_bars(), restart=options['restart'],
                            truncate=options['truncate'], on_start=first, **walk)
     if not report.tells: return report
     if options['npz']: write_npz(out, images, options['npz'], options['main'])
@@ -248,7 +247,8 @@ def _sample(options:dict, given:set[str]) -> None:
         if not report.tells: return _print_share(report)  # another rank reports the end
     made = '' if alone or report.made == len(images) else f', {report.made} made here{_others(report)}'
     paths = [options[name] for name in ('out', 'npz') if options[name]]
-    _print_done(f'{len(images)} images by {model}{made}', paths, start)
+    _print_done(f'{len(images)} images by {model}{made}', paths, start, count=len(images),
+                made=len(images) if alone else report.made)
 
 # %% ../../nbs/cli/04_sampling.ipynb #da4c22e2
 @app.command('sample', short_help='Make images from noise; again: go on with a stopped run.')

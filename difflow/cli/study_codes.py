@@ -118,7 +118,8 @@ def _represent_study(options:dict, given:set[str]) -> None:
             written += _fill_pickles(report.folder, split, granularities, floats)
     counts = ' and '.join(str(len(images)) for images in sets.values())
     what = f'{options["mode"]} of {options["data"]}: {counts} images at {len(times)} times'
-    if written: _print_done(what, written, start)
+    count = sum(map(len, sets.values())) * len(times)
+    if written: _print_done(what, written, start, count=count)
 
 def _remove_codes(folder:Path, granularities:list[int]) -> None:
     "Remove the codes of a set of the study, and leave its encoder"

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/03_sweeps.ipynb #778a62e8
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ from difflow.cli.options import (
 )
 
 from .models import _check_label, _load_model, _model_facts
-from .root import _print_done, _print_first, app
+from .root import _print_done, _print_first, _shows_bars, app
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +82,8 @@ def _sweep_command(
                                    'default: none')=None,
     sampler:_SamplerOption='ddpm', seed:_count('seed of the noise', least=0)=0,
     convention:_option(str, 'matched: noise at the level where the walk back starts; '
-                            'repo: one level above, as in the published code')='matched',
+                            'repo: one level above, as in the published code',
+                       words='matched repo')='matched',
     independent:_flag('--independent', 'new noise for each level, instead of the same')=False,
     out:_option(Path, 'the strip, a PNG')=Path('sweep.png'),
     gif:_option(Path|None, 'also an animation, a GIF; default: none')=None,
@@ -100,9 +100,10 @@ def _sweep_command(
     picture = _image(image, data, split, denoiser.pixel_shape)
     first = _print_first(f'{_model_facts(model, denoiser)}; image {picture.names[0]}')
     result = sweep(denoiser, picture.tensor(), chosen or even_levels(steps, levels), steps, sampler,
-                   progress=sys.stderr.isatty(), callback=first, seeds=seed,
+                   progress=_shows_bars(), callback=first, seeds=seed,
                    labels=_label(label, picture, denoiser), guidance=guidance, convention=convention,
                    independent=independent, batch_size=batch_size)
     written = [write_png(result.strip(), out)]
     if gif is not None: written.append(_write_gif(result, gif))
-    _print_done(f'{len(result.images)} levels of {picture.names[0]} by {model}', written, start)
+    count = len(result.images)
+    _print_done(f'{count} levels of {picture.names[0]} by {model}', written, start, count=count, made=count)

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/cli/15_synthetic_data.ipynb #ef40ff5f
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from difflow.cli.options import (
+    _PUBLISHED_NAMES,
+    _SETS,
     _check_ending,
     _count,
     _DeviceOption,
@@ -26,7 +27,7 @@ from difflow.cli.options import (
 )
 
 from .models import _data_facts, _device_of
-from .root import _print_done, _print_used, app
+from .root import _print_done, _print_used, _shows_bars, app
 
 if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
@@ -99,6 +100,28 @@ def _resolve_recipe(options:dict, given:set[str]) -> dict:
     skewed = options['real'] == 'melanoma' and 'metric' not in given # two classes, of 98 % and 2 %
     return options | _PUBLISHED | (dict(metric='auroc') if skewed else {})
 
+# %% ../../nbs/cli/15_synthetic_data.ipynb #4bd21718
+def _cas_rows(cas:'CAS') -> list[dict]:
+    "Return a row for each arm and protocol"
+    rows = []
+    for protocol in cas.protocols:
+        for arm, images in zip(cas.arms, cas.sizes):
+            score, low, high = cas.estimate(protocol, arm)
+            steps = cas.steps[cas._at(protocol, arm)]
+            row = dict(arm=arm, protocol=protocol, images=images, steps=steps, score=score, low=low,
+                       high=high)
+            if arm != cas.arms[0]:
+                names = 'difference', 'difference_low', 'difference_high'
+                row |= dict(zip(names, cas.estimate(protocol, arm, cas.arms[0])))
+            rows.append(row)
+    return rows
+
+_TABLE = dict(
+    arm='what is trained on', protocol='what is equal for all', images='of the arm', steps='of SGD',
+    score='accuracy or auroc on real test images, 0..1', low='of its 95 % interval', high='likewise',
+    difference='of the score to the first arm', difference_low='of its 95 % interval',
+    difference_high='likewise')
+
 # %% ../../nbs/cli/15_synthetic_data.ipynb #e10c1ac8
 def _cas(options:dict) -> None:
     "Compare what the options of `_cas_command` name, and write it"
@@ -120,7 +143,7 @@ def _cas(options:dict) -> None:
                 f'testing on {_data_facts(real_test)}')
     for images in (real_train, real_test, made): images.decode(options['workers'])
     first = rank_and_world()[0] == 0
-    callback = _progress() if sys.stderr.isatty() and first else None
+    callback = _progress() if _shows_bars() and first else None
     cas = classification_accuracy_score(
         real_train, made, real_test, chosen, options['protocol'].split(','), options['epochs'],
         options['steps'], range(seed, seed + options['seeds']), options['metric'], callback,
@@ -128,17 +151,19 @@ def _cas(options:dict) -> None:
     if cas is None: return # another process ends it
     whole, written = CAS.load(out), [out.with_suffix('.classifiers'), out, out.with_suffix('.png')]
     _draw_cas(whole, written[-1])
-    print(whole)
+    print(whole.table())
     others = len(whole.seeds) - len(cas.seeds)
     more = f', {others} more seeds than asked for' if others else ''
-    _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start)
+    _print_done(f'{cas.metric} of {synthetic} against {real}{more}', written, start, _cas_rows(whole))
 
-@app.command('cas', short_help='Classification accuracy score of a synthetic set, under both protocols.')
+# %% ../../nbs/cli/15_synthetic_data.ipynb #92cc60a5
+@app.command('cas', table=_TABLE,
+             short_help='Classification accuracy score of a synthetic set, under both protocols.')
 def _cas_command(context:typer.Context,
     synthetic:_option(Path, 'labelled synthetic images: a folder with one sub-folder a class, or an npz'),
     real:_option(str, 'real training images: a built-in set, a folder or npz, a torchvision set (CIFAR10); '
-                     'mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers, gtsrb: as published'
-                )='mnist5k',
+                     'mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers, gtsrb: as published',
+                 words=f'{_SETS} {_PUBLISHED_NAMES}')='mnist5k',
     test:_option(str|None, 'real test images; default: the test part of --real')=None,
     max_real:_option(int|None, 'this many real training images, classes in their shares; default: all',
                     min=1)=None,
@@ -147,20 +172,25 @@ def _cas_command(context:typer.Context,
     download:_flag('--download', 'let torchvision fetch them')=False,
     counts:_option(str|None, 'also so many of the synthetic images, classes in their shares: 100,1000; '
                             'default: none')=None,
-    protocol:_option(str, 'what is equal for all classifiers: epochs, steps or both')='epochs,steps',
+    protocol:_option(str, 'what is equal for all classifiers: epochs, steps or both',
+                     words='epochs steps')='epochs,steps',
     epochs:_option(float, 'passes over each set, > 0')=10.,
     steps:_option(int|None, 'SGD steps where they are equal; default: those of the largest set in --epochs',
                  min=1)=None,
     seeds:_count('classifiers of each kind')=3, seed:_count('seed of the first', least=0)=0,
-    metric:_option(str, 'accuracy or auroc')='accuracy',
+    metric:_option(str, 'accuracy or auroc', words='accuracy auroc')='accuracy',
     recipe:_option(str, 'published: ResNet-50, lr 0.1, momentum 0.9, weight decay 1e-4, cosine, as '
-                       'minimal-diffusion has it; ours: as --classifier and --lr say')='ours',
-    classifier:_option(str, 'small, a ResNet of torchvision, or auto: small to 32 px, else resnet50')='auto',
-    augmentation:_option(str, 'none, bend (turn, shift), flip (shift, mirror)')='bend',
+                       'minimal-diffusion has it; ours: as --classifier and --lr say',
+                   words='ours published')='ours',
+    classifier:_option(str, 'small, a ResNet of torchvision, or auto: small to 32 px, else resnet50',
+                       words='auto small resnet18 resnet50')='auto',
+    augmentation:_option(str, 'none, bend (turn, shift), flip (shift, mirror)',
+                         words='none bend flip')='bend',
     batch_size:_count('images a step', least=2)=64, lr:_option(float, 'first learning rate, > 0')=0.1,
     size:_option(int|None, 'side of the images in pixels; default: as in the data', min=1)=None,
     channels:_option(int|None, '1 grey, 3 RGB; default: as in the data', min=1)=None,
-    dtype:_option(str, 'of the networks in training: float32 or bfloat16')='float32',
+    dtype:_option(str, 'of the networks in training: float32 or bfloat16',
+                  words='float32 bfloat16')='float32',
     workers:_count('threads that decode the images', least=0)=0,
     out:_option(Path, 'the table, an npz; picture and classifiers lie beside it')=Path('cas.npz'),
     device:_DeviceOption='auto', restart:_RestartOption=False,

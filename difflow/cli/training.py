@@ -9,7 +9,6 @@ __all__ = []
 import math
 import secrets
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ from difflow.cli.training_runs import (
 
 from ..runs.ranks import rank_and_world
 from .options import _given_options, _option, _with_options
-from .root import app
+from .root import _shows_bars, _write_rows, app
 from .training_options import _DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
 
 if TYPE_CHECKING:
@@ -236,10 +235,13 @@ def _run(denoiser:'Denoiser', images:'ImageSet', settings:'Settings', run:dict, 
         for part in files: part.after(step, loss)
     with _spoken(first, what, journal):
         result = train(denoiser, images, settings, callback=after, opened=opened if files else None,
-                       progress=first and sys.stderr.isatty(), **run)
+                       progress=first and _shows_bars(), **run)
         if weights: weights.complete()
-        _LOG.info('%d of %d steps, %.1f s: %s', len(made), settings.steps, time.perf_counter() - start,
-                  result.folder / 'model.safetensors')
+        seconds, file = time.perf_counter() - start, result.folder / 'model.safetensors'
+        _LOG.info('%d of %d steps, %.1f s: %s', len(made), settings.steps, seconds, file)
+    loss = result.losses[-max(1, len(result.losses) // 20):].mean()
+    row = dict(count=settings.steps, made=len(made), loss=loss, seconds=seconds, files=[file])
+    if first: _write_rows([row])
 
 def _train(context:typer.Context) -> None:
     "Train as the options of `context` say; the first process speaks"
@@ -280,7 +282,8 @@ def _train_command(context:typer.Context,
                               'run, else begins the next number; default: none')=None,
     arch:_option(str|None, 'ddpmpp, ncsnpp or adm (EDM), UNet, UNetBig or UNetSmall (minimal-diffusion), and '
                           'their published values for the rest; plain: the U-Net described here; default: '
-                          'plain, with --dataset UNet, with --outdir ddpmpp')=None,
+                          'plain, with --dataset UNet, with --outdir ddpmpp',
+                 words='plain ddpmpp ncsnpp adm UNet UNetBig UNetSmall')=None,
     **options,
 ) -> None:
     "Train a denoiser; the same command again goes on with a stopped run."

@@ -8,16 +8,17 @@ __all__ = []
 # %% ../../nbs/cli/05_training_options.ipynb #174db0bd
 from pathlib import Path
 
-from .options import _count, _DataOption, _flag, _option, _share, _without_effect
+from .options import _PUBLISHED_NAMES, _count, _DataOption, _flag, _option, _share, _without_effect
 from .sampling import _sample_instead
 
 # %% ../../nbs/cli/05_training_options.ipynb #790e7dad
 _DATA = dict(
     data=(_DataOption, 'mnist5k'),
     split=(_option(str|None, 'part of the data: train, test or all; default: all of your own files, train '
-                             'of a set that has a published test part'), None),
+                             'of a set that has a published test part', words='train test all'), None),
     dataset=(_option(str|None, 'instead mnist, mnist_m, cifar10, melanoma, afhq, celeba, cars, flowers or '
-                              'gtsrb, with its published size and transforms; default: none'), None),
+                              'gtsrb, with its published size and transforms; default: none',
+                     words=_PUBLISHED_NAMES), None),
     data_dir=(_option(Path, 'folder of those sets: the classes themselves, what torchvision reads, or '
                             'NAME/train in it'), Path('dataset')),
     download=(_flag('--download', 'let torchvision fetch them'), False),
@@ -39,11 +40,12 @@ _NETWORK = dict(
     patch_size=(_count('side of the squares that become channels'), 1),
     resblock_updown=(_flag('--resblock-updown', 'resample inside residual blocks'), False))
 _PARAMETRISATION = dict(
-    denoiser=(_option(str, 'parametrisation: edm, vp, ve, eps, x0, v', '--denoiser', '--precond'), 'edm'),
+    denoiser=(_option(str, 'parametrisation: edm, vp, ve, eps, x0, v', '--denoiser', '--precond',
+                      words='edm vp ve eps x0 v'), 'edm'),
     sigma_data=(_option(float, 'edm: standard deviation of the data, > 0'), 0.5),
     p_mean=(_option(float, 'edm: mean of ln sigma'), -1.2),
     p_std=(_option(float, 'edm: its deviation, > 0'), 1.2),
-    schedule=(_option(str, 'eps, x0 and v: linear or cosine'), 'cosine'),
+    schedule=(_option(str, 'eps, x0 and v: linear or cosine', words='linear cosine'), 'cosine'),
     diffusion_steps=(_option(int, 'eps, x0 and v: levels', min=2), 1000))
 _SETTINGS = dict(
     steps=(_count('optimiser steps'), 1000),
@@ -68,7 +70,8 @@ _SETTINGS = dict(
     accumulate=(_count('parts of a batch'), 1),
     batch_gpu=(_option(int|None, 'or the images of a part, in one process; default: all of its share', min=1),
                None),
-    levels=(_option(str, 'noise levels of a batch: spread, by one shift, or independent, as published'),
+    levels=(_option(str, 'noise levels of a batch: spread, by one shift, or independent, as published',
+                    words='spread independent'),
             'spread'),
     seed=(_count('of everything random; minimal-diffusion: 112233', least=0), 0))
 
@@ -94,12 +97,12 @@ _KEPT = dict(
     sampling_steps=(_option(int|None, 'the grids by ddpm on so many levels; default: 18 of Heun; '
                            'minimal-diffusion: 250', min=2), None),
     ddim=(_flag('--ddim', 'the grids by ddim'), False),
-    mixed_precision=(_option(str, 'no, bf16, fp16'), 'no'),
+    mixed_precision=(_option(str, 'no, bf16, fp16', words='no bf16 fp16'), 'no'),
     fp16=(_flag('--fp16', 'on a GPU the same as --mixed-precision fp16'), False),
     compile=(_flag('--compile', 'by torch.compile'), False),
     workers=(_count('processes that decode images', least=0), 0),
     log_with=(_option(str|None, 'send the loss to tensorboard, wandb or trackio, or several by commas; '
-                     'default: none'), None),
+                     'default: none', words='tensorboard wandb trackio'), None),
     half=(_flag('--half', 'save in float16'), False))
 _FOLDER = dict(
     desc=(_option(str|None, 'end of the name of the numbered folder in --outdir; default: none'), None),

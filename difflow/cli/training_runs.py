@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runs.ranks import rank_and_world
-from .root import _note
+from .root import _OUTPUT, _note, _write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +101,7 @@ def _print_plan(what:str, words:dict, folder:dict, steps:int):
     where = folder['out'] / f'NNNNN-{folder["numbered"]}' if folder.get('numbered') else folder['out']
     end = f'{steps} steps, into {where}: a dry run, nothing is written'
     print(f'{what}\n{json.dumps(words, indent=2)}\n{end}')
+    _write_rows([dict(count=steps, made=0, files=[])])
 
 # %% ../../nbs/cli/06_training_runs.ipynb #d14d844b
 _LOG = logging.getLogger('difflow')
@@ -175,7 +176,7 @@ class _Speaker(logging.StreamHandler):
     def emit(self, record:logging.LogRecord) -> None:
         "Print a line"
         text, self.first_line = f'{self.first_line}{self.format(record)}{self.terminator}', ''
-        self.stream.write(text)
+        if not _OUTPUT.quiet: self.stream.write(text)
         self.flush()
         if self.journal and self.journal.folder:
             with open(self.journal.folder / _PRINTED, 'a') as file: file.write(text)

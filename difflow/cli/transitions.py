@@ -58,7 +58,7 @@ def _draw(change:'LayerChange', steps:int|None, fits:dict[str, 'Transition'], ou
     import numpy as np
 
     from difflow.files import atomic, remove_partials
-    change.plot(steps)
+    change.plot(steps=steps)
     layers, classes = plt.gcf().axes[:2]
     low, high = min(change.levels) / (steps or 1), max(change.levels) / (steps or 1)
     x, colours = np.linspace(low, high, 400), plt.rcParams['axes.prop_cycle'].by_key()['color']
@@ -73,7 +73,14 @@ def _draw(change:'LayerChange', steps:int|None, fits:dict[str, 'Transition'], ou
     with atomic(out) as partial: plt.savefig(partial, dpi=150)
     plt.close()
 
-@app.command('transition', short_help='Draw where layers and class are lost, with the fitted midpoint.')
+_TABLE = dict(
+    head='of the classifier', steps='of the walk; none: levels are step_reverse, else step_reverse / steps',
+    midpoint='level where the excess over chance is a half', midpoint_low='of its 95 % interval',
+    midpoint_high='likewise', width='levels in which it falls', width_low='of its 95 % interval',
+    width_high='likewise', chance='share that is kept at infinite noise', reason='why there is no fall')
+
+@app.command('transition', table=_TABLE,
+             short_help='Draw where layers and class are lost, with the fitted midpoint.')
 def _transition_command(
     change:Annotated[Path, typer.Argument(help='npz of evaluate-classifier, of at least three levels')],
     out:_option(Path|None, 'the figure, as .png, .pdf or .svg; default: beside the file, .png')=None,
@@ -92,5 +99,6 @@ def _transition_command(
                 f'{", ".join(map(str, found.levels))}; midpoints in {axis}')
     fits = _fits(found, steps, bootstrap, seed)
     for head, fit in fits.items(): print(f'{head}: {_in_words(fit, steps)}')
+    rows = [dict(head=head, **fit._asdict()) | {'steps': steps} for head, fit in fits.items()]
     _draw(found, steps, fits, out)
-    _print_done(f'{sum(fit.found for fit in fits.values())} of {len(fits)} fitted', [out], start)
+    _print_done(f'{sum(fit.found for fit in fits.values())} of {len(fits)} fitted', [out], start, rows)

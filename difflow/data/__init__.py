@@ -1,4 +1,4 @@
 """Image sets as tensors, and tensors as pictures."""
-import lazy_loader
+from . import doors
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = doors.open_door(__name__, __file__)

@@ -6,6 +6,7 @@ from .canvas import to_uint8 as to_uint8
 from .canvas import write_png as write_png
 from .digests import image_digests as image_digests
 from .digests import images_digest as images_digest
+from .doors import open_door as open_door
 from .resizing import Preprocess as Preprocess
 from .sets import ImageSet as ImageSet
 from .sets import check_images as check_images

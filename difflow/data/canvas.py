@@ -6,11 +6,11 @@
 __all__ = ['EXTENSIONS', 'to_float', 'to_uint8', 'image_grid', 'show_images', 'write_png', 'save_images', 'open_image']
 
 # %% ../../nbs/data/01_canvas.ipynb #fc2c4f32
-# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 import io
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import Gate, atomic
-from .checks import check_number, shown
+from .checks import check_number, named_arguments, shown
+
+# ruff: noqa: E501 (nbdev writes the list of names above, 130 wide)
 
 # %% ../../nbs/data/01_canvas.ipynb #f0135360
 def to_float(
@@ -105,15 +107,28 @@ def image_grid(
     return grid
 
 # %% ../../nbs/data/01_canvas.ipynb #651f2ad6
+@named_arguments()
 def show_images(
     images:Tensor|Sequence[Tensor]|Dataset, # as in `image_grid`
-    titles:Sequence[str]|None=None,   # a line of text under each image
-    columns:int|None=None,            # images in a row
-    scale:int|None=None,              # screen pixels per image pixel
+    titles:Sequence[str]|None=None, # a line of text under each image, N of them; None: no text
+    columns:int|None=None, # images in a row, >= 1; None: 10
+    scale:int|None=None, # screen pixels per image pixel, >= 1; None: about 64 to an image
 ) -> None:
     "Display the picture of `image_grid` in the notebook"
     from IPython.display import display
     display(image_grid(images, columns, scale, titles), exclude=['image/jpeg'])  # PNG alone: crisp
+
+# %% ../../nbs/data/01_canvas.ipynb #a45a5696
+def _axes_of(
+    ax:Any, # axes of Matplotlib; None: new ones
+    size:tuple[float, float]=(5., 3.), # of their figure, inches
+) -> Any: # the axes
+    "Return axes to draw into; ValueError for what is none"
+    if ax is None:
+        import matplotlib.pyplot as plt
+        return plt.subplots(figsize=size, layout='constrained')[1]
+    if hasattr(ax, 'set_xlabel'): return ax
+    raise ValueError(f'ax must be axes of Matplotlib or None, got {shown(ax)}')
 
 # %% ../../nbs/data/01_canvas.ipynb #7c096252
 def _resize_crop(
@@ -171,9 +186,10 @@ def save_images(
     names:Sequence[str]|None=None,   # N relative names; default those of the set, else '000000', ...
 ) -> list[Path]:                     # the files
     "Save each image as a PNG; ValueError for names that repeat or lead out of `folder`"
-    if hasattr(images, 'pixels'): count, pixels = len(images), images.pixels # a set: decoded one by one
+    of_set = None # a tensor of torch 2.6 has names, too: of its axes
+    if hasattr(images, 'pixels'): count, pixels, of_set = len(images), images.pixels, images.names
     else: count, pixels = len(tiles := _tiles(images)), tiles.__getitem__
-    if names is None: names = getattr(images, 'names', None) or [f'{i:06d}' for i in range(count)]
+    if names is None: names = of_set or [f'{i:06d}' for i in range(count)]
     files = [_png_name(str(n)) for n in _texts('names', names, count)]
     twice = sorted({f for f in files if files.count(f) > 1}) if len(set(files)) < len(files) else []
     if twice: raise ValueError(f'{len(twice)} names repeat, first {twice[0]}')

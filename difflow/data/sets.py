@@ -8,40 +8,23 @@ __all__ = ['ImageSet', 'load_images', 'check_images']
 # %% ../../nbs/data/08_sets.ipynb #654548f1
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .canvas import _texts, to_float, to_uint8
-from .checks import check_kind, check_number, shown
-from .memory import _FloatImages, _in_memory
-from .readers import _ArrayReader, _LazyImages
+from ..files import Gate, load_npz, save_npz
+from .canvas import _axes_of, _picture, _texts, image_grid, to_float, to_uint8
+from .checks import check_kind, check_number, named_arguments, shown
+from .memory import _FloatImages, _in_memory, _tensor_images
+from .readers import _ArrayReader, _LazyImages, _pixels
 from .sources import _find, _labels
-from .subsets import _check_options, _choose
-
-# %% ../../nbs/data/08_sets.ipynb #751949d2
-_Index = int|slice|Sequence[int]|Sequence[bool]|range|np.ndarray|Tensor
-
-def _index(i:_Index, n:int) -> int|Tensor:
-    "Return an index into `n` images as an int or int64 (k,), both within 0..n-1; IndexError outside"
-    given = i
-    if isinstance(i, slice): i = np.arange(n)[i]
-    if isinstance(i, np.ndarray): i = np.ascontiguousarray(i) # torch takes no negative steps
-    try: i = torch.as_tensor(i)
-    except (TypeError, ValueError, RuntimeError): i = torch.tensor(0.)
-    if i.dtype == torch.bool and i.shape == (n,): i = i.nonzero()[:, 0]
-    if i.numel() == 0: i = i.long().reshape(-1)
-    if i.ndim > 1 or i.is_floating_point() or i.is_complex() or i.dtype == torch.bool:
-        kind = f'{i.dtype} {tuple(i.shape)}' if isinstance(given, (list, np.ndarray, Tensor)) else repr(given)
-        raise ValueError(f'an index into {n} images is an int, a slice, ints (k,) or bools ({n},), '
-                         f'not {kind}')
-    i = i.long()
-    if ((i < -n) | (i >= n)).any(): raise IndexError(f'image {i.tolist()} of {n}: allowed is {-n}..{n - 1}')
-    i = i % max(n, 1)
-    return int(i) if i.ndim == 0 else i
+from .subsets import _check_options, _choose, _Index, _index
 
 # %% ../../nbs/data/08_sets.ipynb #1b05defa
 class _ImageStore(Dataset):
@@ -71,7 +54,7 @@ class _ImageStore(Dataset):
         if not self.decoded: self._held = self._stack(range(len(self)))
         return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
 
-    def decode(self, workers:int=0) -> 'ImageSet': # itself
+    def decode(self, workers:int=0) -> 'ImageSet': # workers: threads, >= 0; 0: this one alone
         "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
         if check_number('workers', workers, 0, whole=True) and not self.decoded:
             with ThreadPoolExecutor(workers) as pool:
@@ -99,11 +82,11 @@ class _ImageStore(Dataset):
         if isinstance(self._held, _FloatImages): return self._held.x[i]
         return to_float(self._held[i] if self.decoded or isinstance(i, int) else self._stack(i))
 
-    def pixels(self, i:int) -> Tensor: # uint8 (C,H,W)
+    def pixels(self, i:int) -> Tensor: # its index in -N..N-1 -> uint8 (C,H,W)
         "Return image `i` as bytes, whatever shapes the others have"
         return self._held[i]
 
-    def tensor(self, indices:_Index|None=None) -> Tensor:
+    def tensor(self, indices:_Index|None=None) -> Tensor: # indices: a slice, indices or a mask; None: all
         "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
         i = _index(slice(None) if indices is None else indices, len(self))
         return self._floats(torch.tensor([i]) if isinstance(i, int) else i)
@@ -116,6 +99,73 @@ class _ImageStore(Dataset):
             except ValueError as e: reasons[i] = str(e)
         return reasons
 
+# %% ../../nbs/data/08_sets.ipynb #81a271b8
+class _ShownImages(_ImageStore):
+    "Images that show themselves, and are kept in one file"
+    def _preview(self, most:int=20, side:int=96) -> Image.Image:
+        "Return a grid of the first images with their classes; large ones, or of several shapes, as squares"
+        tiles = [self.pixels(i) for i in range(min(most, len(self)))]
+        if len({t.shape for t in tiles}) > 1 or max(tiles[0].shape[1:]) > side:
+            channels = max(len(t) for t in tiles)
+            tiles = [_pixels(_picture(t), channels, side) for t in tiles]
+        rows = self.rows(most) if self.labels is not None and self.labels.ndim == 1 else []
+        names = [row['class'] or f'label {row["label"]}' for row in rows]
+        return image_grid(tiles, titles=names or None)
+
+    def _repr_png_(self) -> bytes|None: # for a notebook
+        data = BytesIO()
+        try: self._preview().save(data, format='PNG')
+        except Exception: return None # a file that is no image: the notebook shows the text
+        return data.getvalue()
+
+    def plot(self,
+        ax:Any=None, # axes of Matplotlib; None: new ones
+    ) -> Any: # the axes
+        "Draw the first images; return the axes"
+        ax, picture = _axes_of(ax), self._preview()
+        ax.imshow(picture, cmap='gray' if picture.mode == 'L' else None)
+        ax.set(xticks=[], yticks=[], xlabel=f'the first {min(20, len(self))} of {len(self)} images')
+        return ax
+
+    def rows(self,
+        most:int|None=None, # images, >= 1; None: all
+    ) -> list[dict[str, int|str|None]]:
+        "Return a row for each image: its number, name, label or labels, and the name of its class"
+        labels = self.labels[:most].tolist() if self.labels is not None else [None] * len(self.names[:most])
+        if self.labels is not None and self.labels.ndim == 2:
+            return [dict(image=i, name=name) | {f'label_{k}': value for k, value in enumerate(row)}
+                    for i, (name, row) in enumerate(zip(self.names, labels))]
+        named = lambda label: None if label is None or not self.classes else self.classes[label]
+        return [{'image': i, 'name': name, 'label': label, 'class': named(label)}
+                for i, (name, label) in enumerate(zip(self.names, labels))]
+
+# %% ../../nbs/data/08_sets.ipynb #dd3ab0e7
+class _KeptImages(_ShownImages):
+    "The file of a set"
+    def save(self,
+        path:str|Path, # ends in .npz; an existing file is replaced
+    ) -> Path:
+        "Write images, labels, names and classes to an npz; ValueError for another ending, or several shapes"
+        whole = isinstance(self._held, _FloatImages)
+        arrays = dict(images=self._held.x if whole else self.images.permute(0, 2, 3, 1),
+                      labels=self.labels, names=self.names, classes=self.classes)
+        return save_npz(path, {name: np.asarray(a) for name, a in arrays.items() if a is not None})
+
+    @classmethod
+    def load(cls,
+        path:str|Path,
+    ) -> 'ImageSet':
+        "Load what `save` wrote; ValueError that names the file for any other"
+        data = load_npz(path)
+        kind, images = str(data.pop('class', '')), data.pop('images', None)
+        if kind or images is None or not set(data) <= {'labels', 'names', 'classes'}:
+            there = f'a {kind}' if kind else f'the arrays {", ".join(data)}'
+            raise ValueError(Gate.printable(f'{path} holds {there}, not an ImageSet'))
+        with Gate.named_errors(path, 'no ImageSet'):
+            lists = {name: data[name].tolist() for name in ('names', 'classes') if name in data}
+            held = _tensor_images(torch.from_numpy(images)) # bytes with the channels last
+            return cls(held, data.get('labels'), **lists)
+
 # %% ../../nbs/data/08_sets.ipynb #d8a93b1f
 def _label_tensor(labels:Sequence|np.ndarray|Tensor, n:int) -> Tensor: # int64 (n,) or (n,k)
     "Return labels as a tensor; ValueError where they are not whole numbers >= 0, one row an image"
@@ -126,8 +176,9 @@ def _label_tensor(labels:Sequence|np.ndarray|Tensor, n:int) -> Tensor: # int64 (
     if isinstance(labels, Tensor): labels = labels.detach().cpu().numpy()
     return torch.from_numpy(_labels(labels, n, 'labels')[0])
 
-class ImageSet(_ImageStore):
+class ImageSet(_KeptImages):
     "Images with their labels and names: `set[i]` is (float32 (C,H,W) in [-1, 1], label)"
+
     def __init__(self,
         images:Tensor|_LazyImages|_FloatImages, # uint8 (N,C,H,W); `of` and `load_images` pass other kinds
         labels:Sequence|np.ndarray|Tensor|None=None, # int >= 0 (N,), or (N,k) for k labels per image
@@ -184,13 +235,14 @@ class ImageSet(_ImageStore):
         return f'{len(self)} of {self._total} images of {self._source}{shape}, {kinds}'
 
     @staticmethod
-    def collate(batch:list[tuple]) -> tuple[Tensor, Tensor|None]:
+    def collate(batch:list[tuple]) -> tuple[Tensor, Tensor|None]: # batch: (image, label) of each
         "Join items for `DataLoader(collate_fn=)`; labels stay None in a set without them"
         images, labels = zip(*batch, strict=True)
         none = labels[0] is None
         return torch.stack(images), None if none else torch.stack([torch.as_tensor(v) for v in labels])
 
 # %% ../../nbs/data/08_sets.ipynb #0fe4fa2c
+@named_arguments(words=lambda: ('root', 'download', 'torchvision_split'), near=0.85)
 def load_images(
     name_or_path:str|Path,       # a built-in set, as 'digits' or 'mnist5k'; a path; a torchvision name
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is

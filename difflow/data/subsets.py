@@ -6,7 +6,11 @@
 __all__ = ['stratified_order']
 
 # %% ../../nbs/data/06_subsets.ipynb #831d3a58
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from .checks import check_choice, check_number
 from .readers import _ImageSource, _train_test
@@ -54,3 +58,24 @@ def _choose(source:_ImageSource, split:str|None, max_images:int|None, seed:int) 
         has = '' if source.parts is None else f', whose parts are {", ".join(np.unique(source.parts))}'
         raise ValueError(f'split={split!r} leaves none of {n} images{has}')
     return keep
+
+# %% ../../nbs/data/06_subsets.ipynb #751949d2
+_Index = int|slice|Sequence[int]|Sequence[bool]|range|np.ndarray|Tensor
+
+def _index(i:_Index, n:int) -> int|Tensor:
+    "Return an index into `n` images as an int or int64 (k,), both within 0..n-1; IndexError outside"
+    given = i
+    if isinstance(i, slice): i = np.arange(n)[i]
+    if isinstance(i, np.ndarray): i = np.ascontiguousarray(i) # torch takes no negative steps
+    try: i = torch.as_tensor(i)
+    except (TypeError, ValueError, RuntimeError): i = torch.tensor(0.)
+    if i.dtype == torch.bool and i.shape == (n,): i = i.nonzero()[:, 0]
+    if i.numel() == 0: i = i.long().reshape(-1)
+    if i.ndim > 1 or i.is_floating_point() or i.is_complex() or i.dtype == torch.bool:
+        kind = f'{i.dtype} {tuple(i.shape)}' if isinstance(given, (list, np.ndarray, Tensor)) else repr(given)
+        raise ValueError(f'an index into {n} images is an int, a slice, ints (k,) or bools ({n},), '
+                         f'not {kind}')
+    i = i.long()
+    if ((i < -n) | (i >= n)).any(): raise IndexError(f'image {i.tolist()} of {n}: allowed is {-n}..{n - 1}')
+    i = i % max(n, 1)
+    return int(i) if i.ndim == 0 else i

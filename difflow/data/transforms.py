@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .canvas import to_float
 from .readers import _in_8_bits, _LazyImages
-from .sets import ImageSet, _Index, _index
+from .sets import ImageSet
+from .subsets import _Index, _index
 
 # %% ../../nbs/data/09_transforms.ipynb #299ac955
 _Random = np.random.Generator | None # None: the middle of what could be drawn

@@ -106,15 +106,15 @@ class _Checked:
 
     def check_labels(self,
         labels:Tensor|None, # (B,) int64
-        count:int, # B
+        count:int, # B, images in the batch, >= 1
         wait:bool=True, # read values on a GPU, too
     ) -> None:
         "Raise ValueError where `labels` are missing, unexpected, of a wrong shape or out of range."
         _check_labels(labels, count, self.num_classes, self.null_class, wait)
 
     def labels_of(self,
-        labels:Tensor|int|Sequence[int]|None, # (B,), or one for all
-        count:int, # B
+        labels:Tensor|int|Sequence[int]|None, # (B,) int64, or one for all; None: no class
+        count:int, # B, images in the batch, >= 1
     ) -> Tensor|None: # (B,) int64
         "Return labels, or one label for all, as a tensor; raise ValueError for labels that do not fit."
         if labels is not None and getattr(labels, 'ndim', 1) != 1 or isinstance(labels, int):
@@ -134,7 +134,9 @@ def _check_pair(x0:Tensor, noise:Tensor|None, image_shape:tuple[int, ...]|None):
 
 class _Trainable:
     "How a denoiser is trained: at which noise levels, with which weight, on which loss."
-    def sigmas_for(self, u:Tensor) -> Tensor:
+    def sigmas_for(self,
+        u:Tensor, # uniform numbers in (0, 1), any shape
+    ) -> Tensor:
         "Map uniform numbers in (0, 1) to training levels, ln sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022)."
         return torch.exp(1.2 * torch.special.ndtri(u) - 1.2)
 
@@ -147,7 +149,7 @@ class _Trainable:
         labels:Tensor|None=None, # (B,) int64
         sigma:Tensor|None=None, # (B,), None: drawn by `sigmas_for`
         noise:Tensor|None=None, # (B, C, H, W) standard normal, None: drawn
-        **conditions:Tensor, # further arguments of the call: augment_labels
+        **conditions:Tensor, # further arguments of the call, (B, ...): augment_labels
     ) -> Tensor: # (B,)
         "Return the weighted squared error of each image, averaged over its pixels."
         _check_pair(x0, noise, self.image_shape)
@@ -165,11 +167,11 @@ class _InPixels:
         "Return the shape (C, H, W) of the images that come out, None where any will do."
         return self.image_shape
 
-    def encode(self, images:Tensor) -> Tensor: # (B, *image_shape)
-        "Return what the denoiser takes for `images`, (B, *pixel_shape) in [-1, 1]."
+    def encode(self, images:Tensor) -> Tensor: # images: (B, *pixel_shape) in [-1, 1]
+        "Return what the denoiser takes for `images`, (B, *image_shape)."
         return images
 
-    def decode(self, x:Tensor) -> Tensor: # (B, *pixel_shape)
+    def decode(self, x:Tensor) -> Tensor: # (B, *image_shape) -> (B, *pixel_shape)
         "Return the images for `x`, (B, *image_shape)."
         return x
 
@@ -184,6 +186,20 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
     sigma_max:float = math.inf
     scheduler:Scheduler|None = None # the grid it was trained on, where it has one
 
+    def __repr__(self) -> str: # a network of its own prints all of its layers
+        net = next((n for n in map(vars(self)['_modules'].get, ('net', 'denoiser')) if n is not None), None)
+        shape, count = self.image_shape, sum(p.numel() for p in self.parameters())
+        parts = ['images of any shape' if shape is None else f'images {"x".join(map(str, shape))}']
+        if self.num_classes: parts += [f'{self.num_classes} classes']
+        if self.sigma_max < math.inf: parts += [f'sigma {self.sigma_min:.3g}..{self.sigma_max:.4g}']
+        if count: parts += [f'{count:,} parameters']
+        return f'{type(self).__name__}{f" of {type(net).__name__}" if net else ""}: {", ".join(parts)}'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each tensor of parameters: its name, shape, size and type."
+        return [dict(name=name, shape='x'.join(map(str, p.shape)), parameters=p.numel(), dtype=str(p.dtype))
+                for name, p in self.named_parameters()]
+
     @abstractmethod
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         "Return E[x0 | x] without checking: `sigma` is () or (B,) float64."
@@ -197,9 +213,7 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
         self.check(x, labels, wait=False)
         return self.denoise(x, as_sigma(sigma, x), labels)
 
-    def steps(self,
-        n:int, # number of levels, at least 1
-    ) -> Scheduler:
+    def steps(self, n:int) -> Scheduler: # n: number of levels, at least 1
         "Return the noise levels that samplers walk by default: this denoiser's own grid, or EDM's."
         check_number('n', n, 1, whole=True)
         if self.scheduler is not None: return self.scheduler.respace(str(n))
@@ -209,9 +223,7 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
         "Return the nearest noise level that this denoiser distinguishes, here `sigma` itself."
         return sigma
 
-    def grid(self,
-        n:int, # number of levels, at least 1
-    ) -> Scheduler:
+    def grid(self, n:int) -> Scheduler: # n: number of levels, at least 1
         "Return the noise levels of forward-backward: this denoiser's own grid, or DDPM's linear one."
         check_number('n', n, 1, whole=True)
         return (self.scheduler or Scheduler.linear(1000)).respace(str(n))
@@ -235,7 +247,9 @@ class Denoiser(_Checked, _Trainable, _InPixels, nn.Module, ABC):
         "Return the prediction, and what the network predicts of the variance, None where it does not."
         return self(x, sigma, labels), None
 
-    def variance(self, sigma:float, sigma_next:float, extra:Tensor|None) -> Tensor:
+    def variance(self, sigma:float, sigma_next:float,
+                 extra:Tensor|None, # (B, C, H, W), what the network says of it
+    ) -> Tensor:
         "Return the variance of one ancestral step, here that of the true posterior."
         return torch.tensor(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
 
@@ -265,7 +279,8 @@ class Preconditioned(Denoiser):
         "Return E[x0 | x] without checking: `sigma` is () or (B,) float64."
         return self.predict(x, sigma, labels, check=False)[0]
 
-    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None, check:bool=True,
+    def predict(self, x:Tensor, sigma:float|Tensor, labels:Tensor|None=None,
+                check:bool=True, # raise ValueError for bad input
                 **conditions:Tensor) -> tuple[Tensor, Tensor|None]:
         "Return E[x0 | x], and what the network predicts of the variance, None where it does not."
         if check:
@@ -278,7 +293,8 @@ class Preconditioned(Denoiser):
         output, extra = self.split(call(*inputs, **conditions), x)
         return expand_like(c_skip, x) * x + expand_like(c_out, x) * output.to(x.dtype), extra
 
-    def split(self, output:Tensor, x:Tensor) -> tuple[Tensor, Tensor|None]:
+    def split(self, output:Tensor, # (B, C or 2 C, H, W)
+              x:Tensor) -> tuple[Tensor, Tensor|None]:
         "Split the network's output into the C channels of the mean and those of the variance, if any."
         channels = x.shape[1]
         return (output, None) if output.shape[1] == channels else (output[:, :channels], output[:, channels:])

@@ -62,7 +62,9 @@ class _WithCodec(Denoiser):
             self._pixel_shape = tuple(self.decode(torch.zeros(1, *self.image_shape)).shape[1:])
         return self._pixel_shape
 
-    def encode(self, images:Tensor) -> Tensor: # (B, *image_shape)
+    def encode(self,
+        images:Tensor, # (B, C, H, W) in [-1, 1]
+    ) -> Tensor: # (B, *image_shape)
         "Return the latents of images (B, C, H, W) in [-1, 1]; raise ValueError where they do not fit."
         _check_images(images, self._pixel_shape, False, 'images')
         latents = self._through(_codec_functions(self.codec)[0], images, 'encode')
@@ -96,7 +98,7 @@ class LatentDenoiser(_WithCodec):
         codec:nn.Module|tuple[Callable, Callable], # has encode and decode, or is these two functions
         scale:float|None=None, # latents are (encode(images) - shift) * scale; None: the codec's own, or 1
         shift:float|None=None, # None: the codec's own, or 0
-        batch_size:int=16, # images in one call of the codec
+        batch_size:int=16, # images in one call of the codec, >= 1
     ):
         super().__init__()
         if check_kind('denoiser', denoiser, Denoiser).image_shape is None:
@@ -124,7 +126,9 @@ class LatentDenoiser(_WithCodec):
         inner = [type(self.denoiser).__name__, getattr(self.denoiser, 'options', {})]
         return dict(denoiser=inner, codec=codec, scale=self.scale, shift=self.shift)
 
-    def train(self, mode:bool=True) -> 'LatentDenoiser':
+    def train(self,
+        mode:bool=True, # training mode; False: eval mode
+    ) -> 'LatentDenoiser':
         "Set the mode of the denoiser; the codec stays in eval mode."
         super().train(mode)
         if isinstance(self.codec, nn.Module): self.codec.eval()

@@ -21,7 +21,7 @@ class EDMDenoiser(Preconditioned):
     def __init__(self,
         net:nn.Module, # net(x, c_noise, labels)
         sigma_data:float=0.5, # standard deviation of the data, > 0
-        P_mean:float=-1.2, # mean of ln sigma in training
+        P_mean:float=-1.2, # mean of ln sigma in training, any number
         P_std:float=1.2, # its standard deviation, > 0
     ):
         super().__init__(net)
@@ -47,10 +47,10 @@ class VPDenoiser(Preconditioned):
     "A denoiser with the variance-preserving preconditioning of score-sde, as EDM writes it."
     def __init__(self,
         net:nn.Module, # net(x, c_noise, labels)
-        beta_d:float=19.9, # rise of the noise rate
-        beta_min:float=0.1, # noise rate at time 0
-        M:int=1000, # times reach the network as 0..M-1
-        epsilon_t:float=1e-5, # first time
+        beta_d:float=19.9, # rise of the noise rate, > 0
+        beta_min:float=0.1, # noise rate at time 0, > 0
+        M:int=1000, # times reach the network as 0..M-1, M >= 1
+        epsilon_t:float=1e-5, # first time, in (0, 1)
         expm1:bool=False, # exact at small times; False: in float32 with its rounding, as published
     ):
         super().__init__(net)
@@ -66,7 +66,9 @@ class VPDenoiser(Preconditioned):
     @property
     def options(self) -> dict: return self._options
 
-    def sigma_at(self, t:Tensor) -> Tensor:
+    def sigma_at(self,
+        t:Tensor, # time in (0, 1], any shape
+    ) -> Tensor:
         "Return the noise level at time `t` in (0, 1]."
         exponent = lambda t: self.beta_d / 2 * t**2 + self.beta_min * t
         if self.expm1: return torch.expm1(exponent(t)).sqrt()
@@ -114,7 +116,7 @@ class IDDPMDenoiser(Preconditioned):
         net:nn.Module, # answers with C channels, or with 2C of which the first C are the noise
         C_1:float=0.001, # least ratio of neighbouring alphas_cumprod, in (0, 1)
         C_2:float=0.008, # offset of the cosine, > 0
-        M:int=1000, # length of the chain
+        M:int=1000, # length of the chain, >= 1
     ):
         super().__init__(net)
         self._options, self.M = dict(C_1=C_1, C_2=C_2, M=M), M

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_choice, check_kind, check_number, check_shape, shown
+from ..data.checks import check_choice, check_kind, check_number, check_shape, named_arguments, shown
 from ..networks.protocol import network_facts
 from ..schedulers.scheduler import Scheduler
 from .base import Denoiser, Preconditioned
@@ -196,17 +196,22 @@ def _check_facts(image_shape:Any, num_classes:Any, null_class:Any, conditions:An
     check_kind('null_class', null_class, bool), check_kind('conditions', conditions, Mapping, optional=True)
     if null_class and num_classes is None: raise ValueError('null_class=True needs num_classes, got None')
 
+def _option_names() -> set[str]:
+    "Return the names of the options of all parametrisations."
+    return {name for kind in {*_PREDICTIONS.values()} for name in inspect.signature(kind).parameters}
+
+@named_arguments(words=_option_names, near=0.85)
 def wrap(
     network:Callable, # (noisy images, noise level[, classes]) -> prediction; a function or a module
     prediction:str|None=None, # 'eps', 'x0', 'v', 'score', 'flow' or 'edm'; None: an azula denoiser
     scheduler:Scheduler|None=None, # the grid of 'eps', 'x0', 'v', 'score'; or diffusers'. None: net(x, sigma)
-    image_shape:tuple[int, ...]|None=None, # (C, H, W), of latents with a codec; None: as the network states
+    image_shape:tuple[int, ...]|None=None, # (C, H, W), of latents with a codec; None: as it states, >= 1
     num_classes:int|None=None, # labels are 0..num_classes-1; None: as the network states, or none
     codec:nn.Module|tuple[Callable, Callable]|None=None, # the network is one of its latents
     null_class:bool=False, # class `num_classes` stands for none, so that guidance works
-    conditions:Mapping[str, Any]|None=None, # further arguments, fixed; tensors (1, ...) for all images
+    conditions:Mapping[str, Any]|None=None, # {name: value}, fixed; tensors (1, ...) for all images
     label_argument:str|None=None, # name of the class in the network's signature; None: see above
-    **options:Any, # of the parametrisation: rescale_timesteps, variance, clip, time_scale, reverse, ...
+    **options:Any, # of the parametrisation: rescale_timesteps, variance, clip, time_scale, reverse
 ) -> Denoiser:
     "Return the denoiser of any network; raise ValueError for what is missing, contradictory or unknown."
     if not callable(network): raise ValueError(f'network must be callable, got {shown(network)}')

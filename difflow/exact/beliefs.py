@@ -9,10 +9,12 @@ __all__ = []
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data.results import Result
 from ..noise import Stream, uniform
 from .grammars import _spell
 
@@ -38,15 +40,47 @@ def _descend(rules:Tensor, shares:Tensor, above:Tensor, v:int) -> Tensor:
     children = [holds[:, i].T @ spellings.flatten(1) for i in range(rules.shape[-1])]
     return torch.stack(children, 1).unflatten(2, above.shape[1:]).transpose(1, 2).flatten(1, 2)
 
+# %% ../../nbs/exact/05_beliefs.ipynb #55f4bd83
+class _ShownBeliefs(Result):
+    "How beliefs show themselves"
+    def __repr__(self) -> str:
+        top = self.marginals[-1].amax(-1)
+        return (f'Beliefs: {len(top)} strings of {self.marginals[0].shape[1]} symbols, {len(self.marginals)} '
+                f'levels; in the likeliest class {top.min():.3f}..{top.max():.3f}')
+
+    def rows(self) -> list[dict]:
+        "Return a row for each node of each string: its level, the likeliest symbol, the belief in it."
+        best = [p.max(-1) for p in self.marginals]
+        return [dict(string=b, level=level, node=node, symbol=symbol, belief=belief)
+                for level, (values, symbols) in enumerate(best)
+                for b, row in enumerate(zip(values.tolist(), symbols.tolist()))
+                for node, (belief, symbol) in enumerate(zip(*row))]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the belief in the likeliest symbol by level, the mean over nodes, of 8 strings and of all."
+        ax, beliefs = self._axes(ax), torch.stack([p.amax(-1).mean(1) for p in self.marginals]).cpu()
+        ax.plot(beliefs[:, :8], 'o-', ms=3, lw=0.8, alpha=0.5)
+        ax.plot(beliefs.mean(1), 'k', label=f'mean of {beliefs.shape[1]} strings')
+        ax.set(xlabel='level, 0: the leaves', ylabel='belief in the likeliest symbol', ylim=(0, 1.03))
+        ax.legend(fontsize=8)
+        return ax
+
 # %% ../../nbs/exact/05_beliefs.ipynb #04b541af
-@dataclass(frozen=True)
-class _Beliefs:
+@dataclass(frozen=True, repr=False)
+class _Beliefs(_ShownBeliefs):
     "The posterior of every node given evidence at the leaves; lists run over the levels, leaves first."
     rules:list[Tensor] # (symbols, m, s)
     messages:list[Tensor] # (B, nodes, symbols) log likelihoods of the leaves below a node, the largest 0
     shares:list[Tensor] # (B, nodes, symbols, m) posterior of the spelling given the symbol, from level 1 on
     marginals:list[Tensor] # (B, nodes, symbols) posterior
     log_evidence:Tensor # (B,) log of the sum over strings of P(string) times the leaves' likelihoods
+    _shapes = dict(rules='pqr', messages='Bij', shares='Bklm', marginals='Bnv', log_evidence='B')
+
+    def __post_init__(self):
+        levels = len(self.rules) + 1, len(self.messages), len(self.shares) + 1, len(self.marginals)
+        if len(set(levels)) > 1: raise ValueError(f'there must be as many levels in all lists, got {levels}')
 
     @property
     def inside(self) -> list[Tensor]: # (B, nodes, symbols)

@@ -17,7 +17,7 @@ class GaussianDenoiser(Denoiser):
     "The exact posterior mean of samples of one Gaussian."
     def __init__(self,
         mean:Tensor, # (C, H, W), or any shape
-        covariance:float|Tensor, # a variance, variances shaped as `mean`, or (n, n) for n = mean.numel()
+        covariance:float|Tensor, # a variance >= 0, variances shaped as `mean`, or (n, n) for n = mean.numel()
     ):
         super().__init__()
         if not isinstance(covariance, Tensor):

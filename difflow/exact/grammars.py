@@ -91,8 +91,8 @@ class _Grammar:
         m:int, # spellings of a symbol, 1..v**(s-1)
         s:int, # symbols in a spelling, >= 2
         L:int, # levels above the leaves, >= 1
-        seed:int=0, # of the grammar
-        n_classes:int|None=None, # symbols of level L, None: v
+        seed:int=0, # of the grammar, 0..2**64-1
+        n_classes:int|None=None, # symbols of level L, >= 1; None: v
     ):
         n_classes = v if n_classes is None else n_classes
         _check_grammar(v, m, s, L, n_classes)
@@ -114,7 +114,7 @@ class _Grammar:
 
     def sample(self,
         n:int, # strings, >= 1
-        seed:int=0, # string i depends on `seed` and i alone
+        seed:int=0, # 0..2**64-1; string i depends on `seed` and i alone
     ) -> tuple[Tensor, Tensor]: # symbols (n, s**L) int64, classes (n,) int64
         "Draw strings and their classes; raise ValueError for n < 1."
         n, seed = check_number('n', n, 1, whole=True), check_number('seed', seed, 0, 2**64 - 1, whole=True)
@@ -123,14 +123,14 @@ class _Grammar:
         return _spell(self.rules, classes, lambda l, symbols: draw(l, symbols.shape[1], self.m)), classes
 
     def enumerate(self,
-        limit:int=2**20, # strings at most
+        limit:int=2**20, # strings at most, >= 1
     ) -> tuple[Tensor, Tensor]: # symbols (count, s**L) int64, classes (count,) int64
         "Return all strings and their classes, all equally likely; raise ValueError above `limit`."
         if self.count > check_number('limit', limit, 1, whole=True):
             raise ValueError(f'there are {self.count:.3g} strings, enumerate lists at most {limit}')
         return _spell_all(self.rules, self.n_classes, self.inner)
 
-    def check(self, symbols:Tensor) -> Tensor: # (n, s**L) int64
+    def check(self, symbols:Tensor) -> Tensor: # (n, s**L) int64, each 0..v-1 -> the same
         "Return `symbols`; raise ValueError for a wrong type, shape or symbol."
         return _check_symbols(symbols, self.v, self.length)
 

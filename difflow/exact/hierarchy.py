@@ -88,7 +88,7 @@ class RandomHierarchy(_Grammar):
     def posterior_sample(self,
         x:Tensor, # (B, v, 1, s**L), encoded strings + sigma * n
         sigma:float|Tensor, # () or (B,), > 0
-        seeds:int|Sequence[int]=0, # one for all, or one an item
+        seeds:int|Sequence[int]=0, # 0..2**64-1, one for all, or one an item
         labels:Tensor|None=None, # (B,) classes, where they are known
     ) -> Tensor: # (B, s**L) int64
         "Draw one string for each item of `x` from its exact posterior."

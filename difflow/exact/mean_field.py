@@ -7,16 +7,48 @@ __all__ = ['EpsilonProcess']
 
 # %% ../../nbs/exact/06_mean_field.ipynb #e40bf44b
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..data.checks import check_number
+from ..data.results import Result
 from .grammars import _check_grammar
 
+# %% ../../nbs/exact/06_mean_field.ipynb #a3b29a0d
+class _ShownProcess(Result):
+    "How an `EpsilonProcess` shows itself"
+    def __repr__(self) -> str:
+        return (f'EpsilonProcess: v = {self.v}, m = {self.m}, s = {self.s}; the class is recovered below '
+                f'epsilon = {self.e_star:.4f}')
+
+    def _is_stable(self, p:float, step:float=1e-6) -> bool:
+        "Return whether a fixed point attracts the beliefs around it."
+        return self.F(min(p + step, 1)) - self.F(max(p - step, 0)) < min(p + step, 1) - max(p - step, 0)
+
+    def rows(self) -> list[dict]:
+        "Return a row for each fixed point of F: the belief, its epsilon, and whether it is stable."
+        return [dict(belief=p, epsilon=(1 - p) / (1 - 1 / self.v), stable=bool(self._is_stable(p)))
+                for p in self.fixed_points()]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the map of beliefs from level to level, with its fixed points."
+        ax, p = self._axes(ax), np.linspace(0, 1, 200)
+        ax.plot(p, self.F(p), label='$F(p)$')
+        ax.plot(p, p, 'k:', lw=0.8, label='$p$')
+        for kind, color in ((True, 'tab:green'), (False, 'tab:red')):
+            points = [row['belief'] for row in self.rows() if row['stable'] == kind]
+            ax.plot(points, points, 'o', color=color, label='stable' if kind else 'unstable')
+        ax.set(xlabel='belief in a true symbol, $p_l$', ylabel='one level up, $p_{l+1}$')
+        ax.legend(fontsize=8)
+        return ax
+
 # %% ../../nbs/exact/06_mean_field.ipynb #074a9d93
-@dataclass(frozen=True)
-class EpsilonProcess:
+@dataclass(frozen=True, repr=False)
+class EpsilonProcess(_ShownProcess):
     "The mean-field theory of the epsilon-process on random hierarchies."
     v:int # symbols of a level, >= 2
     m:int # spellings of a symbol, 1..v**(s-1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser, as_sigma
-from .posteriors import _add_pixels, _covariance_product, _solve_surely, _weigh
+from .posteriors import _add_pixels, _covariance_product, _Posterior, _solve_surely, _weigh
 from .weighted_sums import _Images
 
 # %% ../../nbs/exact/03_optimal.ipynb #7760238a
@@ -139,15 +139,6 @@ class _SetDenoiser(Denoiser):
             yield from ((part, self._images(members)) for part in rows.split(_ROWS_AT_ONCE))
 
 # %% ../../nbs/exact/03_optimal.ipynb #78eaa302
-class _Posterior(NamedTuple):
-    "The posterior of B noisy images over a data set; the k nearest images come first."
-    mean:Tensor|None # (B, C, H, W), None where it was not asked for
-    log_density:Tensor # (B,) float64, ln p_sigma(x) in nats
-    effective_size:Tensor # (B,) float64 in 1..N, 1 / sum w^2
-    indices:Tensor # (B, k) int64, the nearest images, nearest first
-    weights:Tensor # (B, k) float64, their weights
-    rest:Tensor # (B,) float64 in 0..1, the weight of all the others
-
 def _posterior(denoiser:_SetDenoiser, x:Tensor, sigma:Tensor, labels:Tensor|None, k:int,
                mean:bool) -> _Posterior:
     "Return the posterior of noisy images `x` (B, C, H, W), class by class."

@@ -8,11 +8,12 @@ __all__ = []
 # %% ../../nbs/exact/02_posteriors.ipynb #237c63cc
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..data.results import Result
 from .weighted_sums import _SMALLEST, _Images, _relative_weights, _sum_up, _Sums
 
 # %% ../../nbs/exact/02_posteriors.ipynb #9aa85f8b
@@ -131,3 +132,41 @@ def _covariance_product(images:_Images, z:Tensor, variance:Tensor, v:Tensor, k:i
         total = total + along.sum(-1, keepdim=True)
         outer = outer + (along.to(y.dtype).flatten(0, 1) @ y).unflatten(0, v.shape[:2])
     return (outer - total * mean) / variance
+
+# %% ../../nbs/exact/02_posteriors.ipynb #645eedb5
+class _PosteriorFields(NamedTuple):
+    "What a `_Posterior` is made of"
+    mean:Tensor|None # (B, C, H, W), None where it was not asked for
+    log_density:Tensor # (B,) float64, ln p_sigma(x) in nats
+    effective_size:Tensor # (B,) float64 in 1..N, 1 / sum w^2
+    indices:Tensor # (B, k) int64, the nearest images, nearest first
+    weights:Tensor # (B, k) float64, their weights
+    rest:Tensor # (B,) float64 in 0..1, the weight of all the others
+
+class _Posterior(Result, _PosteriorFields):
+    "The posterior of B noisy images over a data set; the k nearest images come first."
+    _shapes = dict(mean='B*', log_density='B', effective_size='B', indices='Bk', weights='Bk', rest='B')
+
+    def __repr__(self) -> str:
+        size, density = self.effective_size, self.log_density
+        return (f'Posterior: {len(size)} noisy images, effective size {size.min():.3g}..{size.max():.3g}, '
+                f'log density {density.min():.4g}..{density.max():.4g} nats')
+
+    def rows(self) -> list[dict]:
+        "Return a row for each of the nearest images of each noisy one: index and weight, and of the whole."
+        names = 'effective_size', 'log_density', 'rest'
+        whole = list(zip(*(getattr(self, name).tolist() for name in names)))
+        pairs = zip(self.indices.tolist(), self.weights.tolist())
+        return [dict(image=b, place=k, index=index, weight=weight) | dict(zip(names, whole[b]))
+                for b, row in enumerate(pairs) for k, (index, weight) in enumerate(zip(*row))]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the weights of the nearest images, of each of 8 noisy ones."
+        ax = self._axes(ax)
+        for b, weights in enumerate(self.weights.cpu()[:8]):
+            ax.plot(range(1, len(weights) + 1), weights, 'o-', ms=3, lw=1, label=f'noisy image {b}')
+        ax.set(xlabel='place among the nearest images', ylabel='weight', ylim=(0, 1.03))
+        ax.legend(fontsize=7)
+        return ax

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 
 from ..checkpoints.stand_ins import UnsafePickleError, check_instructions
 from ..data.checks import check_kind, check_number, read_json
+from ..data.results import Result
 from ..data.sets import ImageSet
-from ..files import Gate, atomic, load_npz, save_npz
+from ..files import Gate, atomic, save_npz
 from ..runs.folder import Report
 from ..runs.identity import run_identity
 from ..runs.ranks import rank_and_world
 from ..runs.tables import fill_table
 from .classifiers import classifier_hash
-from .layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
+from .layer_hooks import LayerHooks, _balanced_choice, _count_correct, image_batch, layer_names, progress_bar
 
 # %% ../../nbs/features/03_activations.ipynb #b8db18ff
 @dataclass(frozen=True)
@@ -61,26 +62,31 @@ class _Moments:
     @property
     def second_moment(self) -> Tensor: return self.variance + self.mean.square()
 
-# %% ../../nbs/features/03_activations.ipynb #d005d4d7
-def _balanced_choice(
-    labels:Tensor|None,  # int (N,), or (N,k), of which the first column counts; None: no classes
-    n:int,               # number of images, N
-    count:int|None,      # how many to choose, 1..N; None: all
-    seed:int=0,          # >= 0
-) -> list[int]:          # indices, ascending
-    "Return `count` of `n` images drawn at random, as many of each class as of any other while they last"
-    if count is not None: check_number('max_images', count, 1, n, whole=True)
-    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
-    order = np.random.default_rng(seed).permutation(n)
-    if count is None or count == n: return list(range(n))
-    first = np.zeros(n, int) if labels is None else np.asarray(labels).reshape(n, -1)[order, 0]
-    turn, seen = np.empty(n, int), {}
-    for i, label in enumerate(first.tolist()): turn[i] = seen[label] = seen.get(label, -1) + 1
-    return sorted(order[np.argsort(turn, kind='stable')[:count]].tolist())
+class _ShownStatistics(Result):
+    "How `ActivationStatistics` show themselves"
+    def __repr__(self) -> str:
+        known = '' if self.accuracy is None else f', accuracy {100 * self.accuracy:.1f} %'
+        return f'ActivationStatistics: {len(self.moments)} layers of {self.images} images{known}'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each layer: channels, values in each, the averages of their means and deviations"
+        return [dict(layer=name, channels=m.mean.numel(), values=m.count, mean=m.mean.mean().item(),
+                     deviation=m.variance.sqrt().mean().item()) for name, m in self.moments.items()]
+
+    def plot(self, ax:Any=None) -> Any: # axes of Matplotlib; None: new ones
+        "Draw the mean of every channel of each layer, and bars of one deviation; return the axes"
+        ax = self._axes(ax)
+        for i, m in enumerate(self.moments.values()):
+            place = i + np.linspace(-0.35, 0.35, m.mean.numel())
+            mean, deviation = (t.flatten().cpu() for t in (m.mean, m.variance.sqrt()))
+            ax.errorbar(place, mean, deviation, fmt='.', ms=2, lw=0.4)
+        ax.set_xticks(range(len(self.moments)), list(self.moments), rotation=45, ha='right', fontsize=7)
+        ax.set(xlabel='layer, its channels side by side', ylabel='activation, and 1 deviation')
+        return ax
 
 # %% ../../nbs/features/03_activations.ipynb #ebe0aba7
-@dataclass
-class ActivationStatistics:
+@dataclass(repr=False)
+class ActivationStatistics(_ShownStatistics):
     "Mean and variance of the activations of each layer over a set of images, and the accuracy on it"
     moments:dict[str, _Moments]    # {layer: moments of its channels}
     images:int                     # number of them
@@ -89,6 +95,7 @@ class ActivationStatistics:
     second_moment:bool=False       # divide by E[a^2], as the published script does, instead of the variance
     channel_dim:int=1              # of activations (B,C,H,W)
     run:dict|None=None             # what it was made of, where a file of `fill_statistics` states it
+    _named = False
 
     @property
     def accuracy(self) -> float|None: return None if self.correct is None else self.correct / self.images
@@ -126,13 +133,14 @@ class ActivationStatistics:
     def _of(data:Mapping[str, np.ndarray]) -> 'ActivationStatistics':
         "Return what `_arrays` named"
         moments = {}
-        for name, count in zip(data['layers'].tolist(), data['count'].tolist()):
+        for name, count in zip(data['layers'].tolist(), data['count'].tolist(), strict=True):
             mean, variance = (torch.from_numpy(data[f'{kind}/{name}']) for kind in ('mean', 'variance'))
-            m2 = data.get(f'm2/{name}') # older files have none
-            moments[name] = _Moments(count, mean, variance * count if m2 is None else torch.from_numpy(m2))
+            m2 = torch.from_numpy(data[f'm2/{name}']) if f'm2/{name}' in data else variance * count # older
+            if not mean.shape == variance.shape == m2.shape: raise ValueError(f'layer {name} is damaged')
+            moments[name] = _Moments(int(count), mean, m2)
         number = lambda key: None if data[key] < 0 else int(data[key])
         return ActivationStatistics(moments, int(data['images']), number('right'), number('right5'),
-                                    bool(data['second_moment']), int(data['channel_dim']))
+                                    bool(int(data['second_moment'])), int(data['channel_dim']))
 
     def save(self, path:str|Path) -> Path: # ends in .npz
         "Write everything to an npz, named by layer"
@@ -142,20 +150,12 @@ class ActivationStatistics:
     def load(path:str|Path) -> 'ActivationStatistics':
         "Load what `save` wrote, or, from .pk, the published script; ValueError for any other file"
         if Path(path).suffix == '.pk': return _read_published(Path(path))
-        data = load_npz(path, 'layers', 'count', 'right5', 'channel_dim')
-        run = read_json(str(data['run']).encode(), path) if 'run' in data else None
-        return replace(ActivationStatistics._of(data), run=run)
+        data = ActivationStatistics._read(path, 'layers', 'count', 'right5', 'channel_dim')
+        with Gate.named_errors(path, 'no ActivationStatistics'):
+            run = read_json(str(data['run']).encode(), path) if 'run' in data else None
+            return replace(ActivationStatistics._of(data), run=run)
 
 # %% ../../nbs/features/03_activations.ipynb #ee060646
-def _count_correct(
-    logits:dict[str, Tensor], labels:Tensor|None, indices:Tensor, classes:list[str]|None,
-) -> tuple[int, int]|None:
-    "Count labels that are the first, and among the first five; None where they are none of the model's"
-    first = next(iter(logits.values()))
-    if labels is None or classes is None or len(classes) != first.shape[1]: return None
-    best = first.topk(min(5, first.shape[1])).indices.cpu() == labels.reshape(len(labels), -1)[indices, :1]
-    return int(best[:, 0].sum()), int(best.sum())
-
 def _watch_batches(model:nn.Module, images:ImageSet|Tensor, names:list[str], batches:Iterable[Tensor],
                    second_moment:bool) -> Iterator[ActivationStatistics]:
     "Yield the statistics of each batch of indices of `images`, layers in the order in which they run"

@@ -12,27 +12,62 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_many, check_number, read_json, shown
+from ..data.checks import check_kind, check_many, check_number, named_arguments, read_json, shown
+from ..data.results import Result
 from ..data.sets import ImageSet
-from ..files import load_npz, save_npz
+from ..files import save_npz
 from ..runs.identity import run_identity
 from ..runs.tables import fill_table
 from .sscd import SSCD, load_descriptor
 
 # %% ../../nbs/features/06_descriptors.ipynb #37e0554c
-class Features(NamedTuple):
-    "Descriptors of a set of images with their provenance; None for what a file does not say"
+class _FeatureFields(NamedTuple):
+    "What `Features` are made of"
     features:Tensor # (N, dims) float32, rows of length 1
     names:list[str]|None=None # of the images
     seeds:Tensor|None=None # (N,) int64, of samples
     model:str|None=None # `SSCD.sha256`
     preprocess:dict|None=None # fields of `Preprocess`
+
+class Features(Result, _FeatureFields):
+    "Descriptors of a set of images with their provenance; None for what a file does not say"
+    _named, _figure = False, (3.8, 3.2)
+
+    def __repr__(self) -> str:
+        model = '' if self.model is None else f', of the model {self.model[:12]}'
+        return 'Features: {} images, {} dimensions each'.format(*self.features.shape) + model
+
+    def rows(self) -> list[dict]:
+        "Return a row for each image: name, seed, and every element of its descriptor"
+        count = len(self.features)
+        names = [None] * count if self.names is None else self.names
+        seeds = [None] * count if self.seeds is None else torch.as_tensor(self.seeds).tolist()
+        described = lambda values: {f'feature_{k}': value for k, value in enumerate(values)}
+        return [dict(image=i, name=name, seed=seed) | described(values)
+                for i, (name, seed, values) in enumerate(zip(names, seeds, self.features.tolist()))]
+
+    def plot(self,
+        ax:Any=None, # axes of Matplotlib; None: new ones
+    ) -> Any: # the axes
+        "Draw how similar the images are to each other, of 200 at most; return the axes"
+        ax, some = self._axes(ax), torch.as_tensor(self.features)[:200].float().cpu()
+        picture = ax.imshow((some @ some.T).numpy(), vmax=1, cmap='magma')
+        ax.figure.colorbar(picture, ax=ax, label='similarity, cosine')
+        ax.set(xlabel='image', ylabel='image')
+        return ax
+
+    @classmethod
+    def load(cls,
+        path:str|Path,
+    ) -> 'Features':
+        "Load descriptors, as `load_features` does"
+        return load_features(path)
 
 def check_features(
     features:Tensor|np.ndarray, # (N, dims)
@@ -41,8 +76,9 @@ def check_features(
     unit:bool=True, # rows of length 1, as descriptors are
 ) -> Tensor: # float32; as they came where `unit` is False
     "Return features as a tensor; ValueError where there are too few, one is not finite or not of length 1"
-    if not isinstance(features, (Tensor, np.ndarray)):
-        raise ValueError(f'{name} must be floats (N, dims), not {type(features).__name__}')
+    kind = getattr(features, 'dtype', type(features).__name__)
+    if not isinstance(features, (Tensor, np.ndarray)) or getattr(kind, 'kind', 'f') not in 'biuf':
+        raise ValueError(f'{name} must be floats (N, dims), not {kind}')
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(f'{name} must be floats (N, dims), none of them 0, not {features.dtype} '
@@ -68,15 +104,17 @@ def load_features(
 ) -> Features:
     "Load descriptors; ValueError for other keys than those of `Features`, and rows that are not of length 1"
     Path(path).stat() # FileNotFoundError where there is none
-    arrays = load_npz(path)
+    arrays = Features._read(path)
     unknown = [k for k in arrays if k not in (*Features._fields, 'run')]
     if unknown or 'features' not in arrays:
         raise ValueError(f"{path} has the keys {list(arrays)}, wanted 'features' and perhaps "
                          f'{", ".join(Features._fields[1:])}')
     features, n = check_features(arrays['features'], f'{path}'), len(arrays['features'])
     for key in ('names', 'seeds'):
-        if key in arrays and len(arrays[key]) != n:
-            raise ValueError(f'{path}: {len(arrays[key])} {key} for {n} features')
+        if key in arrays and arrays[key].shape != (n,):
+            raise ValueError(f'{path}: {np.size(arrays[key])} {key} for {n} features')
+    for key in ('model', 'preprocess'):
+        if key in arrays and arrays[key].shape: raise ValueError(f'{path}: {key} must be one text')
     names, seeds = arrays.get('names'), arrays.get('seeds')
     return Features(features, None if names is None else names.tolist(),
                     None if seeds is None else torch.from_numpy(seeds.astype(np.int64)),
@@ -159,14 +197,15 @@ def _write_features(
     return load_features(out).features if report.complete and out.exists() else None
 
 # %% ../../nbs/features/06_descriptors.ipynb #34555c22
+@named_arguments()
 def sscd_features(
     images:ImageSet|Tensor|np.ndarray|str|Path, # (N,C,H,W), or a folder, zip, npz or name for `load_images`
     model:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
     batch_size:int=64, # images at once, >= 1
     out:str|Path|None=None, # npz to write; a finished one is read, an unfinished one is gone on with
-    device:torch.device|str|None=None, # where the model is moved; None: where it is
+    device:torch.device|str|None=None, # 'cpu', 'cuda', ..., where the model is moved; None: where it is
     seeds:Sequence[int]|None=None, # (N,) kept in the npz; None: those in names such as 000123.png
-    shard:tuple[int, int]=(0, 1), # (i, n): this process does every n-th batch from the i-th on; needs `out`
+    shard:tuple[int, int]=(0, 1), # (i, n), 0 <= i < n: every n-th batch from the i-th on; needs `out`
     progress:bool=False, # show a bar
     callback:Callable[[int, Tensor], None]|None=None, # callback(first image of the batch, its features)
     restart:bool=False, # begin `out` anew

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_kind
+from ..data.checks import check_kind, check_number
 from ..data.sets import ImageSet
 
 # %% ../../nbs/features/02_layer_hooks.ipynb #f4f5f69c
@@ -98,3 +99,30 @@ def progress_bar(
     from tqdm.auto import tqdm
     check_kind('progress', progress, bool)
     return tqdm(total=total, disable=not progress, desc=text, unit='image')
+
+# %% ../../nbs/features/02_layer_hooks.ipynb #b19d7eb9
+def _count_correct(
+    logits:dict[str, Tensor], labels:Tensor|None, indices:Tensor, classes:list[str]|None,
+) -> tuple[int, int]|None:
+    "Count labels that are the first, and among the first five; None where they are none of the model's"
+    first = next(iter(logits.values()))
+    if labels is None or classes is None or len(classes) != first.shape[1]: return None
+    best = first.topk(min(5, first.shape[1])).indices.cpu() == labels.reshape(len(labels), -1)[indices, :1]
+    return int(best[:, 0].sum()), int(best.sum())
+
+# %% ../../nbs/features/02_layer_hooks.ipynb #d005d4d7
+def _balanced_choice(
+    labels:Tensor|None,  # int (N,), or (N,k), of which the first column counts; None: no classes
+    n:int,               # number of images, N
+    count:int|None,      # how many to choose, 1..N; None: all
+    seed:int=0,          # >= 0
+) -> list[int]:          # indices, ascending
+    "Return `count` of `n` images drawn at random, as many of each class as of any other while they last"
+    if count is not None: check_number('max_images', count, 1, n, whole=True)
+    seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+    order = np.random.default_rng(seed).permutation(n)
+    if count is None or count == n: return list(range(n))
+    first = np.zeros(n, int) if labels is None else np.asarray(labels).reshape(n, -1)[order, 0]
+    turn, seen = np.empty(n, int), {}
+    for i, label in enumerate(first.tolist()): turn[i] = seen[label] = seen.get(label, -1) + 1
+    return sorted(order[np.argsort(turn, kind='stable')[:count]].tolist())

@@ -27,19 +27,20 @@ from difflow.features.sscd_published import (
 )
 
 from ..checkpoints.safetensors_files import write_tensors
-from ..data.checks import check_choice, check_kind, check_number
+from ..data.checks import check_choice, check_kind, check_number, named_arguments
 from ..data.resizing import Preprocess
 from ..files import package_file, tensors_sha256
 
 # %% ../../nbs/features/05_sscd.ipynb #e0fd68d9
 class SSCD(nn.Module):
     "A network from prepared images (B,C,H,W) to unit vectors (B, dims); ValueError for an unknown backbone"
+    @named_arguments(words=lambda: ('channels', 'widths', 'cells'))
     def __init__(self,
         backbone:str='resnet50', # 'resnet50', 'resnext101_32x4d', 'resnext101_32x8d' or 'small'
         dims:int=512, # of the descriptor, >= 1
         p:float=3., # of GeM, >= 1
         preprocess:Preprocess|None=None, # None: a square of 320, RGB; for 'small' grey, 28 to 32 pixels
-        threshold:float|None=None, # similarity above which two images are copies
+        threshold:float|None=None, # similarity above which two images are copies, -1..1
         card:dict|None=None, # json-able: where the weights come from
         **options, # of `_SmallNet`: channels, widths, cells
     ):
@@ -72,7 +73,10 @@ class SSCD(nn.Module):
         tensors = {n: t.detach().cpu() for n, t in self.state_dict().items() if 'num_batches' not in n}
         return hashlib.sha256((json.dumps(self.config) + tensors_sha256(tensors)).encode()).hexdigest()
 
-    def save(self, path:str|Path, dtype:torch.dtype|None=None) -> Path: # float16 halves the file
+    def save(self,
+        path:str|Path, # '.safetensors' by custom; an existing file is replaced
+        dtype:torch.dtype|None=None, # torch.float16 halves the file; None: as they are
+    ) -> Path:
         "Write weights, configuration, preprocessing, threshold and card to a safetensors file"
         tensors = {n: t.detach().to('cpu', dtype if dtype and t.is_floating_point() else t.dtype).contiguous()
                    for n, t in self.state_dict().items()}
@@ -81,9 +85,10 @@ class SSCD(nn.Module):
         return write_tensors(tensors, path, {'difflow': json.dumps(header)})
 
     @classmethod
-    def load(cls, name:str|Path, **options) -> 'SSCD':
+    def load(cls, name:str|Path, resize:str|None=None, threshold:float|None=None,
+             hash:str|None=None) -> 'SSCD': # in eval mode, on the CPU
         "Load a descriptor, as `load_descriptor` does"
-        return load_descriptor(name, **options)
+        return load_descriptor(name, resize, threshold, hash)
 
 # %% ../../nbs/features/05_sscd.ipynb #6da7bf4e
 def embedded_descriptors() -> list[str]:

@@ -6,18 +6,22 @@
 __all__ = ['SSCDSettings', 'SSCDTraining', 'train_sscd', 'micro_average_precision', 'calibrate_threshold']
 
 # %% ../../nbs/features/08_sscd_training.ipynb #7f83e287
+import json
 import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.canvas import to_uint8
 from ..data.checks import check_kind, check_number
+from ..data.results import Result
 from ..data.sets import ImageSet, check_images
 from .descriptors import check_features
 from .sscd import SSCD
@@ -76,13 +80,49 @@ class SSCDSettings:
 
 # %% ../../nbs/features/08_sscd_training.ipynb #2543cc7f
 @dataclass
-class SSCDTraining:
+class SSCDTraining(Result):
     "A trained descriptor with its losses"
     model:SSCD # in eval mode, on the CPU
     losses:Tensor # (steps,2) InfoNCE, entropy loss
     settings:SSCDSettings
     seconds:float # CPU seconds of this process
+    _figure = (6., 2.5)
 
+    def __repr__(self) -> str:
+        (first, *_), (*_, last) = self.losses[:, 0].tolist(), self.losses[-20:, 0].mean(0, True).tolist()
+        return (f'SSCDTraining: {len(self.losses)} steps of {self.settings.batch_size} images in '
+                f'{self.seconds:.1f} s, InfoNCE {first:.4g}..{last:.4g}')
+
+    def rows(self) -> list[dict]:
+        "Return a row for each step: both losses, and the learning rate"
+        return [dict(step=step, info_nce=info_nce, entropy=entropy, lr=float(self.settings.rate(step)))
+                for step, (info_nce, entropy) in enumerate(self.losses.tolist())]
+
+    def plot(self,
+        ax:Any=None, # axes of Matplotlib; None: new ones
+    ) -> Any: # the axes
+        "Draw both losses of every step; return the axes"
+        ax = self._axes(ax)
+        ax.plot(self.losses, lw=1, label=['InfoNCE', 'entropy'])
+        ax.set(xlabel='step', ylabel='loss, nats')
+        ax.legend(fontsize=8)
+        return ax
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return dict(model=self._packed(self.model.save), losses=self.losses.numpy(),
+                    settings=np.asarray(json.dumps(asdict(self.settings))), seconds=np.asarray(self.seconds))
+
+    @classmethod
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> 'SSCDTraining':
+        names = [field.name for field in fields(cls)]
+        if set(data) != set(names): raise ValueError(f'it has {", ".join(data)}, not {", ".join(names)}')
+        losses = torch.from_numpy(data['losses'])
+        if losses.ndim != 2 or losses.shape[1] != 2:
+            raise ValueError(f'losses must be (steps, 2), got {tuple(losses.shape)}')
+        settings = SSCDSettings(**cls._stated('settings', data['settings']))
+        return cls(cls._unpacked(data['model'], SSCD.load), losses, settings, float(data['seconds']))
+
+# %% ../../nbs/features/08_sscd_training.ipynb #c9982e2e
 def _training_loss(
     model:SSCD, x:Tensor, step:int, settings:SSCDSettings, augmentation:SSCDAugmentation,
 ) -> Tensor: # (2,)

@@ -18,8 +18,8 @@ from ..denoisers.preconditioned import EDMDenoiser
 from ..exact.molrg import MoLRG, SubspaceDenoiser, check_bases
 from ..networks.song_unet import edm_network
 from ..noise import Stream, normal
-from ..training.loop import Training, train
-from ..training.settings import Settings
+from ..training.loop import train
+from ..training.settings import Settings, Training
 from ..training.ticks import steps_of
 
 # %% ../../nbs/jacobians/07_low_rank.ipynb #68c82f0b

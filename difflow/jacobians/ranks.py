@@ -7,16 +7,20 @@ __all__ = ['Spectrum', 'Rank', 'numerical_rank']
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #d9038e7d
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_number, shown
+from ..data.checks import check_kind, check_number, named_arguments, shown
+from ..data.results import Result
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #ac43d550
+_FLOOR = 1e-10 # of data of variance 1 at sigma = 1e5, where a float32 step of the noisy image is a grey level
+
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Result):
     "Leading singular values of B Jacobians, with the energy of the others."
     values:Tensor # (B, k) falling, float64
     dim:int # D
@@ -27,11 +31,34 @@ class Spectrum:
     left:Tensor|None=None # (B, k, C, H, W): J right_i = values_i left_i
     right:Tensor|None=None # (B, k, C, H, W) orthonormal directions of the input
     fourth:Tensor|None=None # (B,) sum of fourth powers of the missed values, at most; None: not known
+    _shapes = dict(values='Bk', tail='B', missed='B', error='B', left='Bk*', right='Bk*', fourth='B')
+
+    def __repr__(self) -> str:
+        points, known = self.values.shape
+        first = self.values[:, 0]
+        return (f'Spectrum: {points} point{"s" * (points > 1)}, {known} of {self.dim} singular values, '
+                f'largest {first.min():.3g}..{first.max():.3g}, energy {self.energy.mean():.3g}')
 
     @property
     def energy(self) -> Tensor: # (B,)
         "Return the sum of squares of all singular values."
         return self.values.square().sum(1) + self.tail + self.missed
+
+    def rows(self) -> list[dict]:
+        "Return a row for each singular value: point, index, value."
+        return [dict(point=b, index=i, value=value) for b, values in enumerate(self.values.tolist())
+                for i, value in enumerate(values)]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the singular values of every point, on a logarithmic scale."
+        ax, (points, known) = self._axes(ax), self.values.shape
+        for b, values in enumerate(self.values.cpu()):
+            ax.semilogy(range(1, known + 1), values.clamp(min=_FLOOR), lw=1, label=f'point {b}')
+        ax.set(xlabel=f'index, of {self.dim}', ylabel='singular value of the Jacobian')
+        if 1 < points <= 10: ax.legend(fontsize=7)
+        return ax
 
 def _as_spectrum(spectrum:Spectrum|Tensor) -> Spectrum:
     "Return a tensor of all singular values, (D,) or (B, D), as a `Spectrum`."
@@ -47,7 +74,7 @@ def _as_spectrum(spectrum:Spectrum|Tensor) -> Spectrum:
 
 # %% ../../nbs/jacobians/01_ranks.ipynb #7709f36d
 @dataclass(frozen=True)
-class Rank:
+class Rank(Result):
     "The numerical rank of B Jacobians, and the interval that it lies in."
     rank:Tensor # (B,) int64; where it is not found, the least that it can be
     low:Tensor # (B,) at least
@@ -55,6 +82,7 @@ class Rank:
     found:Tensor # (B,) bool: the values that are known reach the limit
     dim:int # D
     known:int # number of leading values that are known
+    _shapes = dict(rank='B', low='B', high='B', found='B')
 
     def __int__(self) -> int:
         "Return the rank of one point; raise ValueError where it was not found."
@@ -63,6 +91,31 @@ class Rank:
         return int(self.rank)
 
     def __len__(self) -> int: return len(self.rank)
+
+    def __repr__(self) -> str:
+        if len(self) <= 3: return f'Rank: {self}'
+        rank, lost = self.rank, int((~self.found).sum())
+        return (f'Rank: {len(self)} points, {rank.min()}..{rank.max()} of {self.dim}, mean '
+                f'{rank.double().mean():.1f}' + f', {lost} not found' * bool(lost))
+
+    def rows(self) -> list[dict]:
+        "Return a row for each point: its rank, the interval, whether it was found, the dimension."
+        columns = zip(*(t.tolist() for t in (self.rank, self.low, self.high, self.found)))
+        return [dict(point=b, rank=rank, low=low, high=high, found=found, dim=self.dim)
+                for b, (rank, low, high, found) in enumerate(columns)]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the rank of every point with its interval; hollow where it was not found."
+        ax = self._axes(ax)
+        rank, low, high, found = (t.cpu() for t in (self.rank, self.low, self.high, self.found))
+        ends = torch.stack([rank - low, high - rank]).clamp(min=0)
+        for chosen, face in ((found, 'C0'), (~found, 'white')):
+            at = chosen.nonzero()[:, 0]
+            ax.errorbar(at, rank[at], ends[:, at], fmt='o', color='C0', mfc=face, capsize=3)
+        ax.set(xlabel='point', ylabel=f'numerical rank, of {self.dim}', xticks=range(min(len(self), 16)))
+        return ax
 
     def __str__(self) -> str:
         return ', '.join(self._describe(i) for i in range(len(self)))
@@ -82,8 +135,6 @@ def _check_energy(energy:float|None) -> None:
     "Raise ValueError unless `energy` is None or in (0, 1)."
     if energy is not None: check_number('energy', energy, above=0, below=1)
 
-_FLOOR = 1e-10 # of data of variance 1 at sigma = 1e5, where a float32 step of the noisy image is a grey level
-
 def _without_rounding(s:Spectrum) -> Spectrum:
     "Return `s` with 0 for what is rounding: below `_FLOOR`, or eps(float32) D times the largest value."
     if not bool((s.values.isfinite() & (s.values >= 0)).all()):
@@ -95,6 +146,7 @@ def _without_rounding(s:Spectrum) -> Spectrum:
     values = torch.where((s.values > least) & some[:, None], s.values, 0.)
     return replace(s, values=values, tail=tail, missed=missed, error=error)
 
+@named_arguments()
 def numerical_rank(
     spectrum:Spectrum|Tensor, # or all singular values, (D,) or (B, D)
     energy:float=0.99, # share of the root of the sum of squares, in (0, 1); 0.99 is 0.9801 of the energy

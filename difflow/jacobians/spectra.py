@@ -9,7 +9,7 @@ __all__ = ['jacobian_spectrum']
 import torch
 from torch import Tensor
 
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..denoisers.base import Denoiser
 from .products import _check_point, _groups, _matrix_of, _Tangent
 from .ranks import Spectrum, _check_energy
@@ -43,17 +43,18 @@ def _check_options(dim:int, k:int|None=None, vectors:bool=False, iterations:int=
     for name, (value, low, high) in ranges.items():
         if name != 'k' or value is not None: check_number(name, value, low, high, whole=True)
 
+@named_arguments()
 def jacobian_spectrum(
     denoiser:Denoiser, # deterministic, any
     x:Tensor, # (B, C, H, W) noisy images
-    sigma:float|Tensor, # noise level, () or (B,), in the denoiser's range
+    sigma:float|Tensor, # noise level, () or (B,), > 0, in the denoiser's range
     k:int|None=None, # leading values wanted, 1..D; None: all, by forming the matrix
     labels:Tensor|None=None, # (B,) int64
     vectors:bool=False, # singular vectors too; always there when the matrix is not formed
     iterations:int=2, # the search may grow by so many thirds, >= 0
     probes:int=16, # random vectors that estimate the energy outside it, >= 2
-    energy:float|None=0.99, # stop when the numerical rank at this share is certain; None: never
-    chunk:int=256, # rows of the network at once, whatever its size: fewer take less memory
+    energy:float|None=0.99, # stop when the numerical rank at this share, in (0, 1), is certain; None: never
+    chunk:int=256, # rows of the network at once, >= 1: fewer take less memory
 ) -> Spectrum:
     "Return the singular values of each image's Jacobian; raise ValueError for bad input before any work."
     sigma = _check_point(denoiser, x, sigma, labels)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data.checks import check_kind, check_number, check_seeds, check_shape
+from ..data.results import Result
 from ..denoisers.base import Denoiser
 from ..noise import Stream, normal
 from ..samplers.guidance import device_of
@@ -86,7 +87,7 @@ def _states(levels:list[float], x:Tensor, states:Iterator,
 
 # %% ../../nbs/jacobians/04_trajectories.ipynb #497e5aaa
 @dataclass(frozen=True)
-class RankCurve:
+class RankCurve(Result):
     "Ranks of B Jacobians at each of S noise levels."
     sigmas:Tensor # (S,) falling
     rank:Tensor # (S, B) int64; where it is not found, the least that it can be
@@ -95,6 +96,20 @@ class RankCurve:
     found:Tensor # (S, B) bool
     dim:int # D
     products:Tensor # (S,) products a point
+    _shapes = dict(sigmas='S', rank='SB', low='SB', high='SB', found='SB', products='S')
+
+    def __repr__(self) -> str:
+        sigmas, mean, (levels, points) = self.sigmas, self.mean(), self.rank.shape
+        return (f'RankCurve: {points} points at {levels} levels, sigma {sigmas[0]:.3g}..{sigmas[-1]:.3g}, '
+                f'mean rank {mean[0]:.1f}..{mean[-1]:.1f} of {self.dim}')
+
+    def rows(self) -> list[dict]:
+        "Return a row for each point at each level: sigma, rank, interval, whether found, products."
+        columns = dict(rank=self.rank, low=self.low, high=self.high, found=self.found)
+        columns = {name: t.tolist() for name, t in columns.items()}
+        return [dict(sigma=float(self.sigmas[s]), point=b, **{n: c[s][b] for n, c in columns.items()},
+                     dim=self.dim, products=int(self.products[s]))
+                for s in range(len(self.sigmas)) for b in range(self.rank.shape[1])]
 
     def mean(self) -> Tensor: # (S,)
         "Return the mean rank of each level; where some were not found it is a lower bound."
@@ -118,9 +133,10 @@ class RankCurve:
         label:str|None=None, # of the line in the legend
     ) -> Any: # the axes
         "Draw rank / dimension against 1 / sigma, with its interval; hollow where some ranks were not found."
-        import matplotlib.pyplot as plt
-        ax = ax or plt.gca()
-        x, mean = 1 / self.sigmas, self.mean() / self.dim
+        if ax is None:
+            import matplotlib.pyplot as plt
+            ax = plt.gca()
+        ax, x, mean = self._axes(ax), 1 / self.sigmas, self.mean() / self.dim
         line, = ax.plot(x, mean, label=label)
         low, high = (t / self.dim for t in self.interval())
         ax.fill_between(x, low.clamp(min=0), high.clamp(max=1), color=line.get_color(), alpha=0.2, lw=0)
@@ -129,6 +145,7 @@ class RankCurve:
             face = line.get_color() if full else 'white'
             ax.plot(x[chosen], mean[chosen], 'o', ms=4, color=line.get_color(), mfc=face)
         ax.set(xscale='log', xlabel='1 / $\\sigma$', ylabel='rank / dimension')
+        if label is not None: ax.legend(fontsize=8)
         return ax
 
 # %% ../../nbs/jacobians/04_trajectories.ipynb #5025a847

@@ -26,7 +26,7 @@ def _class_of(class_name:str) -> type:
     try:
         import diffusers
     except ImportError:
-        raise ValueError(f"{class_name} is built by diffusers: pip install 'difflow[hub]'") from None
+        raise ValueError(f"{class_name} is built by diffusers: pip install 'difflow-lab[hub]'") from None
     return getattr(diffusers, class_name)
 
 def _check_wrapped(config:dict):

@@ -163,34 +163,36 @@ class _DiffusersModules(nn.Module):
 class DiffusersUNet(_DiffusersModules):
     "`UNet2DModel` of diffusers; raise ValueError for an argument that is not built here."
     def __init__(self,
-        sample_size:int|None=None, # side of the images in pixels; the network also runs on others
-        in_channels:int=3, # of the image
-        out_channels:int=3, # of the answer
+        sample_size:int|None=None, # side of the images in pixels, >= 1; the network also runs on others
+        in_channels:int=3, # of the image, >= 1
+        out_channels:int=3, # of the answer, >= 1
         center_input_sample:bool=False, # images come in [0, 1]
-        time_embedding_type:str='positional',
+        time_embedding_type:str='positional', # 'positional' alone
         time_embedding_dim:int|None=None, # length of the embedding, None: 4 `block_out_channels[0]`
-        freq_shift:float=0, # see `_waves`
+        freq_shift:float=0, # any number, see `_waves`
         flip_sin_to_cos:bool=True, # see `_waves`
-        down_block_types:tuple=('DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D'),
-        mid_block_type:str='UNetMidBlock2D',
-        up_block_types:tuple=('AttnUpBlock2D', 'AttnUpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+        down_block_types:tuple=('DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D',
+                                'AttnDownBlock2D'), # of each level: 'DownBlock2D' or 'AttnDownBlock2D'
+        mid_block_type:str='UNetMidBlock2D', # 'UNetMidBlock2D' alone
+        up_block_types:tuple=('AttnUpBlock2D', 'AttnUpBlock2D', 'AttnUpBlock2D',
+                              'UpBlock2D'), # of each level, coarsest first: 'UpBlock2D', 'AttnUpBlock2D'
         block_out_channels:tuple=(224, 448, 672, 896), # width of each level, finest first
-        layers_per_block:int=2, # of the encoder; the decoder has one more
-        mid_block_scale_factor:float=1, # sums in the middle are divided by it
-        downsample_padding:int=1, # see `_Style`
+        layers_per_block:int=2, # of the encoder, >= 1; the decoder has one more
+        mid_block_scale_factor:float=1, # > 0, sums in the middle are divided by it
+        downsample_padding:int=1, # 0 or 1, see `_Style`
         downsample_type:str='conv', # of stages that attend: 'conv' or 'resnet'
         upsample_type:str='conv', # of stages that attend: 'conv' or 'resnet'
-        dropout:float=0., # probability in every `_Resnet`
-        act_fn:str='silu',
-        attention_head_dim:int|None=8, # channels of one head, None: all
-        norm_num_groups:int=32, # of the normalisations
-        attn_norm_num_groups:int|None=None, # of the one before the attention in the middle
-        norm_eps:float=1e-5,
-        resnet_time_scale_shift:str='default', # or 'scale_shift'
+        dropout:float=0., # probability in every `_Resnet`, 0 <= dropout < 1
+        act_fn:str='silu', # 'silu' or 'swish', which are the same
+        attention_head_dim:int|None=8, # channels of one head, >= 1; None: all
+        norm_num_groups:int=32, # of the normalisations, >= 1; divides all widths
+        attn_norm_num_groups:int|None=None, # of the one before the attention in the middle, >= 1
+        norm_eps:float=1e-5, # of the normalisations, > 0
+        resnet_time_scale_shift:str='default', # 'default' or 'scale_shift'
         add_attention:bool=True, # in the middle
-        class_embed_type:str|None=None,
+        class_embed_type:str|None=None, # None alone: by `num_class_embeds`
         num_class_embeds:int|None=None, # labels 0..num_class_embeds-1, None: no labels
-        num_train_timesteps:int|None=None, # of the learned embedding, which is not built here
+        num_train_timesteps:int|None=None, # >= 1, of the learned embedding, which is not built here
     ):
         config = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__(config)

@@ -105,13 +105,19 @@ class _EDMNetwork(_EDMFacts, nn.Module):
         h, skips = self.encode(x.to(emb.dtype), emb)
         return self.decode(h, skips, emb).to(x.dtype)
 
-    def drop_labels(self, classes:Tensor) -> Tensor:
+    def drop_labels(self,
+        classes:Tensor, # (B, label_dim), one-hot
+    ) -> Tensor:
         "Return `classes`, in training with a share `label_dropout` of the rows at zero."
         probability = self.config['label_dropout']
         if not (self.training and probability): return classes
         return classes * (_dropout(torch.ones_like(classes[:, :1]), probability) > 0)
 
-    def block(self, in_channels:int, out_channels:int, **options) -> _UNetBlock:
+    def block(self,
+        in_channels:int, # of the features that come, >= 1
+        out_channels:int, # of the features that go, >= 1
+        **options, # of the block: up, down, attention
+    ) -> _UNetBlock:
         "Return a block in the style of this network."
         return _UNetBlock(in_channels, out_channels, self.emb_channels, self.style, **options)
 
@@ -119,6 +125,11 @@ class _EDMNetwork(_EDMFacts, nn.Module):
         "Return the number of channels of each output of the encoder that the decoder takes up."
         return [block.out_channels for name, block in self.enc.items() if 'aux' not in name]
 
-    def joined(self, block:nn.Module, x:Tensor, skips:list[Tensor], emb:Tensor) -> Tensor:
+    def joined(self,
+        block:nn.Module, # of the decoder
+        x:Tensor, # (B, C, H, W) features
+        skips:list[Tensor], # features of the encoder, (B, C', H, W) each; the last comes next
+        emb:Tensor, # (B or 1, emb_channels)
+    ) -> Tensor:
         "Return the output of a decoder's block, which may take the next of `skips` beside `x`."
         return block(x if x.shape[1] == block.in_channels else torch.cat([x, skips.pop()], 1), emb)

@@ -73,20 +73,20 @@ def _add_song_decoder(net:_EDMNetwork, skips:list[int]):
 class SongUNet(_EDMNetwork):
     "DDPM++ or NCSN++ (Song et al. 2021); raise ValueError for arguments that do not fit together."
     def __init__(self,
-        img_resolution:int, # side of the images in pixels
-        in_channels:int, # of the image
-        out_channels:int, # of the answer
+        img_resolution:int, # side of the images in pixels, >= 1
+        in_channels:int, # of the image, >= 1
+        out_channels:int, # of the answer, >= 1
         label_dim:int=0, # classes, 0: no labels
         augment_dim:int=0, # length of `augment_labels`, 0: none
-        model_channels:int=128, # the width that `channel_mult` multiplies
+        model_channels:int=128, # the width that `channel_mult` multiplies, >= 1
         channel_mult:tuple=(1, 2, 2, 2), # width of each level, finest first
-        channel_mult_emb:int=4, # length of the embedding in `model_channels`
-        num_blocks:int=4, # per level of the encoder; the decoder has one more
+        channel_mult_emb:int=4, # length of the embedding in `model_channels`, >= 1
+        num_blocks:int=4, # per level of the encoder, >= 1; the decoder has one more
         attn_resolutions:tuple=(16,), # sides of the feature maps that attend
-        dropout:float=0.1, # probability, in every block
-        label_dropout:float=0, # probability that a label is not shown in training
-        embedding_type:str='positional', # or 'fourier'
-        channel_mult_noise:int=1, # length of the noise embedding in `model_channels`
+        dropout:float=0.1, # probability in every block, 0 <= dropout < 1
+        label_dropout:float=0, # probability that a label is not shown in training, 0 <= label_dropout < 1
+        embedding_type:str='positional', # 'positional' or 'fourier'
+        channel_mult_noise:int=1, # length of the noise embedding in `model_channels`, >= 1
         encoder_type:str='standard', # 'standard', 'skip' or 'residual'
         decoder_type:str='standard', # 'standard' or 'skip'
         resample_filter:tuple=(1, 1), # taps: (1, 1) or (1, 3, 3, 1)
@@ -106,7 +106,8 @@ class SongUNet(_EDMNetwork):
         self.enc, self.dec = _song_encoder(self), nn.ModuleDict()
         _add_song_decoder(self, self.widths())
 
-    def embed(self, noise_labels:Tensor, classes:Tensor|None, augment_labels:Tensor|None) -> Tensor:
+    def embed(self, noise_labels:Tensor, classes:Tensor|None, # (B, label_dim), one-hot
+              augment_labels:Tensor|None) -> Tensor:
         "Return the embedding of noise level, class and augmentation, (B or 1, emb_channels)."
         emb = torch.cat(self.map_noise(noise_labels).chunk(2, 1)[::-1], 1).to(self.map_layer0.weight.dtype)
         if classes is not None:
@@ -167,18 +168,18 @@ def _add_dhariwal_decoder(net:_EDMNetwork, skips:list[int]) -> int:
 class DhariwalUNet(_EDMNetwork):
     "ADM (Dhariwal and Nichol 2021); raise ValueError for arguments that do not fit together."
     def __init__(self,
-        img_resolution:int, # side of the images in pixels
-        in_channels:int, # of the image
-        out_channels:int, # of the answer
+        img_resolution:int, # side of the images in pixels, >= 1
+        in_channels:int, # of the image, >= 1
+        out_channels:int, # of the answer, >= 1
         label_dim:int=0, # classes, 0: no labels
         augment_dim:int=0, # length of `augment_labels`, 0: none
-        model_channels:int=192, # the width that `channel_mult` multiplies
+        model_channels:int=192, # the width that `channel_mult` multiplies, >= 1
         channel_mult:tuple=(1, 2, 3, 4), # width of each level, finest first
-        channel_mult_emb:int=4, # length of the embedding in `model_channels`
-        num_blocks:int=3, # per level of the encoder; the decoder has one more
+        channel_mult_emb:int=4, # length of the embedding in `model_channels`, >= 1
+        num_blocks:int=3, # per level of the encoder, >= 1; the decoder has one more
         attn_resolutions:tuple=(32, 16, 8), # sides of the feature maps that attend
-        dropout:float=0.1, # probability, in every block
-        label_dropout:float=0, # probability that a label is not shown in training
+        dropout:float=0.1, # probability in every block, 0 <= dropout < 1
+        label_dropout:float=0, # probability that a label is not shown in training, 0 <= label_dropout < 1
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ('self', '__class__')})
         init = _Init('kaiming_uniform', math.sqrt(1 / 3), math.sqrt(1 / 3))
@@ -196,7 +197,8 @@ class DhariwalUNet(_EDMNetwork):
         last = _add_dhariwal_decoder(self, self.widths())
         self.out_norm, self.out_conv = _group_norm(last), _ResampledConv2d(last, out_channels, 3, zero)
 
-    def embed(self, noise_labels:Tensor, classes:Tensor|None, augment_labels:Tensor|None) -> Tensor:
+    def embed(self, noise_labels:Tensor, classes:Tensor|None, # (B, label_dim), one-hot
+              augment_labels:Tensor|None) -> Tensor:
         "Return the embedding of noise level, class and augmentation, (B or 1, emb_channels)."
         emb = self.map_noise(noise_labels).to(self.map_layer0.weight.dtype)
         if augment_labels is not None: emb = emb + self.map_augment(augment_labels.to(emb.dtype))

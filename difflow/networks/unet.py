@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from difflow.networks.unet_blocks import (
                                           _AttentionBlock,
@@ -220,8 +219,10 @@ class _UNetModules(nn.Module):
 
     def _run(self, block:_Block, *inputs) -> torch.Tensor:
         "Return the block's output, to be computed again in the backward pass with `use_checkpoint`."
-        recompute = self.use_checkpoint and torch.is_grad_enabled()
-        return checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        if not (self.use_checkpoint and torch.is_grad_enabled()): return block(*inputs)
+        # imported here, as torch 2.6 loads all of SymPy for it
+        from torch.utils.checkpoint import checkpoint
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def _embed(self, timesteps:torch.Tensor, labels:torch.Tensor|None, batch:int) -> torch.Tensor:
         "Return the embedding of time and class, (B, E), or (1, E) where all rows are equal."
@@ -236,14 +237,14 @@ class _UNetModules(nn.Module):
 class UNet(_UNetModules):
     "The U-Net of guided-diffusion; raise ValueError for arguments that do not fit together."
     def __init__(self,
-        image_size:int, # side of the images in pixels; the network also runs on others
-        in_channels:int=3, # of the image
-        model_channels:int=128, # the width that `channel_mult` multiplies
-        out_channels:int=3, # 6 for a colour image with a learned variance
-        num_res_blocks:int=2, # per level of the encoder; the decoder has one more
+        image_size:int, # side of the images in pixels, >= 1; the network also runs on others
+        in_channels:int=3, # of the image, >= 1
+        model_channels:int=128, # the width that `channel_mult` multiplies, >= 1
+        out_channels:int=3, # >= 1; 6 for a colour image with a learned variance
+        num_res_blocks:int=2, # per level of the encoder, >= 1; the decoder has one more
         attention_resolutions:tuple|str=(16, 8), # sides of the feature maps that attend, (16, 8) or '16,8'
         channel_mult:tuple|str|None=None, # width of each level, finest first; None: by `image_size`
-        num_heads:int=4, # attention heads, where `num_head_channels` is -1
+        num_heads:int=4, # attention heads, >= 1, where `num_head_channels` is -1
         num_head_channels:int=-1, # channels of one head, or -1
         num_heads_upsample:int=-1, # heads in the decoder, -1: as in the encoder
         num_classes:int|None=None, # labels 0..num_classes-1, None: no labels
@@ -252,14 +253,16 @@ class UNet(_UNetModules):
         resblock_updown:bool=False, # resample inside a `_ResBlock`, or by a convolution
         use_new_attention_order:bool=False, # see `_AttentionBlock`
         use_checkpoint:bool=False, # recompute activations in the backward pass: less memory, more time
-        time_embed_mult:int=4, # length of the embedding in `model_channels`
-        patch_size:int=1, # squares of this side become channels before the first convolution
+        time_embed_mult:int=4, # length of the embedding in `model_channels`, >= 1
+        patch_size:int=1, # squares of this side, >= 1, become channels before the first convolution
         null_class:bool=False, # one more class, "no label", for classifier-free guidance
     ):
         arguments = {name: value for name, value in locals().items() if name not in ('self', '__class__')}
         super().__init__(arguments)
 
-    def half_torso(self, dtype:torch.dtype=torch.float16) -> 'UNet':
+    def half_torso(self,
+        dtype:torch.dtype=torch.float16, # torch.float16, or another float
+    ) -> 'UNet':
         "Convert the convolutions between embedding and output to `dtype`, nothing else; return self."
         if dtype not in (torch.float16, torch.bfloat16):
             raise ValueError(f'dtype must be torch.float16 or torch.bfloat16, got {dtype}')

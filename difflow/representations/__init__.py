@@ -1,4 +1,4 @@
 """What an encoder sees along the way, and what can be read out of it."""
-import lazy_loader
+from ..data.doors import open_door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
 from ..data.sets import ImageSet, check_images
 from ..data.studies import PublishedImages
 from ..denoisers.base import Denoiser
@@ -56,8 +56,9 @@ def _encode(encoder:TimeEncoder, x0:Tensor, times:Sequence[float]) -> Tensor: # 
     codes = torch.stack([encoder(x0, float(t)) for t in distinct], 1)
     return codes[:, torch.from_numpy(place).to(codes.device)]
 
+@named_arguments()
 def trajectory_codes(
-    encoder:TimeEncoder,
+    encoder:TimeEncoder, # trained
     images:_Images, # N images
     times:Sequence[float]=tuple(i / 10 for i in range(11)), # ascending in 0..1
     batch_size:int=250, # images in a batch, >= 1
@@ -152,15 +153,16 @@ def _check_sigmas(sigmas:Sequence[float]) -> list[float]:
     return [float(check_number('sigmas', sigma, above=0)) for sigma in sigmas]
 
 @torch.no_grad()
+@named_arguments()
 def unet_features(
     denoiser:Denoiser, # with a network in `.net`
     images:_Images, # N images
     sigmas:Sequence[float], # T noise levels, > 0
     layer:str|None=None, # name of a module of the network, None: its middle
     batch_size:int=100, # images in a batch, >= 1
-    seeds:int=0, # of the noise, the same at all levels
-    labels:Tensor|int|None=None, # for a conditional denoiser, (N,) or one for all
-    first:int=0, # place of `images[0]` in a larger set, where the noise is counted from
+    seeds:int=0, # of the noise, 0..2**64-1, the same at all levels
+    labels:Tensor|int|None=None, # for a conditional denoiser, (N,) int64 or one for all
+    first:int=0, # place of `images[0]` in a larger set, >= 0, where the noise is counted from
 ) -> Tensor: # (N, T, D) float32 on the CPU
     "Return a layer's activations for noised images, averaged over the area; ValueError if it has none."
     module = _feature_layer(getattr(check_kind('denoiser', denoiser, Denoiser), 'net', None), layer)

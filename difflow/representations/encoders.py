@@ -82,7 +82,7 @@ class TimeEncoder(nn.Module):
     "Encoder of clean images at a noise level: a WRN-d-k with the time as input (Mittal et al. 2022)."
     def __init__(self,
         k:float=2, # width factor; a code has int(64 k) elements, 2 where k is 0
-        in_channels:int=3, # of the images
+        in_channels:int=3, # of the images, >= 1
         probabilistic:bool=False, # VDRL: a mean and a log variance, instead of DRL's code
         depth:int=28, # layers: 6 n + 4, n blocks in each of three groups
         time_scale:float=1., # of the frequencies of ln sigma; 16 as published
@@ -122,7 +122,9 @@ class TimeEncoder(nn.Module):
         pooled = self.bn1(h).relu().mean((2, 3))
         return self.linear_latent(pooled).chunk(2, -1) if self.probabilistic else (pooled, None)
 
-    def time_of(self, sigma:Tensor) -> Tensor: # float32 in 0..1, the shape of `sigma`
+    def time_of(self,
+        sigma:Tensor, # noise level, > 0, () or (B,)
+    ) -> Tensor: # float32 in 0..1, the shape of `sigma`
         "Return the time of a noise level > 0, clamped: the inverse of `sigma_of`."
         t = (sigma / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
         return t.clamp(0, 1).float()
@@ -145,7 +147,9 @@ class TimeEncoder(nn.Module):
             raise ValueError(f't must be one time, or one for each of {len(x0)} images, got {tuple(t.shape)}')
         return self.statistics(x0, t.expand(len(x0)))[0]
 
-    def load_published(self, path:str|Path) -> 'TimeEncoder': # this encoder
+    def load_published(self,
+        path:str|Path, # a published `encoder_state` file
+    ) -> 'TimeEncoder': # this encoder
         "Load the weights of a published `encoder_state` file; raise ValueError where they do not fit."
         from difflow.checkpoints.archives import read_tensors
         from difflow.checkpoints.weights import load_strictly

@@ -7,20 +7,41 @@ __all__ = ['InformationEstimate', 'gaussian_information', 'ksg_information', 'mi
 
 # %% ../../nbs/representations/08_estimators.ipynb #7e22471e
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.checks import check_kind, check_number
+from ..data.results import Result
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/08_estimators.ipynb #b4c9e279
-class InformationEstimate(NamedTuple):
-    "Estimate of a mutual information in nats, and its standard error."
+class _EstimateFields(NamedTuple):
+    "What an `InformationEstimate` is made of"
     nats:float # may be below 0, where the information is 0
     error:float # >= 0
+
+class InformationEstimate(Result, _EstimateFields):
+    "Estimate of a mutual information in nats, and its standard error."
+    _figure = (1.8, 2.6)
+
+    def __repr__(self) -> str: return f'InformationEstimate: {self.nats:.4f} +- {self.error:.4f} nats'
+
+    def rows(self) -> list[dict]:
+        "Return one row: nats and their standard error."
+        return [dict(nats=float(self.nats), error=float(self.error))]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the estimate with two standard errors."
+        ax = self._axes(ax)
+        ax.errorbar([0], [self.nats], [2 * self.error], fmt='o', capsize=4)
+        ax.axhline(0, color='gray', lw=0.8)
+        ax.set(xticks=[], ylabel='mutual information, nats')
+        return ax
 
 def _check_pairs(x:Tensor|np.ndarray, y:Tensor|np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return two sets of vectors as float64; raise ValueError where they are no pairs, or not finite."
@@ -61,7 +82,7 @@ def ksg_information(
     x:Tensor|np.ndarray, # (N, D)
     y:Tensor|np.ndarray, # (N, E)
     k:int=3, # neighbours, 1..N/8
-    parts:int=8, # disjoint parts of the examples, whose estimates give the spread
+    parts:int=8, # disjoint parts of the examples, >= 2, whose estimates give the spread
 ) -> InformationEstimate:
     "Estimate mutual information by nearest neighbours (Kraskov et al. 2004, eq. 8); ValueError for a bad k."
     x, y = _check_pairs(x, y)
@@ -171,13 +192,13 @@ def _mine_miss(x:Tensor, y:Tensor, options:dict) -> list[float]: # one a pair
 def mine_information(
     x:Tensor|np.ndarray, # (P, N, D): P pairs of variables, or (N, D)
     y:Tensor|np.ndarray, # as x
-    steps:int|None=None, # None: 100 N / batch_size, as published
+    steps:int|None=None, # >= `window`; None: 100 N / batch_size, as published
     batch_size:int=256, # 2..N
-    hidden:int=256, # width of the critics
-    lr:float=1e-4, # > 0
-    seed:int=0, # of the weights and batches
-    device:str='cpu',
-    window:int=100, # last steps that the estimate is a mean of
+    hidden:int=256, # width of the critics, >= 1
+    lr:float=1e-4, # learning rate, > 0
+    seed:int=0, # of the weights and batches, 0..2**64-1
+    device:str='cpu', # 'cpu', 'cuda' or another of torch
+    window:int=100, # last steps that the estimate is a mean of, >= 2
     alike:bool=False, # as published: all critics begin with the same weights, no example twice in a batch
     miss:bool=True, # train on Gaussians as well: what is missed there goes into the error
 ) -> list[InformationEstimate]: # one a pair

@@ -6,23 +6,52 @@
 __all__ = ['InformationMatrix', 'mutual_information']
 
 # %% ../../nbs/representations/09_information.ipynb #e4ab8f8d
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_number
+from ..data.checks import check_choice, check_number, named_arguments
+from ..data.results import Result
 from .estimators import gaussian_information, ksg_information, mine_information
 from .mixer_training import check_codes
 
 # %% ../../nbs/representations/09_information.ipynb #34ef4442
 _ESTIMATORS = 'mine', 'ksg', 'gaussian'
 
-class InformationMatrix(NamedTuple):
-    "Mutual information between the codes of all pairs of T times, in nats."
+class _MatrixFields(NamedTuple):
+    "What an `InformationMatrix` is made of"
     nats:np.ndarray # (T, T), symmetric
     errors:np.ndarray # (T, T), standard errors, of ksg and mine with what they miss on Gaussian codes
+
+class InformationMatrix(Result, _MatrixFields):
+    "Mutual information between the codes of all pairs of T times, in nats."
+    _shapes = dict(nats='TT', errors='TT')
+    _figure = (3.6, 3.)
+
+    def __repr__(self) -> str:
+        apart, own = self.nats[~np.eye(len(self.nats), dtype=bool)], np.diag(self.nats)
+        low, high = (apart.min(), apart.max()) if len(apart) else (own.min(), own.max())
+        return (f'InformationMatrix: {len(self.nats)} times, {low:.3f}..{high:.3f} nats between two, '
+                f'errors up to {self.errors.max():.3f}')
+
+    def rows(self) -> list[dict]:
+        "Return a row for each pair of times, i <= j: nats, their error, and normalised."
+        normalised, times = self.normalised, range(len(self.nats))
+        return [dict(i=i, j=j, nats=float(self.nats[i, j]), error=float(self.errors[i, j]),
+                     normalised=float(normalised[i, j])) for i in times for j in times[i:]]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the information of every pair of times; the colours leave out that of a time with itself."
+        ax, apart = self._axes(ax), ~np.eye(len(self.nats), dtype=bool)
+        high = self.nats[apart].max() if apart.any() else self.nats.max()
+        picture = ax.imshow(self.nats, vmin=0, vmax=max(float(high), 1e-9), cmap='YlGnBu', origin='lower')
+        ax.figure.colorbar(picture, ax=ax, label='mutual information, nats', extend='max')
+        ax.set(xlabel='index of a time', ylabel='index of a time')
+        return ax
 
     @property
     def normalised(self) -> np.ndarray: # (T, T), about 0..1
@@ -30,11 +59,12 @@ class InformationMatrix(NamedTuple):
         own = np.clip(np.diag(self.nats), 0, None)
         return self.nats / np.sqrt(own[:, None] * own[None] + 1e-8)
 
+@named_arguments(mine_information, ksg_information)
 def mutual_information(
     codes:Tensor|np.ndarray, # (N, T, D)
     estimator:str='ksg', # 'mine', 'ksg' or 'gaussian'
-    noise:float=0.1, # ksg, gaussian: what is added to a code for the diagonal, in deviations of its own
-    seed:int=0, # of that noise, or of the critics
+    noise:float=0.1, # ksg, gaussian: added to a code for the diagonal, in its deviations, > 0
+    seed:int=0, # of that noise, or of the critics, 0..2**64-1
     **options:float|str, # of the estimator
 ) -> InformationMatrix:
     "Estimate the information between the codes of all pairs of times; raise ValueError for bad codes."

@@ -6,9 +6,11 @@
 __all__ = ['check_codes']
 
 # %% ../../nbs/representations/06_mixer_training.ipynb #ce3a3e8a
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
 from ..data.checks import check_kind, check_number
+from ..data.results import Result
 from .ensembles import BatchedEnsemble
 
 # %% ../../nbs/representations/06_mixer_training.ipynb #f93e7789
@@ -62,22 +65,94 @@ def _classes_of(labels:Tensor, known:Sequence[int]|None, binary:bool) -> list[in
     if binary and max(classes) > 2: raise ValueError(f'binary=True is for two classes, got {classes}')
     return classes
 
+# %% ../../nbs/representations/06_mixer_training.ipynb #5ce30c56
+_LEARNT = 'mean', 'scale', 'valid', 'train_accuracy', 'lr_index', 'time_index' # tensors, where there are
+
+class _MixerResult(Result):
+    "What a fitted mixer says of itself, and its file"
+    def _check_fitted(self):
+        "Raise ValueError before `fit`."
+        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+
+    def __repr__(self) -> str:
+        name, seeds = type(self).__name__, f'{self.seeds} seed{"s" * (self.seeds > 1)}'
+        if not hasattr(self, '_grid'): return f'{name}: {seeds}, {self.epochs} epochs, not fitted'
+        words = f'{name}: {seeds}, {self.shape[0]} codes of {self.shape[1]}, {len(self.classes)} factor'
+        words += 's' * (len(self.classes) > 1)
+        if not hasattr(self, 'valid_by_time'): return words
+        return f'{words}, validation accuracy {100 * self.valid_by_time.max(-1).mean():.1f} %'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each network that was trained: its accuracies, and whether it was chosen."
+        self._check_fitted()
+        chosen = lambda i, f, t: int(self.time_index[f]) == t and int(self.lr_index[f, t]) == i
+        places = [] if not hasattr(self, 'valid') else np.ndindex(*self.valid.shape)
+        return [dict(factor=f, time=t if self.valid.shape[3] > 1 else None, lr=self.lrs[i], seed=s,
+                     validation=float(self.valid[i, s, f, t]), chosen=chosen(i, f, t),
+                     training=float(self.train_accuracy[i, s, f, t])) for i, s, f, t in places]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the validation accuracy of each factor, by time if times are read alone, or by learning rate."
+        self._check_fitted()
+        if not hasattr(self, 'valid'): raise ValueError('the mixer was trained elsewhere: no accuracies')
+        ax, times = self._axes(ax), self.valid_by_time.shape[1]
+        for f, by_time in enumerate(self.valid_by_time):
+            x, y = (range(times), by_time) if times > 1 else (self.lrs, self.valid.mean(1)[:, f, 0])
+            ax.plot(x, y, 'o-', ms=4, label=f'factor {f}')
+        ax.set(xlabel='index of the time' if times > 1 else 'learning rate', ylabel='validation accuracy')
+        if times == 1: ax.set_xscale('log')
+        if len(self.classes) > 1: ax.legend(fontsize=8)
+        return ax
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        self._check_fitted()
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        stated = dict(settings=settings | dict(device='cpu'), classes=self.classes, single=self.single,
+                      shape=self.shape, views=1 + int(self._grid.runs['time'].max()))
+        learnt = {name: getattr(self, name) for name in _LEARNT if hasattr(self, name)}
+        learnt |= {f'params/{name}': p for name, p in self._grid.ensemble.params.items()}
+        arrays = {name: t.detach().cpu().numpy() for name, t in learnt.items()}
+        return arrays | {'stated': np.asarray(json.dumps(stated))}
+
+    @classmethod
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_MixerResult': # on the CPU
+        stated = cls._stated('stated', data['stated'])
+        mixer = cls(**stated['settings'] | dict(lrs=(1.,)))
+        mixer.classes, mixer.single, mixer.shape = stated['classes'], stated['single'], tuple(stated['shape'])
+        for name in _LEARNT:
+            if name in data: setattr(mixer, name, torch.from_numpy(data[name]))
+        grid = mixer._grid = mixer._new_grid(check_number('views', stated['views'], 1, whole=True))
+        params = {}
+        for name, p in grid.ensemble.params.items():
+            params[name] = torch.from_numpy(data[f'params/{name}'])
+            if params[name].shape != p.shape:
+                raise ValueError(f'{name} must be {tuple(p.shape)}, got {tuple(params[name].shape)}')
+        grid.ensemble.keep(params)
+        f, t, s = (i.flatten() for i in torch.meshgrid(
+            *map(torch.arange, (len(mixer.classes), stated['views'], mixer.seeds)), indexing='ij'))
+        grid.runs = dict(lr=torch.zeros_like(f), seed=s, factor=f, time=t)
+        mixer.lrs = cls(**stated['settings']).lrs
+        if 'valid' in data: mixer.valid_by_time = mixer.valid.mean(1).amax(0).numpy()
+        return mixer
+
 # %% ../../nbs/representations/06_mixer_training.ipynb #1ed29991
 _LRS = 1e-3, 7.5e-4, 5e-4, 2.5e-4, 1e-4, 5e-5
 
-@dataclass
-class _MixerSettings:
+@dataclass(repr=False)
+class _MixerSettings(_MixerResult):
     "How read-outs are built and trained; as published by default."
-    epochs:int=100
-    batch_size:int=256
-    lrs:tuple[float, ...]=_LRS # one is chosen by validation
-    seeds:int=3 # networks, splits and orders; the score is their mean
+    epochs:int=100 # passes over the examples, >= 1
+    batch_size:int=256 # examples in a step, >= 1
+    lrs:tuple[float, ...]=_LRS # learning rates, > 0; one is chosen by validation
+    seeds:int=3 # how many networks, splits, orders, >= 1; the score is their mean
     hidden:int|None=None # width; None: as published; 0 (of an MLP): a linear probe
-    dropout:float=0.25
-    weight_decay:float=1e-5
-    validation:float=0.1 # share of the examples that is set aside
+    dropout:float=0.25 # probability, 0 <= dropout < 1
+    weight_decay:float=1e-5 # >= 0
+    validation:float=0.1 # share that is set aside, 0..1, above 0 and below 1 where nothing is given to `fit`
     standardise:bool=False # bring each element of a code to mean 0, deviation 1
-    device:str='cpu'
+    device:str='cpu' # 'cpu', 'cuda' or another of torch
     binary:bool=False # factors of two classes have one logit, and the logistic loss
     clip:float|None=field(default=None, init=False) # largest norm of the gradient
 

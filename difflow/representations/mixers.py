@@ -34,7 +34,11 @@ def _append(codes:Tensor, labels:Tensor, validation:tuple[Tensor, Tensor], seeds
 
 class _FittedMixer(_MixerSettings):
     "Read-outs of every learning rate, seed and factor, trained at once; validation chooses."
-    def make(self, times:int, size:int, classes:int) -> nn.Module:
+    def make(self,
+        times:int, # codes of an example, T >= 1
+        size:int, # elements of a code, D >= 1
+        classes:int, # logits, >= 1
+    ) -> nn.Module:
         "Return a new read-out of `times` codes of `size` elements, with a logit for each class."
         raise NotImplementedError
 
@@ -45,8 +49,8 @@ class _FittedMixer(_MixerSettings):
     def fit(self,
         codes:Tensor|np.ndarray, # (N, T, D)
         labels:Tensor|np.ndarray, # (N,) or (N, F), integers >= 0
-        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # codes, labels; None: split off
-        classes:Sequence[int]|None=None, # of each factor, where the labels may lack some; None: as there
+        validation:tuple[Tensor|np.ndarray, Tensor|np.ndarray]|None=None, # (M, T, D), (M,); None: split off
+        classes:Sequence[int]|None=None, # numbers >= 2, where labels may lack some
     ) -> 'Mixer': # this mixer
         "Train on codes and labels; raise ValueError where they do not fit."
         single = np.ndim(labels) == 1
@@ -123,7 +127,7 @@ class Mixer(_FittedMixer):
 
     def _inputs(self, codes:Tensor|np.ndarray) -> Tensor: # (N, T, D)
         "Return codes as `view` takes them; raise ValueError for other shapes, or before `fit`."
-        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+        self._check_fitted()
         codes, _ = check_codes(codes)
         if tuple(codes.shape[1:]) != self.shape:
             raise ValueError(f'codes must be (N, {self.shape[0]}, {self.shape[1]}), got {tuple(codes.shape)}')
@@ -154,7 +158,7 @@ def _width(hidden:int|None, published:int) -> int:
     "Return the width of a read-out: as published where none is given."
     return published if hidden is None else hidden
 
-@dataclass
+@dataclass(repr=False)
 class SingleTime(Mixer):
     "Mixer that reads one time with an MLP; the time is chosen by validation, for each factor."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -180,7 +184,7 @@ class SingleTime(Mixer):
         right = (answers == labels.T[:, None, None]).float().mean(-1).numpy()
         return right[0] if self.single else right
 
-@dataclass
+@dataclass(repr=False)
 class MeanMixer(Mixer):
     "Mixer that reads the mean of the codes over the times with an MLP."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -191,7 +195,7 @@ class MeanMixer(Mixer):
         "Return the mean code."
         return codes.mean(1)[None]
 
-@dataclass
+@dataclass(repr=False)
 class ConcatMixer(Mixer):
     "Mixer that reads all codes in a row with an MLP."
     def make(self, times:int, size:int, classes:int) -> nn.Module:
@@ -203,10 +207,10 @@ class ConcatMixer(Mixer):
         return codes.flatten(1)[None]
 
 # %% ../../nbs/representations/07_mixers.ipynb #e05f073c
-@dataclass
+@dataclass(repr=False)
 class GRUMixer(Mixer):
     "Mixer that reads the codes in the order of their times with a GRU."
-    seeds:int=5
+    seeds:int=5 # as in `Mixer`, >= 1
     clip:float|None=field(default=1., init=False)
 
     def check_width(self):
@@ -218,14 +222,14 @@ class GRUMixer(Mixer):
         return _GRU(size, classes, _width(self.hidden, 256), self.dropout)
 
 # %% ../../nbs/representations/07_mixers.ipynb #2404ce77
-@dataclass
+@dataclass(repr=False)
 class TransformerMixer(Mixer):
     "Mixer that reads all codes by attention; `mask` 0..4 hides keys as the published ablations do."
-    seeds:int=5
-    heads:int=4
-    iterations:int=2 # passes through the one block
+    seeds:int=5 # as in `Mixer`, >= 1
+    heads:int=4 # of the attention, >= 1
+    iterations:int=2 # passes through the one block, >= 1
     mask:int=0 # 1: hide the code `hidden_time`; 2: hide the token; 3: both; 4: all but that code
-    hidden_time:int=5 # index of a time
+    hidden_time:int=5 # index of a time, 0..T-1
     clip:float|None=field(default=1., init=False)
 
     def check_width(self):
@@ -264,15 +268,15 @@ class TransformerMixer(Mixer):
 
     def published_weights(self) -> list[list[dict[str, Tensor]]]: # of each factor, of each seed
         "Return the weights under the names of the published ablations; raise ValueError before `fit`."
-        if not hasattr(self, '_grid'): raise ValueError('the mixer is not fitted: fit(codes, labels) first')
+        self._check_fitted()
         params = {name: p.detach().cpu() for name, p in self._grid.ensemble.params.items()}
         states = [_published_weights({name: p[i] for name, p in params.items()})
                   for i in range(len(self.classes) * self.seeds)]
         return [states[f:f + self.seeds] for f in range(0, len(states), self.seeds)]
 
     def load_published(self,
-        states:Sequence[dict[str, Tensor]], # of one factor, of each seed
-        times:int, # T of the codes
+        states:Sequence[dict[str, Tensor]], # state dicts of one factor, as many as `seeds`
+        times:int, # T of the codes, >= 1
     ) -> 'TransformerMixer': # this mixer
         "Take weights that `published_weights` names; raise ValueError for any others."
         rows = [_own_weights(state) for state in states]

@@ -9,12 +9,14 @@ __all__ = ['Score', 'score', 'rp_score', 'rp_matrix', 'nearest', 'm_score', 'gl_
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_choice, check_number, named_arguments
+from ..data.results import Result
 from ..features.descriptors import Features, check_features, load_features
 from ..statistics.intervals import bootstrap_interval
 
@@ -57,8 +59,10 @@ def _check_paired(a:Features, b:Features):
                          f'{int(a.seeds[i])} and {int(b.seeds[i])}')
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #bdff9bc1
+_NAMES = 'RP score', 'M score', 'GL score'
+
 @dataclass(frozen=True)
-class Score:
+class Score(Result):
     "A share of samples, its interval, and the similarities of which it is the share."
     name:str # 'RP score', 'M score' or 'GL score'
     value:float # in 0..1
@@ -66,6 +70,9 @@ class Score:
     threshold:float # in -1..1
     similarities:Tensor # (N,) float32, to the partner, or to the nearest training image
     indices:Tensor|None=None # (N,) int64, which training image that is
+    _shapes = dict(interval='E', similarities='N', indices='N')
+
+    def __post_init__(self): check_choice('name', self.name, _NAMES)
 
     def __float__(self) -> float: return self.value
 
@@ -73,6 +80,30 @@ class Score:
         low, high = self.interval
         return (f'{self.name} {self.value:.4f} ({low:.4f}..{high:.4f}), {len(self.similarities)} samples, '
                 f'threshold {self.threshold:g}')
+
+    def __repr__(self) -> str: return f'Score: {self}'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each sample: its similarity, whether that is above the threshold, to which image."
+        indices = [None] * len(self.similarities) if self.indices is None else self.indices.tolist()
+        columns = zip(self.similarities.tolist(), self.copies.tolist(), indices)
+        return [dict(score=self.name, sample=i, similarity=similarity, above=above, nearest=nearest)
+                for i, (similarity, above, nearest) in enumerate(columns)]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+        label:str|None=None, # in the legend; None: the score and its value
+    ) -> Any: # the axes
+        "Draw how often each similarity occurs, and the threshold."
+        ax, values = self._axes(ax), self.similarities.cpu().numpy()
+        label = f'{self.name} {self.value:.3f}' if label is None else label
+        bins = np.linspace(min(values.min(), self.threshold, 0.99) - 0.01, 1.01, 41)
+        ax.hist(values, bins, alpha=0.6, label=label)
+        whose = 'of the two images of a seed' if self.indices is None else 'to the nearest training image'
+        ax.axvline(self.threshold, color='k', lw=0.8, ls='--', label=f'threshold {self.threshold:g}')
+        ax.set(xlabel=f'similarity {whose}, cosine', ylabel='samples')
+        ax.legend(fontsize=8)
+        return ax
 
     @property
     def copies(self) -> Tensor: # (N,) bool
@@ -86,8 +117,6 @@ class Score:
         return score(self.name, self.similarities, threshold, self.indices)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #053fefd5
-_NAMES = 'RP score', 'M score', 'GL score'
-
 def score(
     name:str, # 'RP score', 'M score' or 'GL score'
     similarities:Tensor, # (N,) in -1..1
@@ -96,7 +125,7 @@ def score(
 ) -> Score:
     "Return the share of similarities above `threshold`, for a GL score of the others; or raise ValueError."
     threshold, similarities = check_number('threshold', threshold, -1, 1), torch.as_tensor(similarities)
-    if name not in _NAMES: raise ValueError(f'name must be one of {", ".join(_NAMES)}, got {name!r}')
+    check_choice('name', name, _NAMES)
     if similarities.ndim != 1 or not len(similarities) or not (similarities.abs() <= 1 + 1e-3).all():
         raise ValueError(f'similarities must be (N,) in -1..1, N >= 1, got {tuple(similarities.shape)}')
     above, count = int((similarities > threshold).sum()), len(similarities)
@@ -104,6 +133,7 @@ def score(
     return Score(name, counted / count, bootstrap_interval(counted, count), threshold, similarities, indices)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #24524d0b
+@named_arguments()
 def rp_score(
     a:_Source, # (N, D) unit descriptors of one model's samples
     b:_Source, # (N, D) those of another from the same seeds
@@ -162,6 +192,7 @@ def nearest(
     return torch.cat([row[0] for row in rows]), torch.cat([row[1] for row in rows])
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #5a04c3e5
+@named_arguments()
 def m_score(
     samples:_Source, # (N, D) unit descriptors of generated images
     train:_Source, # (M, D) those of the training set
@@ -174,6 +205,7 @@ def m_score(
     return score('M score', similarities[:, 0], threshold, indices[:, 0])
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #1bbccf47
+@named_arguments()
 def gl_score(
     samples:_Source, # (N, D) unit descriptors of generated images
     train:_Source, # (M, D) those of the training set

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.checks import read_json
+from ..data.results import Result
 from ..files import Gate, atomic
 from .identity import _WAY_OUT, _settings_digest, _sha256, check_identity
 from .items import Item, Output, _check_items, _Make
@@ -164,7 +165,7 @@ class _RunFolder(_WorkFolder):
 
 # %% ../../nbs/runs/06_folder.ipynb #b8669dca
 @dataclass
-class Report:
+class Report(Result):
     "What a call of `fill` did"
     folder:Path
     made:int # files, by this rank
@@ -173,6 +174,14 @@ class Report:
     tells:bool # this rank is the one of all that reports the end
     broken:dict[str, str] # {item: why it could not be read}, of all ranks so far
     others:int=0 # files of the same run in the folder that this call did not ask for
+
+    def __repr__(self) -> str:
+        words = f'{self.made} made, {self.kept} kept, {len(self.broken)} broken'
+        return f'Report: {words}, {"complete" if self.complete else "not complete"}, {self.folder}'
+
+    def rows(self) -> list[dict]:
+        "Return a row for each item that could not be read, and why"
+        return [dict(item=item, reason=reason) for item, reason in self.broken.items()]
 
 # %% ../../nbs/runs/06_folder.ipynb #98b121d8
 def _remove_run(folder:str|Path, world:int=1) -> None:

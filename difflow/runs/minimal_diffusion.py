@@ -6,16 +6,18 @@
 __all__ = ['legacy_ddim', 'minimal_walk']
 
 # %% ../../nbs/runs/09_minimal_diffusion.ipynb #8383acd8
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..denoisers.base import Denoiser
 from ..samplers.guidance import GuidedDenoiser
-from ..samplers.walks import PUBLISHED_STEPS, Memory, Noise, Sampler
+from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
 
 # %% ../../nbs/runs/09_minimal_diffusion.ipynb #d0b123e5
-def _legacy_ddim_step(denoiser:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-                      memory:Memory) -> tuple[Tensor, Tensor]:
+def _legacy_ddim_step(denoiser:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float,
+                      noise:Callable[[], Tensor], memory:tuple[float, Tensor]|None) -> tuple[Tensor, Tensor]:
     "Return the next state and the clamped prediction, with the noise as it was predicted before"
     free = GuidedDenoiser(denoiser.denoiser, denoiser.labels, denoiser.guidance, False, denoiser.batch_size)
     x0hat = free(x, sigma)

@@ -1,4 +1,3 @@
-from .ablation import AblationSampler as AblationSampler
 from .ablation import ablation_sample as ablation_sample
 from .ablation import ablation_sampler as ablation_sampler
 from .ablation import discretize as discretize

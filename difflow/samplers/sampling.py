@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_kind, check_number, check_seeds, check_shape
+from ..data.checks import check_choice, check_kind, check_number, check_seeds, check_shape, named_arguments
 from ..denoisers.base import Denoiser
 from ..noise import ImageStreams, Stream, normal
 from ..schedulers.scheduler import Scheduler
@@ -91,20 +91,21 @@ def _first_state(given:Sequence[int]|Tensor, rows:range, sigma:float, draw:Calla
     if kind != 'counter' and device.type != 'mps': x = x.double() # as published
     return x if isinstance(given, Tensor) else sigma * x
 
+@named_arguments(words=Sampler.option_names)
 def sample(
-    denoiser:Denoiser,
-    shape_or_x:int|Sequence[int]|Tensor, # images B, (B, C, H, W), or states at the first noise level
-    sampler:str|Sampler=heun,
+    denoiser:Denoiser, # any; of latents, too
+    shape_or_x:int|Sequence[int]|Tensor, # how many, >= 1; (B, C, H, W); or states at the first level
+    sampler:str|Sampler=heun, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
     steps:int=SAMPLING_STEPS, # noise levels, >= 1
-    seeds:int|Sequence[int]=0, # one for all images, or one an image; `noise` decides what a seed means
-    labels:Tensor|int|None=None, # (B,) int64, or one for all
-    guidance:float=1., # classifier-free guidance, 1: none
-    batch_size:int=64, # images at once
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all or one an image; `noise` decides what a seed means
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    batch_size:int=64, # images in one call of the network, >= 1
     scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
-    noise:str='counter', # EDM's noise of a seed: 'edm'; 'cuda': as a GPU draws it (unverified on a GPU)
+    noise:str='counter', # of a seed: 'counter'; 'edm': EDM's; 'cuda': as a GPU draws it (unverified on a GPU)
     progress:bool=True, # show a bar
     callback:Callable[[int, State], None]|None=None, # callback(first image of the batch, state), every step
-    **options:float, # of the sampler: eta, S_churn, ...
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Tensor: # (B, *pixel_shape) float32, on the CPU; latents are decoded
     "Return images made from noise; raise ValueError for arguments out of range before any work."
     from tqdm.auto import tqdm

@@ -16,11 +16,11 @@ from ..data.checks import check_kind, check_number, shown
 from ..denoisers.base import Denoiser
 from ..schedulers.scheduler import Scheduler
 from .guidance import GuidedDenoiser
-from .walks import Memory, Noise, Sampler, State
+from .walks import Sampler, State, _Memory, _Noise
 
 # %% ../../nbs/samplers/02_steps.ipynb #a71f8cb3
-def _ddpm_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-               memory:Memory) -> tuple[Tensor, Tensor]:
+def _ddpm_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+               memory:_Memory) -> tuple[Tensor, Tensor]:
     "Draw from the posterior of one step, with the denoiser's variance (Ho et al. 2020, algorithm 2)."
     x0hat, extra = guided.predict(x, sigma)
     mean = x0hat + (sigma_next / sigma)**2 * (x - x0hat)
@@ -30,8 +30,8 @@ def _ddpm_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, n
 ddpm = Sampler('ddpm', _ddpm_step)
 
 # %% ../../nbs/samplers/02_steps.ipynb #d1aad8ef
-def _ddim_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
-               eta:float=0.) -> tuple[Tensor, Tensor]:
+def _ddim_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+               memory:_Memory, eta:float=0.) -> tuple[Tensor, Tensor]:
     "Keep the predicted noise, but for the share `eta`, 0..1, that is drawn anew (Song et al. 2021, eq. 12)."
     x0hat = guided(x, sigma)
     variance = eta**2 * sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2
@@ -41,8 +41,8 @@ def _ddim_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, n
 ddim = Sampler('ddim', _ddim_step, dict(eta=(0, 1)))
 
 # %% ../../nbs/samplers/02_steps.ipynb #1db69ec4
-def _euler_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-                memory:Memory) -> tuple[Tensor, Tensor]:
+def _euler_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+                memory:_Memory) -> tuple[Tensor, Tensor]:
     "Go straight towards the denoised image."
     x0hat = guided(x, sigma)
     return x0hat + sigma_next / sigma * (x - x0hat), x0hat
@@ -52,7 +52,7 @@ euler = Sampler('euler', _euler_step)
 # %% ../../nbs/samplers/02_steps.ipynb #78db7c4e
 _CHURN = dict.fromkeys(('S_churn', 'S_min', 'S_max', 'S_noise'), (0, math.inf)) # their ranges
 
-def _heun_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise, memory:Memory,
+def _heun_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise, memory:_Memory,
                gamma:float=0., S_noise:float=1.) -> tuple[Tensor, Tensor]:
     "Raise the noise by `gamma`, go straight, and correct from the end (Karras et al. 2022, algorithm 2)."
     higher = float(guided.denoiser.round_sigma(sigma * (1 + gamma))) if gamma > 0 else sigma
@@ -68,17 +68,20 @@ def _heun_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, n
 
 class _ChurnSampler(Sampler):
     "A sampler whose steps may raise the noise first: EDM's churn, at the levels where it is on."
-    def step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-             memory:Memory=None, steps:int=1, S_churn:float=0., S_min:float=0., S_max:float=math.inf,
-             S_noise:float=1.) -> tuple[Tensor, Tensor]:
+    def step(self, guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+             memory:_Memory=None, steps:int=1, S_churn:float=0., # how much noise is added in all, >= 0
+             S_min:float=0., # from this level on, >= 0
+             S_max:float=math.inf, # up to this level, >= 0
+             S_noise:float=1., # factor of the added noise, >= 0
+    ) -> tuple[Tensor, Tensor]:
         gamma = min(S_churn / steps, math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         return self.one_step(guided, x, sigma, sigma_next, noise, memory, gamma, S_noise)
 
 heun = _ChurnSampler('heun', _heun_step, _CHURN)
 
 # %% ../../nbs/samplers/02_steps.ipynb #42a81cd8
-def _dpmpp_2m_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:Noise,
-                   memory:Memory) -> tuple[Tensor, Tensor]:
+def _dpmpp_2m_step(guided:GuidedDenoiser, x:Tensor, sigma:float, sigma_next:float, noise:_Noise,
+                   memory:_Memory) -> tuple[Tensor, Tensor]:
     "Solve the linear part exactly, extrapolate the prediction (Lu et al. 2022, algorithm 2)."
     x0hat = guided(x, sigma)
     if sigma_next == 0: return x0hat, x0hat

@@ -119,8 +119,8 @@ def vp_sigmas(
 # %% ../../nbs/schedulers/00_levels.ipynb #dd417be0
 def iddpm_sigmas(
     n: int = 1000,  # number of levels, 1..number of those in the range
-    sigma_min: float = 0.002,
-    sigma_max: float | None = None,  # None: 81 as in EDM, or no limit for the whole chain, `n` = `M`
+    sigma_min: float = 0.002,  # of the levels that count, >= 0
+    sigma_max: float | None = None,  # > sigma_min; None: 81 as in EDM, or, for `n` = `M`, no limit
     M: int = 1000,  # length of the chain, 1..10**6
     C_1: float = 0.001,  # least ratio of neighbouring abar, in (0, 1)
     C_2: float = 0.008,  # offset of the cosine, > 0

@@ -6,9 +6,11 @@
 __all__ = ['Scheduler']
 
 # %% ../../nbs/schedulers/02_scheduler.ipynb #fa90f03b
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +28,18 @@ from difflow.schedulers.levels import (
 )
 
 from ..data.checks import check_choice, check_kind, check_number, shown
+from ..data.results import Result
 from .respacing import space_timesteps
 
-# %% ../../nbs/schedulers/02_scheduler.ipynb #95ff8368
+# %% ../../nbs/schedulers/02_scheduler.ipynb #8c598644
 def _betas(alphas_cumprod: Tensor) -> Tensor:
     "Return the betas that lead from each level to the next, the first from no noise."
     return 1 - alphas_cumprod / torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
 
-# %% ../../nbs/schedulers/02_scheduler.ipynb #8c598644
 @dataclass(frozen=True, eq=False, repr=False)
-class _Levels:
+class _Levels(Result):
     "The noise levels of a grid as tensors, and how the grid was made."
-    name: str  # of the constructor: linear, cosine, karras, vp, ve, iddpm, from_betas or from_sigmas
+    name: str  # 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas' or 'from_sigmas'
     alphas_cumprod: Tensor  # (n,) float64, descending, in (0, 1)
     betas: Tensor  # (n,) float64, 1 - alphas_cumprod[i] / alphas_cumprod[i-1]
     sigmas: Tensor  # (n,) float64, ascending, noise standard deviation relative to the data
@@ -49,8 +51,8 @@ class _Levels:
 
     def on(
         self,
-        name: str,  # of one of the tensors of this object
-        device: str | torch.device,
+        name: str,  # of one of the tensors: 'sigmas', 'alphas_cumprod', ...
+        device: str | torch.device,  # 'cpu', 'cuda' or another of torch
     ) -> Tensor:
         "Return a tensor on `device`, copied there once: a step that copied it again would wait for a GPU."
         key = name, torch.device(device)
@@ -62,8 +64,8 @@ class _Levels:
         "Build from `betas`, which are kept as they are."
         alphas_cumprod = torch.from_numpy(np.cumprod(1 - betas))
         sigmas = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
-        timesteps = torch.arange(len(sigmas))
-        return cls(name, alphas_cumprod, torch.from_numpy(betas), sigmas, timesteps, sigmas, options)
+        betas, timesteps = torch.from_numpy(betas), torch.arange(len(sigmas))
+        return cls(name, alphas_cumprod, betas, sigmas, timesteps, sigmas, options)
 
     @classmethod
     def _from_sigmas(cls, name: str, sigmas: np.ndarray, options: dict) -> '_Levels':
@@ -87,7 +89,6 @@ class _Levels:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Levels) and self.to_dict() == other.to_dict()
-
     def __hash__(self) -> int: return hash((self.name, len(self), self.respacing))
 
     @property
@@ -103,11 +104,9 @@ class _Levels:
 # %% ../../nbs/schedulers/02_scheduler.ipynb #cbefd02c
 _ROUNDING = 2.0**-23  # relative: a sigma this close to a level is that level, seen through float32
 
-
 def _in_float64(values: Tensor) -> Tensor:
     "Return `values` in float64 on their device, or on the CPU where that device has none."
     return values.detach().to('cpu' if values.device.type == 'mps' else values.device).double()
-
 
 def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor,
                  name: str = 'value') -> float | Tensor:
@@ -116,7 +115,6 @@ def _elementwise(function: Callable[[Tensor], Tensor], value: float | Tensor,
         return function(torch.tensor(check_number(name, value, high=math.inf), dtype=torch.float64)).item()
     value = value if value.is_floating_point() else value.float()
     return function(value).to(value)
-
 
 def _checked_index(t: int | Tensor, count: int, levels: int) -> Tensor:
     "Return `t` as int64 (), (1,) or (`count`,); its range is checked on the CPU only, where it is free."
@@ -151,7 +149,7 @@ class _DiffusionLevels(_Levels):
         self,
         x0: Tensor,  # (B, ...), images in [-1, 1]
         t: int | Tensor,  # index into this scheduler for all, or (B,) int64; 0..n-1
-        noise: Tensor,  # shape of `x0`, standard normal
+        noise: Tensor,  # standard normal, (B, ...) like `x0`
     ) -> Tensor:  # shape of `x0`, float32, in VP coordinates
         "Return `x0` noised to `t`, sqrt(abar) x0 + sqrt(1 - abar) noise; `ValueError` for bad shape or `t`."
         check_kind('x0', x0, Tensor), check_kind('noise', noise, Tensor)
@@ -164,7 +162,7 @@ class _DiffusionLevels(_Levels):
 
     def timestep(
         self,
-        sigma: float | Tensor,  # > 0, any shape
+        sigma: float | Tensor,  # noise level, > 0, (), (B,) or any other shape
     ) -> float | Tensor:  # 0..T-1, kind, shape and dtype of `sigma`
         "Map `sigma` to a fractional timestep before respacing, clamped; raise `ValueError` for `sigma` <= 0."
         return _elementwise(self._timestep, sigma, 'sigma')
@@ -184,7 +182,7 @@ class _DiffusionLevels(_Levels):
 
     def sigma_at(
         self,
-        timestep: float | Tensor,  # 0..T-1 before respacing, may be fractional, any shape
+        timestep: float | Tensor,  # 0..T-1 before respacing, may be fractional, (), (B,) or any other shape
     ) -> float | Tensor:  # kind, shape and dtype of `timestep`
         "Invert `timestep`; raise `ValueError` outside 0..T-1."
         return _elementwise(self._sigma_at, timestep, 'timestep')
@@ -199,14 +197,35 @@ class _DiffusionLevels(_Levels):
         low, high = t.floor().long().clamp(0, last), t.ceil().long().clamp(0, last)
         return levels[low] * (levels[high] / levels[low]) ** (t - low)
 
+# %% ../../nbs/schedulers/02_scheduler.ipynb #e2db3cdb
+class _ShownLevels(_DiffusionLevels):
+    "How a `Scheduler` shows itself, and its file"
+    def rows(self) -> list[dict]:
+        "Return a row for each level: index, timestep, sigma, signal-to-noise ratio, alphas_cumprod, beta."
+        names = 'level', 'timestep', 'sigma', 'snr_db', 'alphas_cumprod', 'beta'
+        columns = self.timesteps, self.sigmas, self.snr_db, self.alphas_cumprod, self.betas
+        return [dict(zip(names, row)) for row in zip(range(len(self)), *(c.tolist() for c in columns))]
+
+    def plot(self, ax: Any = None) -> Any:
+        "Draw the sigmas into `ax`, axes of Matplotlib, or new ones; return the axes."
+        ax = self._axes(ax)
+        ax.semilogy(self.sigmas, '.-', ms=3, lw=1)
+        ax.set(xlabel=f'level of {self.name}, 0..{len(self) - 1}', ylabel='sigma, noise / data')
+        return ax
+
+    def _arrays(self) -> dict: return {'config': np.array(json.dumps(self.to_dict()))}
+    @classmethod
+    def _of_arrays(cls, data: dict) -> 'Scheduler':
+        if list(data) != ['config']: raise ValueError(f'it has {", ".join(data)}, wanted is config')
+        return cls.from_dict(cls._stated('config', data['config']))
+
 # %% ../../nbs/schedulers/02_scheduler.ipynb #0d60816d
-# Constructors of `Scheduler`
 _KINDS = 'linear', 'cosine', 'karras', 'vp', 've', 'iddpm', 'from_betas', 'from_sigmas'
 
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Scheduler(_DiffusionLevels):
+class Scheduler(_ShownLevels):
     "The noise levels of a diffusion, ascending: index 0 has the least noise."
+
     @classmethod
     def linear(cls, n: int = 1000) -> 'Scheduler':
         "Return DDPM's levels, see `linear_betas`."
@@ -261,7 +280,7 @@ class Scheduler(_DiffusionLevels):
         return cls._from_sigmas('from_sigmas', np.array(sigmas), {'sigmas': sigmas})
 
     @classmethod
-    def from_dict(cls, config: dict) -> 'Scheduler':
+    def from_dict(cls, config: dict) -> 'Scheduler':  # config: what `to_dict` returned
         "Return the scheduler that `to_dict` described; raise `ValueError` for unknown names or options."
         name = check_choice('scheduler', check_kind('config', config, dict).get('name'), _KINDS)
         try:

@@ -6,17 +6,18 @@
 __all__ = ['Transition', 'fit_transition']
 
 # %% ../../nbs/statistics/01_transition.ipynb #718fada9
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.checks import check_number, shown
+from ..data.checks import check_number, named_arguments, shown
+from ..data.results import Result
 
 # %% ../../nbs/statistics/01_transition.ipynb #9f626384
 def _fall(z:np.ndarray) -> np.ndarray: return 0.5 - 0.5 * np.tanh(z / 2)
 
-class Transition(NamedTuple):
-    "A fitted fall from 1 to `chance`: its midpoint and width, with 95 % intervals, in units of the levels."
+class _TransitionFields(NamedTuple):
+    "What a `Transition` is made of"
     midpoint:float # level where the excess over chance has fallen to a half; all NaN where there is no fall
     midpoint_low:float # -inf where the levels do not bound it
     midpoint_high:float # inf where the levels do not bound it
@@ -25,6 +26,14 @@ class Transition(NamedTuple):
     width_high:float
     chance:float # share that is kept at infinite noise
     reason:str='' # why the data hold no fall, '' where they do
+
+class Transition(Result, _TransitionFields):
+    "A fitted fall from 1 to `chance`: its midpoint and width, with 95 % intervals, in units of the levels."
+    def __repr__(self) -> str:
+        if self.reason: return f'Transition: none, {self.reason}'
+        middle = f'{self.midpoint:.4g} ({self.midpoint_low:.4g}..{self.midpoint_high:.4g})'
+        return (f'Transition: midpoint {middle}, width {self.width:.3g} '
+                f'({self.width_low:.3g}..{self.width_high:.3g})')
 
     @property
     def found(self) -> bool:
@@ -36,6 +45,27 @@ class Transition(NamedTuple):
     ) -> np.ndarray: # (...) in chance..1, NaN where there is no fall
         "Return the fitted share at levels `u`."
         return self.chance + (1 - self.chance) * _fall((np.asarray(u, float) - self.midpoint) / self.width)
+
+    def rows(self) -> list[dict]:
+        "Return one row: all fields."
+        return [{name: value if isinstance(value, str) else float(value)
+                 for name, value in self._asdict().items()}]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw the fitted share against the level, and the interval of the midpoint, or why there is none."
+        ax = self._axes(ax)
+        ax.set(xlabel='level of noise, in the units of the fit', ylabel='share kept', ylim=(0, 1.03))
+        ax.axhline(self.chance, color='gray', ls=':', lw=1, label='chance')
+        if self.reason: ax.set_title(self.reason, fontsize=7, wrap=True)
+        else:
+            u = self.midpoint + np.linspace(-6, 6, 200) * self.width
+            low, high = np.clip([self.midpoint_low, self.midpoint_high], u[0], u[-1])
+            line, = ax.plot(u, self.curve(u), label='fit')
+            ax.axvspan(low, high, color=line.get_color(), alpha=0.2, label='midpoint, 95 %')
+        ax.legend(fontsize=8)
+        return ax
 
 # %% ../../nbs/statistics/01_transition.ipynb #1a54f975
 def _loss(share:np.ndarray, p:np.ndarray) -> float:
@@ -109,12 +139,13 @@ def _interval(ranges:np.ndarray) -> tuple[float, float]: # (R, 2) low and high e
     return low, np.quantile(ranges[:, 1], 0.975, method=method or 'higher')
 
 # %% ../../nbs/statistics/01_transition.ipynb #5b1e90a4
+@named_arguments()
 def fit_transition(
     levels:np.ndarray, # (S,) ascending, step_reverse / steps or any other measure of noise
     kept:np.ndarray, # (S, N) bool, or shares in 0..1: what each of N images kept
     chance:float, # in [0, 1), the share that is kept by luck
     bootstrap:int=200, # resamples of the images, >= 20
-    seed:int=0, # of the resamples
+    seed:int=0, # of the resamples, 0..2**64-1
 ) -> Transition:
     "Return the fall of `kept` from 1 to `chance`, NaN where there is none; ValueError for bad arguments."
     levels, kept = _check_curve(levels, kept)

@@ -6,23 +6,21 @@
 __all__ = ['LayerChange', 'activation_change', 'sweep_change', 'join_changes']
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #e1371c2c
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.checks import check_number, read_json
+from ..data.checks import check_number
+from ..data.results import Result
 from ..data.sets import ImageSet
 from ..features.activations import ActivationStatistics
 from ..features.classifiers import classifier_hash
 from ..features.layer_hooks import LayerHooks, image_batch, layer_names, progress_bar
-from ..files import load_npz, save_npz
 from ..runs.ranks import rank_and_world
 from ..statistics.axes import snr_axis
 from ..statistics.intervals import mean_error
@@ -93,7 +91,7 @@ def _plot_classes(change:'LayerChange', axis:Any, x:np.ndarray, draws:int) -> No
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #23a1d676
 @dataclass
-class LayerChange:
+class LayerChange(Result):
     "What changed in each layer, at each level, in each image; S levels, L layers, N images."
     layers:list[str]                    # (L,)
     levels:list[int]                    # (S,) step_reverse
@@ -109,6 +107,15 @@ class LayerChange:
     labels:np.ndarray|None=None         # int (N,) or (N,k), where known
     run:dict|None=None                  # what it was made of, where a file of `fill_change` states it
     steps:int|None=None                 # of the whole walk, where known: levels are in 0..steps
+    _shapes = dict(layers='L', levels='S', names='N', L2='SLN', L2_normalized='SLN', cosine='SLN',
+                   shuffled='SLN', partner='N', sigmas='S', labels='N*', logits_start='N*', logits='SN*')
+    _figure, _panels, _named = (10., 3.4), 2, False
+
+    def __repr__(self) -> str:
+        levels, layers, images = self.cosine.shape
+        return (f'LayerChange: {images} image{"s" * (images > 1)}, {levels} levels, {layers} layers; '
+                f'at step_reverse {self.levels[-1]}: cosine {self.cosine[-1].mean():.2f}, '
+                f'same class {100 * self.same_class()[-1].mean():.0f} %')
 
     def head(self, head:str|None=None) -> str:
         "Return the name of a head, by default the first; ValueError for an unknown one."
@@ -132,39 +139,32 @@ class LayerChange:
         if what not in _MEASURES: raise ValueError(f'{what!r}: known are {", ".join(_MEASURES)}')
         return mean_error(getattr(self, what), draws)
 
+    def rows(self) -> list[dict]:
+        "Return a row for each layer at each level: the means over images, and the standard error of cosine."
+        means, share = {name: self.curve(name)[0] for name in _MEASURES}, self.same_class().mean(1)
+        error, sigmas = self.curve()[1], [None] * len(self.levels) if self.sigmas is None else self.sigmas
+        return [dict(step_reverse=int(r), sigma=sigma if sigma is None else float(sigma), layer=layer,
+                     **{name: float(mean[s, i]) for name, mean in means.items()},
+                     cosine_error=float(error[s, i]), same_class=float(share[s]))
+                for s, (r, sigma) in enumerate(zip(self.levels, sigmas))
+                for i, layer in enumerate(self.layers)]
+
     def plot(self,
+        ax:Any=None,         # axes for the cosines, or two, for cosines and classes; None: two new ones
         steps:int|None=None, # of the whole schedule: the axis is then step_reverse / steps
         draws:int=1,         # of each image, in a row
-    ) -> None:
+    ) -> Any: # the axes
         "Draw the cosine of each layer, dotted that of shuffled pairs, and the share that keeps its class."
-        import matplotlib.pyplot as plt
+        if ax is None:
+            import matplotlib.pyplot as plt
+            ax = plt.subplots(1, 2, figsize=self._figure, layout='constrained')[1]
         x = np.asarray(self.levels) / (steps or 1)
-        _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout='constrained')
-        _plot_cosines(self, left, x, draws)
-        _plot_classes(self, right, x, draws)
-        for axis in (left, right):
+        for axis, draw in zip(ax if hasattr(ax, '__len__') else [ax], (_plot_cosines, _plot_classes)):
+            draw(self, self._axes(axis), x, draws)
             axis.set_xlabel('step_reverse / steps' if steps else 'step_reverse')
             axis.legend(fontsize=7)
             if self.sigmas is not None: snr_axis(axis, x, self.sigmas)
-
-    def save(self, path:str|Path) -> Path: # ends in .npz
-        "Write everything to an npz with named arrays."
-        arrays = {name: value for name, value in vars(self).items() if value is not None}
-        if self.run is not None: arrays['run'] = json.dumps(self.run)
-        for kind in ('logits_start', 'logits'):
-            arrays |= {f'{kind}/{head}': values for head, values in arrays.pop(kind).items()}
-        return save_npz(path, arrays)
-
-    @staticmethod
-    def load(path:str|Path) -> 'LayerChange':
-        "Return what `save` wrote; ValueError for any other file."
-        data = load_npz(path, 'layers', 'levels', 'names', *_MEASURES, 'partner')
-        for kind in ('logits_start', 'logits'):
-            heads = [key for key in data if key.startswith(f'{kind}/')]
-            data[kind] = {key.split('/', 1)[1]: data.pop(key) for key in heads}
-        if 'run' in data: data['run'] = read_json(str(data['run']).encode(), path)
-        if 'steps' in data: data['steps'] = int(data['steps'])
-        return LayerChange(**data | {key: data[key].tolist() for key in ('layers', 'levels', 'names')})
+        return ax
 
 # %% ../../nbs/sweeps/04_layer_change.ipynb #f023fe9b
 class _Table:

@@ -6,23 +6,27 @@
 __all__ = ['even_levels', 'Sweep', 'sweep_states', 'sweep', 'forward_backward']
 
 # %% ../../nbs/sweeps/01_levels.ipynb #21058ac8
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.canvas import image_grid
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
+from ..data.results import Result
 from ..denoisers.base import Denoiser
 from ..samplers.steps import ddpm
 from ..samplers.walks import PUBLISHED_STEPS, Sampler
 from ..schedulers.scheduler import Scheduler
+from ..statistics.axes import snr_axis
 from .plans import _check_levels, _NoiseFunction, _sweep_plan, _sweep_steps, _SweepPlan
 
 # %% ../../nbs/sweeps/01_levels.ipynb #a85745a0
+@named_arguments()
 def even_levels(
     steps:int, # of the whole schedule, >= 1
     count:int=25, # levels wanted, >= 2; fewer come where `steps` are fewer
@@ -31,7 +35,7 @@ def even_levels(
     steps, count = check_number('steps', steps, 1, whole=True), check_number('count', count, 2, whole=True)
     return sorted({round(i * steps / (count - 1)) for i in range(count)})
 
-# %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
+# %% ../../nbs/sweeps/01_levels.ipynb #18e15762
 class _Pictures:
     "What turns the latents of a sweep into images."
     def __init__(self, decode:Callable[[Tensor], Tensor], images:Tensor):
@@ -47,11 +51,90 @@ class _Pictures:
         scale = (1 + sweep.sigmas.to(self.noised)**2).sqrt()
         return self.noised * scale.reshape(-1, 1, 1, 1, 1)
 
-@dataclass
-class Sweep:
+def _captioned(
+    grid:Image.Image, # two rows of images, a line of text under each
+    captions:Sequence[tuple[str, str]], # of each row: what the images are, what the numbers are
+) -> Image.Image:
+    "Return the grid with captions to the left of its rows, so that no number stands without its name."
+    font, half = ImageFont.load_default(size=13), grid.height // 2
+    margin = 8 + max(int(font.getlength(text)) for row in captions for text in row)
+    wide = Image.new(grid.mode, (grid.width + margin, grid.height), 'white')
+    wide.paste(grid, (margin, 0))
+    for row, (images, numbers) in enumerate(captions):
+        ImageDraw.Draw(wide).text((margin - 4, (half - 18) // 2 + row * half), images, 'black', font, 'rm')
+        ImageDraw.Draw(wide).text((margin - 4, half - 18 + row * half), numbers, 'black', font, 'ra')
+    return wide
+
+# %% ../../nbs/sweeps/01_levels.ipynb #292248a6
+class _ShownSweep(Result):
+    "How a `Sweep` shows itself"
+    def __repr__(self) -> str:
+        levels, count, *shape = self.images.shape
+        sigma, left = self.noised_sigmas, 0 if self.done is None else int((~self.done).sum())
+        return (f'Sweep: {count} image{"s" * (count > 1)} {"x".join(map(str, shape))} from {levels} levels, '
+                f'step_reverse {min(self.steps_reverse)}..{max(self.steps_reverse)} of {self.steps}, '
+                f'sigma {sigma.min():.3g}..{sigma.max():.3g}' + f', {left} on their way' * bool(left))
+
+    def strip(self,
+        image:int=0, # which one, 0..B-1
+        scale:int|None=None, # screen pixels per pixel; None: about 56 to an image
+        levels:int|None=None, # how many to draw, >= 1, evenly spread; None: all
+    ) -> Image.Image:
+        "Draw the film strip of one image: above what was sent, below what came back; ValueError if none."
+        image = check_number('image', image, 0, len(self.x0) - 1, whole=True)
+        if scale is not None: check_number('scale', scale, 1, whole=True)
+        count = len(self.steps_reverse)
+        most = count if levels is None else min(count, check_number('levels', levels, 1, whole=True))
+        at = [round(i * (count - 1) / max(most - 1, 1)) for i in range(most)]
+        rows = torch.cat([self.noised_vp[at, image], self.images[at, image]]).clamp(-1, 1)
+        scale = scale or max(1, round(56 / rows.shape[-1]))
+        titles = [f'{self.noised_sigmas[i]:.3g}' for i in at] + [f'{self.steps_reverse[i]}' for i in at]
+        return _captioned(image_grid(rows, columns=most, scale=scale, titles=titles), [
+            ('noised', 'sigma, noise / data'), ('came back', f'step_reverse of {self.steps}')])
+
+    def _draw(self, file:io.BytesIO) -> None:
+        "Write the film strip of the first image, of as many levels as are seen at once, as PNG."
+        size = self.x0.shape[-1]
+        shown = self.in_pixels().strip(levels=max(2, 1600 // (size * max(1, round(56 / size)))))
+        shown.save(file, format='PNG')
+
+    def _arrays(self) -> dict:
+        if self.latents is None: return super()._arrays()
+        raise ValueError('a sweep of latents is not written: save its in_pixels()')
+
+    @property
+    def _change(self) -> Tensor: # (S, B)
+        "Return the root mean square difference between what came back and what was sent."
+        return (self.images.float() - self.x0.float()).square().flatten(2).mean(2).sqrt().cpu()
+
+    def rows(self) -> list[dict]:
+        "Return a row for each image at each level: noise, whether it is back, how far from what was sent."
+        change = self._change.tolist()
+        back = [True] * len(change) if self.done is None else self.done.tolist()
+        levels = zip(self.steps_reverse, self.noised_sigmas.tolist(), self.snr_db.tolist(), back, change)
+        return [dict(image=image, step_reverse=r, sigma=sigma, snr_db=snr_db, returned=here, rms_change=value)
+                for r, sigma, snr_db, here, values in levels for image, value in enumerate(values)]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw how far each image came back from what was sent, against the level; of many images the mean."
+        ax, order = self._axes(ax), sorted(range(len(self.steps_reverse)), key=self.steps_reverse.__getitem__)
+        levels, change = [self.steps_reverse[i] for i in order], self._change[order]
+        for image, curve in enumerate(change.T[:8]):
+            ax.plot(levels, curve, 'o-', ms=3, lw=1, alpha=0.6, label=f'image {image}')
+        if change.shape[1] > 1: ax.plot(levels, change.mean(1), 'k', label=f'mean of {change.shape[1]}')
+        ax.set(xlabel=f'step_reverse, of {self.steps}', ylabel='RMS change of a pixel in [-1, 1]')
+        if change.shape[1] > 1: ax.legend(fontsize=7)
+        snr_axis(ax, levels, self.noised_sigmas[order].sort().values)
+        return ax
+
+# %% ../../nbs/sweeps/01_levels.ipynb #bacb5316
+@dataclass(repr=False)
+class Sweep(_ShownSweep):
     "The images that came back from every level, and those that were sent."
-    steps_reverse:list[int] # (S,)
-    steps:int # of the whole schedule
+    steps_reverse:list[int] # (S,) levels, 0..steps
+    steps:int # of the whole schedule, >= 1
     sigmas:Tensor # (S,) float64, levels at which the denoiser is asked first; 0 for step_reverse 0
     x0:Tensor # (B, C, H, W)
     noised:Tensor # (S, B, C, H, W) in sigma coordinates, x0 + sigma * n where the convention is 'matched'
@@ -60,6 +143,8 @@ class Sweep:
     done:Tensor|None = None # (S,) bool, chains that have come back
     noised_sigmas:Tensor|None = None # (S,) float64, the level of the noised images; None: `sigmas`
     latents:_Pictures|None = None # all above is in latents, and this is how they become images
+    _shapes = dict(steps_reverse='S', sigmas='S', x0='BCHW', noised='SBCHW', images='SBCHW', x0hat='SBCHW',
+                   done='S', noised_sigmas='S')
 
     def __post_init__(self):
         if self.noised_sigmas is None: self.noised_sigmas = self.sigmas
@@ -82,35 +167,24 @@ class Sweep:
         "Return the signal-to-noise ratio 1 / sigma^2 of the noised images in decibel."
         return -20 * self.noised_sigmas.log10()
 
-    def strip(self,
-        image:int=0, # which one, 0..B-1
-        scale:int|None=None, # screen pixels per pixel; None: about 56 to an image
-    ) -> Image.Image:
-        "Draw the film strip of one image: above what was sent, below what came back; ValueError if none."
-        image = check_number('image', image, 0, len(self.x0) - 1, whole=True)
-        if scale is not None: check_number('scale', scale, 1, whole=True)
-        rows = torch.cat([self.noised_vp[:, image], self.images[:, image]]).clamp(-1, 1)
-        scale = scale or max(1, round(56 / rows.shape[-1]))
-        titles = [f's={s:.3g}' for s in self.noised_sigmas.tolist()] + [f'r={r}' for r in self.steps_reverse]
-        return image_grid(rows, columns=len(self.steps_reverse), scale=scale, titles=titles)
-
 # %% ../../nbs/sweeps/01_levels.ipynb #06e48739
+@named_arguments(words=Sampler.option_names)
 def sweep_states(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
-    sampler:str|Sampler=ddpm,
-    seeds:int|Sequence[int]=0, # one for all images, or one an image
-    labels:Tensor|int|None=None, # (B,) int64, or one for all
-    convention:str='matched', # or 'repo'
-    scheduler:Scheduler|None=None, # None: the denoiser's own grid, or DDPM's linear one
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
     independent:bool=False, # noise of its own for every level
-    batch_size:int|None=None, # rows in one call of the network
-    guidance:float=1., # classifier-free guidance
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
     clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
-    noise:_NoiseFunction|None=None, # in place of seeded noise
-    **options:float, # of the sampler
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Iterator[tuple[int, Sweep]]: # levels still to walk, and the sweep so far, of latents in latents
     "Yield the sweep before the first step and after each; raise ValueError for bad input before any work."
     steps = check_number('steps', steps, 1, whole=True)
@@ -142,20 +216,31 @@ def _sweeps(plan:_SweepPlan, levels:list[int]) -> Iterator[tuple[int, Sweep]]:
         yield state.index, sweep
 
 # %% ../../nbs/sweeps/01_levels.ipynb #e874ff3f
+@named_arguments(words=Sampler.option_names)
 def sweep(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     steps_reverse:Sequence[int]|None=None, # levels, each in 0..steps; None: 25 of them
-    steps:int=PUBLISHED_STEPS, # of the whole schedule, 1..its length
-    sampler:str|Sampler=ddpm,
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
     progress:bool=False, # show a bar
     callback:Callable[[int, Sweep], None]|None=None, # callback(levels left, sweep so far), every step
-    **arguments:Any, # of `sweep_states`
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
+    independent:bool=False, # noise of its own for every level
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Sweep:
     "Return what came back from every level, in one pass; raise ValueError for bad input before any work."
     from tqdm.auto import tqdm
     check_kind('progress', progress, bool)
-    walk = sweep_states(denoiser, x0, steps_reverse, steps, sampler, **arguments)
+    walk = sweep_states(denoiser, x0, steps_reverse, steps, sampler, seeds, labels, convention, scheduler,
+                        independent, batch_size, guidance, clip, noise, **options)
     left, result = next(walk)
     bar = tqdm(total=left, disable=not progress, desc='sweep', unit='level')
     for left, result in walk:
@@ -165,13 +250,25 @@ def sweep(
     return result.in_pixels()
 
 # %% ../../nbs/sweeps/01_levels.ipynb #5465b3ce
+@named_arguments(words=Sampler.option_names)
 def forward_backward(
-    denoiser:Denoiser,
+    denoiser:Denoiser, # any; of latents, too
     x0:Tensor, # (B, C, H, W) float images in [-1, 1]
     step_reverse:int, # reverse after this many of `steps` forward steps, 0..steps
-    steps:int=PUBLISHED_STEPS, # of the whole schedule
-    sampler:str|Sampler=ddpm,
-    **arguments:Any, # of `sweep_states`: seeds, labels, convention, scheduler, batch_size, guidance, ...
+    steps:int=PUBLISHED_STEPS, # noise levels of the whole schedule, 1..its length
+    sampler:str|Sampler=ddpm, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    seeds:int|Sequence[int]=0, # 0..2**64-1, one for all images or one an image
+    labels:Tensor|int|None=None, # classes, (B,) int64 or one for all; None: no class
+    convention:str='matched', # image of level r: noised to level r, or 'repo': to r + 1, as published
+    scheduler:Scheduler|None=None, # noise levels; None: the denoiser's own grid, or DDPM's linear one
+    independent:bool=False, # noise of its own for every level
+    batch_size:int|None=None, # images in one call of the network, >= 1; None: all
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    clip:bool|None=None, # clamp predictions to [-1, 1]; None: the denoiser's own setting
+    noise:_NoiseFunction|None=None, # noise(stream, step) -> (B, C, H, W), in place of seeded noise
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
 ) -> Tensor: # (B, C, H, W)
     "Noise `x0` to `step_reverse` and walk back; raise ValueError for bad input before any work."
-    return sweep(denoiser, x0, [step_reverse], steps, sampler, **arguments).images[0]
+    back = sweep(denoiser, x0, [step_reverse], steps, sampler, False, None, seeds, labels, convention,
+                 scheduler, independent, batch_size, guidance, clip, noise, **options)
+    return back.images[0]

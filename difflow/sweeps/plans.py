@@ -102,6 +102,8 @@ def _sweep_plan(
     check_choice('convention', convention, _CONVENTIONS), check_kind('independent', independent, bool)
     sampler, device = as_sampler(sampler), device_of(check_kind('denoiser', denoiser, Denoiser))
     sampler.check_options(options)
+    if noise is not None and not callable(noise):
+        raise ValueError(f'noise must be a function noise(stream, step) or None, got {shown(noise)}')
     images = check_images(x0, denoiser.pixel_shape).to(device)
     x0 = denoiser.encode(images)
     labels, seeds = denoiser.labels_of(labels, len(x0)), check_seeds(seeds, len(x0))

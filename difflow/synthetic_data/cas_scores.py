@@ -7,7 +7,7 @@ __all__ = ['CAS']
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #3120764c
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..data.checks import check_choice, check_number
-from ..files import atomic, load_npz
+from ..data.results import Result
+from ..files import Gate, atomic
 from ..statistics.intervals import bootstrap_interval
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #881303f7
@@ -78,9 +79,50 @@ def _check_answers(cas:'CAS') -> None:
         raise ValueError('answers must be finite, they hold NaN or infinity')
     _check_metric(cas.metric)
 
+# %% ../../nbs/synthetic_data/01_cas_scores.ipynb #6c148326
+class _ShownScores(Result):
+    "How `CAS` shows itself"
+    @property
+    def _figure(self) -> tuple[float, float]: return 1.2 + 1.3 * len(self.arms), 3.2 # inches
+
+    def table(self) -> str:
+        "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
+        return _table(self)
+
+    def __str__(self) -> str: return self.table()
+
+    def __repr__(self) -> str:
+        kinds, seeds = ' and '.join(self.protocols), len(self.seeds)
+        head = (f'CAS: {self.metric} on {len(self.labels)} real images, {seeds} seed{"s" * (seeds > 1)}, '
+                f'equal {kinds}')
+        means = {arm: 100 * self.values(self.protocols[-1], arm).mean() for arm in self.arms[:5]}
+        more = f', {len(self.arms) - 5} more' * (len(self.arms) > 5)
+        return f'{head}\n  ' + ', '.join(f'{arm} {mean:.1f} %' for arm, mean in means.items()) + more
+
+    def rows(self) -> list[dict]:
+        "Return a row for each classifier: protocol, arm, images, steps, seed, metric, score in 0..1"
+        return [dict(protocol=protocol, arm=arm, images=self.sizes[a], steps=int(self.steps[p, a]), seed=seed,
+                     metric=self.metric, score=score)
+                for p, protocol in enumerate(self.protocols) for a, arm in enumerate(self.arms)
+                for seed, score in zip(self.seeds, self.values(protocol, arm).tolist())]
+
+    def plot(self, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the score of every arm under each protocol; dots are seeds; return the axes"
+        return _plot_arms(self, ax)
+
+    def _sketch(self, ax:Any) -> None: _plot_arms(self, ax, intervals=False)
+
+    def plot_counts(self, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the score against the number of synthetic images, the other arms as lines; return the axes"
+        return _plot_counts(self, ax)
+
+    def plot_confusion(self, protocol:str, arm:str, ax:Any=None) -> Any: # matplotlib axes
+        "Draw the shares of the answers to each class, mistakes alone in colour; return the axes"
+        return _plot_confusion(self, protocol, arm, ax)
+
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #f8f9d479
-@dataclass(frozen=True)
-class CAS:
+@dataclass(frozen=True, repr=False)
+class CAS(_ShownScores):
     "Classification accuracy scores: the answers of classifiers trained on each arm to real test images"
     arms:list[str] # A training sets
     sizes:list[int] # (A,) images
@@ -91,6 +133,9 @@ class CAS:
     labels:Tensor # (N,) of the test images
     metric:str # accuracy or auroc
     classes:list[str] # K names
+    _shapes = dict(arms='A', sizes='A', protocols='P', steps='PA', seeds='S', answers='PASNK', labels='N',
+                   classes='K')
+    _named = False
 
     def __post_init__(self): _check_answers(self)
 
@@ -140,25 +185,9 @@ class CAS:
     @staticmethod
     def load(path:str|Path) -> 'CAS':
         "Load what `save` wrote; ValueError for any other file"
-        return _load_cas(path)
-
-    def table(self) -> str:
-        "Return a line for each arm and protocol: images, steps, score in percent, difference to the first"
-        return _table(self)
-
-    def __repr__(self) -> str: return self.table()
-
-    def plot(self, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the score of every arm under each protocol; dots are seeds; return the axes"
-        return _plot_arms(self, ax)
-
-    def plot_counts(self, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the score against the number of synthetic images, the other arms as lines; return the axes"
-        return _plot_counts(self, ax)
-
-    def plot_confusion(self, protocol:str, arm:str, ax:Any=None) -> Any: # matplotlib axes
-        "Draw the shares of the answers to each class, mistakes alone in colour; return the axes"
-        return _plot_confusion(self, protocol, arm, ax)
+        data, own = CAS._read(path, 'answers'), [field.name for field in fields(CAS)]
+        with Gate.named_errors(path, 'no CAS'):
+            return CAS._of_arrays({name: a for name, a in data.items() if name in own}) # the others follow
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #e812a439
 def _table(cas:CAS) -> str:
@@ -177,29 +206,28 @@ def _table(cas:CAS) -> str:
     return '\n'.join(lines)
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #9a746c21
-def _plot_arms(cas:CAS, ax:Any=None) -> Any:
-    "Draw `CAS.plot`"
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(1.2 + 1.3 * len(cas.arms), 3.2))[1]
+def _plot_arms(cas:CAS, ax:Any=None, intervals:bool=True) -> Any:
+    "Draw `CAS.plot`; the seeds alone where intervals would take too long"
+    ax = cas._axes(ax)
     for p, protocol in enumerate(cas.protocols):
         places = np.arange(len(cas.arms)) + 0.22 * (p - (len(cas.protocols) - 1) / 2)
-        mean, low, high = 100 * np.array([cas.estimate(protocol, arm) for arm in cas.arms]).T
-        ax.errorbar(places, mean, np.clip([mean - low, high - mean], 0, None), fmt='o', capsize=3,
+        each = cas.estimate if intervals else lambda *pair: [cas.values(*pair).mean().item()] * 3
+        mean, low, high = 100 * np.array([each(protocol, arm) for arm in cas.arms]).T
+        ax.errorbar(places, mean, np.clip([mean - low, high - mean], 0, None), fmt='o', capsize=3 * intervals,
                     label=f'equal {protocol}')
         for x, arm in zip(places, cas.arms):
             dots = 100 * cas.values(protocol, arm)
             ax.plot(np.full(len(dots), x + 0.07), dots, '.', color=f'C{p}', ms=4)
     names = [f'{arm}\n{n:,}' for arm, n in zip(cas.arms, cas.sizes)]
     ax.set_xticks(range(len(names)), names, fontsize=8)
-    ax.set_ylabel(f'{cas.metric} on real images, %')
+    ax.set(xlabel='training set, and its images', ylabel=f'{cas.metric} on real images, %')
     ax.legend(fontsize=8)
     return ax
 
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #2210c1b4
 def _plot_counts(cas:CAS, ax:Any=None) -> Any:
     "Draw `CAS.plot_counts`"
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(5.5, 3.4))[1]
+    ax = cas._axes(ax, (5.5, 3.4))
     curve = sorted((n, arm) for arm, n in zip(cas.arms, cas.sizes) if arm.startswith('synthetic'))
     for p, protocol in enumerate(cas.protocols):
         mean, low, high = 100 * np.array([cas.estimate(protocol, arm) for _, arm in curve]).T
@@ -218,8 +246,7 @@ def _plot_counts(cas:CAS, ax:Any=None) -> Any:
 # %% ../../nbs/synthetic_data/01_cas_scores.ipynb #ad22f909
 def _plot_confusion(cas:CAS, protocol:str, arm:str, ax:Any=None) -> Any:
     "Draw `CAS.plot_confusion`"
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(3.6, 3.6))[1]
+    ax = cas._axes(ax, (3.6, 3.6))
     shares = cas.confusion(protocol, arm).double()
     shares = (100 * shares / shares.sum(1, keepdim=True)).numpy()
     wrong = shares * (1 - np.eye(len(shares)))
@@ -250,9 +277,4 @@ def _save_cas(cas:CAS, path:str|Path, run:dict|None=None) -> Path:
     with atomic(path) as partial: np.savez_compressed(partial, **arrays)
     return path
 
-def _load_cas(path:str|Path) -> CAS:
-    "Return what `CAS.load` returns"
-    data = load_npz(path, 'arms', 'sizes', 'protocols', 'steps', 'seeds', 'answers', 'labels', 'metric')
-    lists = {name: data[name].tolist() for name in ('arms', 'sizes', 'protocols', 'seeds', 'classes')}
-    tensors = {name: torch.from_numpy(data[name]) for name in ('steps', 'answers', 'labels')}
-    return CAS(**lists, **tensors, metric=str(data['metric']))
+

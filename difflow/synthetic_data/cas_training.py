@@ -83,14 +83,14 @@ _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 @dataclass(frozen=True)
 class ClassifierRecipe:
     "Network, augmentation and optimiser of every classifier of a comparison; ValueError out of range"
-    classifier:str|Callable='auto' # small, a ResNet of torchvision, auto: small up to 32 px, else resnet50
-    augmentation:str|Callable='bend' # none, bend, flip, or augment(images, seed, step) -> images
-    batch_size:int=64
-    lr:float=0.1 # first learning rate, falls to 0 along a cosine
-    momentum:float=0.9
-    weight_decay:float=1e-4
-    device:str='cpu'
-    dtype:str='float32' # or bfloat16, of what the networks compute in training; weights are float32
+    classifier:str|Callable='auto' # 'small', a ResNet of torchvision, 'auto': small up to 32 px, or resnet50
+    augmentation:str|Callable='bend' # 'none', 'bend', 'flip', or augment(images, seed, step) -> images
+    batch_size:int=64 # examples in a step, >= 2
+    lr:float=0.1 # first learning rate, > 0, falls to 0 along a cosine
+    momentum:float=0.9 # of SGD, 0..1
+    weight_decay:float=1e-4 # >= 0
+    device:str='cpu' # 'cpu', 'cuda' or another of torch
+    dtype:str='float32' # 'float32' or 'bfloat16', what networks compute in; weights are float32
 
     def __post_init__(self):
         check_choice('dtype', self.dtype, tuple(_DTYPES))

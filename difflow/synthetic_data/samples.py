@@ -8,14 +8,15 @@ __all__ = ['class_counts', 'labelled_samples', 'classification_accuracy_score', 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #14cc7f7d
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.canvas import to_uint8
-from ..data.checks import check_kind, check_number
+from ..data.checks import check_kind, check_number, named_arguments
+from ..data.results import Result
 from ..data.sets import ImageSet
 from ..data.subsets import stratified_order
 from ..denoisers.base import Denoiser
@@ -24,7 +25,8 @@ from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import Score, m_score
 from ..samplers.sampling import sample
 from ..samplers.steps import heun
-from ..samplers.walks import SAMPLING_STEPS, Sampler
+from ..samplers.walks import SAMPLING_STEPS, Sampler, State
+from ..schedulers.scheduler import Scheduler
 from .cas_scores import CAS
 from .cas_training import ClassifierRecipe
 from .comparison import _PROTOCOLS, _check_sets, _join_sets, compare_sets
@@ -58,18 +60,22 @@ def _labels_and_seeds(counts:Tensor, seed:int=0) -> tuple[Tensor, list[int]]: # 
     rows.sort()
     return torch.tensor([c for _, c, _ in rows]), [seed + k * len(counts) + c for _, c, k in rows]
 
+@named_arguments(words=Sampler.option_names)
 def labelled_samples(
     denoiser:Denoiser, # class-conditional
-    counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, see `class_counts`
-    seed:int=0, # of the first image of class 0
-    sampler:str|Sampler=heun,
-    steps:int=SAMPLING_STEPS, # noise levels
-    guidance:float=1.,
-    batch_size:int=64,
+    counts:int|Sequence[int]|Mapping[int|str, int]=100, # of each class, >= 0, see `class_counts`
+    seed:int=0, # of the first image of class 0, 0..2**64-1
+    sampler:str|Sampler=heun, # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
+    steps:int=SAMPLING_STEPS, # noise levels, >= 1
+    guidance:float=1., # weight of classifier-free guidance, any number; 1: none
+    batch_size:int=64, # images in one call of the network, >= 1
     classes:Sequence[str]|None=None, # their names
     progress:bool=False, # show a bar
-    **options, # of `sample`
-) -> ImageSet:
+    scheduler:Scheduler|None=None, # noise levels, instead of `steps` of the denoiser's own
+    noise:str='counter', # of a seed: 'counter'; 'edm': EDM's; 'cuda': as a GPU draws it
+    callback:Callable[[int, State], None]|None=None, # callback(first image of the batch, state), every step
+    **options:float, # of the sampler: eta (ddim), 0..1; S_churn, S_min, S_max, S_noise (heun), >= 0
+) -> ImageSet: # uint8, by classes
     "Draw a labelled set; ValueError for unknown classes and denoisers without classes before any work"
     check_kind('denoiser', denoiser, Denoiser)
     if denoiser.num_classes is None: raise ValueError('labelled_samples needs a denoiser with classes')
@@ -77,8 +83,8 @@ def labelled_samples(
     seed = check_number('seed', seed, 0, 2**64 - len(counts) * int(counts.max()), whole=True) # of the first
     labels, seeds = _labels_and_seeds(counts, seed)
     shape = len(labels), *denoiser.image_shape
-    images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, progress=progress,
-                    **options)
+    images = sample(denoiser, shape, sampler, steps, seeds, labels, guidance, batch_size, scheduler, noise,
+                    progress, callback, **options)
     names = classes or [str(c) for c in range(denoiser.num_classes)]
     return ImageSet(to_uint8(images), labels, classes=names)
 
@@ -88,21 +94,22 @@ def _set_of(name:str, source:ImageSet|str|Path) -> ImageSet:
     try: return ImageSet.of(source)
     except ValueError as error: raise ValueError(f'{name}: {error}') from None
 
+@named_arguments(ClassifierRecipe)
 def classification_accuracy_score(
     real_train:ImageSet|str|Path, # a set, or a path or name for `load_images`
     synthetic:ImageSet|str|Path, # with the same classes
     real_test:ImageSet|str|Path, # no image of which is in `real_train`
-    counts:Sequence[int]=(), # also train on so many of the synthetic images, classes in their shares
-    protocol:str|Sequence[str]=_PROTOCOLS, # epochs, steps or both
+    counts:Sequence[int]=(), # also train on so many of `synthetic`, >= classes, classes in their shares
+    protocol:str|Sequence[str]=_PROTOCOLS, # 'epochs', 'steps' or both
     epochs:float=10, # passes over each set, > 0
-    steps:int|None=None, # of SGD where they are equal; None: what the largest set takes for `epochs`
-    seeds:int|Sequence[int]=3, # how many, or which
-    metric:str='accuracy', # or auroc
+    steps:int|None=None, # of SGD where they are equal, >= 1; None: what the largest set takes for `epochs`
+    seeds:int|Sequence[int]=3, # how many, >= 1, or which, 0..2**64-1
+    metric:str='accuracy', # 'accuracy' or 'auroc'
     callback:Callable[[int, int], None]|None=None, # callback(steps done, steps in all), every step
     out:str|Path|None=None, # also an npz, which survives and grows, and the classifiers beside it
     restart:bool=False, # begin anew, whatever is at `out`
     on_start:Callable[[str], None]|None=None, # called once, when all is checked, with the cost in words
-    **recipe, # of `ClassifierRecipe`: classifier, augmentation, batch_size, lr, ...
+    **recipe, # fields of `ClassifierRecipe`, by name
 ) -> CAS|None: # arms: real, synthetic, real + synthetic, synthetic N ...; None as in `compare_sets`
     "Compare classifiers trained on real, synthetic and all images; ValueError for sets that do not fit"
     sources = dict(real_train=real_train, synthetic=synthetic, real_test=real_test)
@@ -117,10 +124,27 @@ def classification_accuracy_score(
                         callback, out, restart, on_start)
 
 # %% ../../nbs/synthetic_data/03_samples.ipynb #442839f8
-class CopyScores(NamedTuple):
-    "M scores against the training set: the shares of synthetic and of unseen real images that are copies"
+class _CopyFields(NamedTuple):
+    "What `CopyScores` are made of"
     synthetic:Score
     real_test:Score
+
+class CopyScores(Result, _CopyFields):
+    "M scores against the training set: the shares of synthetic and of unseen real images that are copies"
+    def __repr__(self) -> str: return f'CopyScores: {self}'
+
+    def rows(self) -> list[dict]:
+        "Return the rows of both scores, and which set each is of"
+        return [{'set': name} | row for name, one in self._asdict().items() for row in one.rows()]
+
+    def plot(self,
+        ax:Any=None, # Matplotlib's axes; None: new ones
+    ) -> Any: # the axes
+        "Draw how similar the images of both sets are to their nearest training image; return the axes"
+        ax = self._axes(ax)
+        for name, one in self._asdict().items():
+            one.plot(ax, f'{name.replace("_", " ")}: {100 * one.value:.1f} % copies')
+        return ax
 
     def __str__(self) -> str:
         text = lambda s: (f'{100 * s.value:.1f} % above {s.threshold:.2f}, '

@@ -1,9 +1,9 @@
 from .augmentation import Augmentation as Augmentation
 from .ema import EMA as EMA
-from .loop import Training as Training
 from .loop import train as train
 from .order import batches as batches
 from .recipes import parametrise as parametrise
 from .recipes import published_network as published_network
 from .recipes import recipe as recipe
 from .settings import Settings as Settings
+from .settings import Training as Training

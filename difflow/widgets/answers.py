@@ -174,7 +174,7 @@ class _AnsweringExplorer(_ToolbarExplorer):
         if self._is_finished(): self._redraw()
         self._turn.notify_all()
 
-    def wait(self, timeout:float|None=None) -> '_AnsweringExplorer': # timeout: s, None: for ever
+    def wait(self, timeout:float|None=None) -> '_AnsweringExplorer': # timeout: s, >= 0; None: for ever
         "Return when the answer is complete; raise TimeoutError, or the error that ended the computation."
         with self._turn:
             if not self._turn.wait_for(lambda: self._finished is self._query, timeout):

@@ -102,9 +102,106 @@ def _call(function:str, arguments:Sequence[str]) -> str:
     line = f'{function}({", ".join(arguments)})'
     return line if len(line) <= 100 else function + '(\n' + ''.join(f'    {a},\n' for a in arguments) + ')'
 
-# %% ../../nbs/widgets/00_base.ipynb #e4da3f6d
-class _CheckedExplorer(anywidget.AnyWidget):
-    "What a browser shows: alive as long as its kernel is, and an error where a choice is not allowed."
+# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
+# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
+_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
+         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
+_SETTLED = 0.4 # s after the last of a row of changes
+
+class _PicturedExplorer(anywidget.AnyWidget):
+    "An explorer that shows a picture where there is no kernel."
+    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
+
+    _last:bytes|None = None # the picture of the last finished answer, PNG
+    _named = '' # what the picture answers
+    _timer:threading.Timer|None = None # until what moves has settled
+
+    def __init__(self, **traits): # their first values
+        "Begin without a display."
+        self._handles = [] # of the outputs with the picture, at most one
+        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
+        if _in_kernel(): _show_in_boxes()
+
+    def static(self) -> Image.Image:
+        "Draw what is chosen, for pages without a kernel."
+        raise NotImplementedError
+
+    def _is_finished(self) -> bool:
+        "Return whether `static` draws a complete answer."
+        return True
+
+    def _draw(self) -> bytes:
+        "Return the picture of the last finished answer as PNG, or what there is before the first one."
+        if self._last is not None and not self._is_finished(): return self._last
+        png = io.BytesIO()
+        self._named = repr(self)
+        self.static().save(png, 'png')
+        if self._is_finished(): self._last = png.getvalue()
+        return png.getvalue()
+
+    def _picture(self) -> dict: # media type -> text
+        "Return the picture as an output of a notebook."
+        png, key = base64.b64encode(self._draw()).decode(), self._key
+        name = html.escape(self._named, quote=True)
+        image = f'<img data-df-picture="{key}" alt="{name}" src="data:image/png;base64,{png}">'
+        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': self._named}
+
+    def _show_picture(self):
+        "Display the picture, to be followed by those of later answers."
+        from IPython.display import display
+        self._handles = [display(self._picture(), raw=True, display_id=self._key)] # one for all places
+
+    def _redraw(self):
+        "Bring the displayed pictures up to what is finished now."
+        if self._handles or _in_kernel(): self._draw()
+        for handle in self._handles: handle.update(self._picture(), raw=True)
+
+    def _redraw_soon(self, change:dict|None=None):
+        "Bring the displayed pictures up to date once nothing has moved for `_SETTLED` s."
+        if not self._handles: return
+        if self._timer is not None: self._timer.cancel()
+        self._timer = threading.Timer(_SETTLED, self._redraw)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        "Return the live view, and the picture for pages without a kernel."
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        return data | {'image/png': base64.b64encode(self._draw()).decode()}, metadata
+
+    def _ipython_display_(self):
+        "Display the live view, and the picture that it hides as long as it lives."
+        from IPython.display import display
+        data, metadata = super()._repr_mimebundle_()
+        display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
+        self._show_picture()
+
+# %% ../../nbs/widgets/00_base.ipynb #bc965e14
+def _explorers_in(box:Box) -> Iterator[_PicturedExplorer]:
+    "Yield the explorers in a box, and in the boxes in it."
+    for child in box.children:
+        if isinstance(child, _PicturedExplorer): yield child
+        if isinstance(child, Box): yield from _explorers_in(child)
+
+def _display_box(box:Box):
+    "Display a box and the pictures of its explorers; raise NotImplementedError (not handled) without any."
+    from IPython.display import display
+    explorers = list(_explorers_in(box))
+    if not explorers: raise NotImplementedError
+    names = ', '.join(type(explorer).__name__ for explorer in explorers)
+    _, metadata = anywidget.AnyWidget._repr_mimebundle_(explorers[0]) # which manager of widgets Colab takes
+    data = box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}
+    display(data, metadata=metadata, raw=True)
+    for explorer in explorers: explorer._show_picture()
+
+def _show_in_boxes():
+    "Show the pictures of explorers wherever this shell displays a box of widgets."
+    from IPython import get_ipython
+    get_ipython().display_formatter.ipython_display_formatter.for_type(Box, _display_box)
+
+# %% ../../nbs/widgets/00_base.ipynb #2f1ab165
+class _BaseExplorer(_PicturedExplorer):
+    "An explorer: an error is shown where a choice is not allowed, a picture where there is no kernel."
     error = traitlets.Unicode('', help='one line about what went wrong').tag(sync=True)
     progress = traitlets.Float(1., help='share of the answer to the last query that is there').tag(sync=True)
     _share = traitlets.Float(1., help='share of the answer that is shown').tag(sync=True)
@@ -135,97 +232,3 @@ class _CheckedExplorer(anywidget.AnyWidget):
         if refused:
             self.error = next(iter(refused.values()))
             self.send_state(list(refused))
-
-# %% ../../nbs/widgets/00_base.ipynb #ae4eb55a
-# JupyterLab says on an output itself that it has no view for it: hidden, while the picture below stays.
-_LOST = ('<style>.jp-OutputArea-child:has(> .jp-OutputArea-output.jupyter-widgets)'
-         ':has(+ .jp-OutputArea-child [data-df-picture]) { display: none; }</style>')
-_SETTLED = 0.4 # s after the last of a row of changes
-
-class _BaseExplorer(_CheckedExplorer):
-    "An explorer: a picture is shown where there is no kernel."
-    _key = traitlets.Unicode(help='of the picture for pages without a kernel').tag(sync=True)
-
-    _last:tuple[bytes, str]|None = None # the picture of the last finished answer, PNG, and what it shows
-    _timer:threading.Timer|None = None # until what moves has settled
-
-    def __init__(self, **traits): # their first values
-        "Begin without a display."
-        self._handles = [] # of the outputs with the picture
-        super().__init__(**traits, _key=uuid.uuid4().hex[:12])
-        if _in_kernel(): _show_in_boxes()
-
-    def static(self) -> Image.Image:
-        "Draw what is chosen, for pages without a kernel."
-        raise NotImplementedError
-
-    def _is_finished(self) -> bool:
-        "Return whether `static` draws a complete answer."
-        return True
-
-    def _draw(self) -> tuple[bytes, str]:
-        "Return the picture of the last finished answer (PNG), or what there is before it, and its text."
-        if self._last is not None and not self._is_finished(): return self._last
-        png = io.BytesIO()
-        self.static().save(png, 'png')
-        drawn = png.getvalue(), repr(self)
-        if self._is_finished(): self._last = drawn
-        return drawn
-
-    def _picture(self) -> dict: # media type -> text
-        "Return the picture as an output of a notebook."
-        drawn, text = self._draw()
-        png, name = base64.b64encode(drawn).decode(), html.escape(text, quote=True)
-        image = f'<img data-df-picture="{self._key}" alt="{name}" src="data:image/png;base64,{png}">'
-        return {'text/html': _LOST + image, 'image/png': png, 'text/plain': text}
-
-    def _show_picture(self):
-        "Display the picture, to be followed by those of later answers."
-        from IPython.display import display
-        self._handles.append(display(self._picture(), raw=True, display_id=True))
-
-    def _redraw(self):
-        "Bring the displayed pictures up to what is finished now."
-        if self._handles or _in_kernel(): self._draw()
-        for handle in self._handles: handle.update(self._picture(), raw=True)
-
-    def _redraw_soon(self, change:dict|None=None):
-        "Bring the displayed pictures up to date once nothing has moved for `_SETTLED` s."
-        if not self._handles: return
-        if self._timer is not None: self._timer.cancel()
-        self._timer = threading.Timer(_SETTLED, self._redraw)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        "Return the live view, and the picture for pages without a kernel."
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {'image/png': base64.b64encode(self._draw()[0]).decode()}, metadata
-
-    def _ipython_display_(self):
-        "Display the live view, and the picture that it hides as long as it lives."
-        from IPython.display import display
-        data, metadata = super()._repr_mimebundle_()
-        display(data | {'text/plain': type(self).__name__}, metadata=metadata, raw=True)
-        self._show_picture()
-
-# %% ../../nbs/widgets/00_base.ipynb #052cb7f7
-def _explorers_in(box:Box) -> Iterator[_BaseExplorer]:
-    "Yield the explorers in a box, and in the boxes in it."
-    for child in box.children:
-        if isinstance(child, _BaseExplorer): yield child
-        if isinstance(child, Box): yield from _explorers_in(child)
-
-def _display_box(box:Box):
-    "Display a box and the pictures of its explorers; raise NotImplementedError (not handled) without any."
-    from IPython.display import display
-    explorers = list(_explorers_in(box))
-    if not explorers: raise NotImplementedError
-    names = ', '.join(type(explorer).__name__ for explorer in explorers)
-    display(box._repr_mimebundle_() | {'text/plain': f'{type(box).__name__} of {names}'}, raw=True)
-    for explorer in explorers: explorer._show_picture()
-
-def _show_in_boxes():
-    "Show the pictures of explorers wherever this shell displays a box of widgets."
-    from IPython import get_ipython
-    get_ipython().display_formatter.ipython_display_formatter.for_type(Box, _display_box)

@@ -169,13 +169,13 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
     _frames = traitlets.Bytes(help='directions * strengths').tag(sync=True)
 
     def __init__(self,
-        denoiser:Denoiser,
-        sigmas:Sequence[float]=(10., 5., 3., 2., 1.5, 1., 0.7, 0.5, 0.3), # levels offered, in its range
+        denoiser:Denoiser, # with known `image_shape`
+        sigmas:Sequence[float]=(10., 5., 3., 2., 1.5, 1., 0.7, 0.5, 0.3), # levels offered, > 0, in its range
         directions:int=4, # how many, 1..16
         strengths:Sequence[float]=(-12, -9, -6, -3, 0, 3, 6, 9, 12), # in units of sigma, ascending, with 0
-        sigma:float=1.5, # level first shown, one of `sigmas`
+        sigma:float=1.5, # level first shown, > 0, one of `sigmas`
         seed:int=0, # of the state, 0..2**32 - 1
-        label:int|None=None, # class
+        label:int|None=None, # class, 0..num_classes-1; None: no class, or class 0 where it needs one
         steps:int=SAMPLING_STEPS, # of each walk, 1..1000
         background:bool|None=None, # compute in a thread; None: in a kernel
     ):
@@ -218,7 +218,7 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
         "Return the edited images of all directions; waits until they are done."
         return self.wait()._answer.images
 
-    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel
+    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw the strips, for pages without a kernel: the direction first, then one frame a strength."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
         return _draw_directions(self._answer, self._offered.strengths, scale)

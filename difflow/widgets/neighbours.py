@@ -148,11 +148,11 @@ class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
 
     def __init__(self,
         samples:ImageSet|Tensor, # 1..1000 generated images; a tensor is (B, C, H, W) in [-1, 1]
-        train:ImageSet|Tensor, # training images of the same shape, in the order in which N counts them
+        train:ImageSet|Tensor, # training images, (N, C, H, W), in the order in which N counts them
         descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
         k:int=6, # neighbours shown, 1..16
         threshold:float|None=None, # similarity above which one is a copy, -1..1; None: the descriptor's
-        sample:int=0, # the one shown first
+        sample:int=0, # the one shown first, an index from 0 on
         n:int|None=None, # the size shown first, 1..len(train); None: all
     ):
         "Check everything, describe all images once; raise ValueError where something is not allowed."
@@ -203,7 +203,7 @@ class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
 
     def static(self,
         sizes:Sequence[int]|None=None, # a row each, 1..len(train); None: n and smaller ones, eightfold apart
-        scale:int|None=None, # screen pixels per image pixel
+        scale:int|None=None, # screen pixels per image pixel, >= 1
     ) -> Image.Image:
         "Draw the sample and its neighbours at some sizes of the set, for pages without a kernel."
         given = [self.n // 8**i for i in (3, 2, 1, 0) if self.n // 8**i >= self._k] or [self.n]

@@ -165,7 +165,7 @@ class _SweepView(_SweepFiles, _OwnImageTraits, _AsyncExplorer):
         if complete: self._panels_drawn = [panel.check(len(first)) for panel in self._panels_of(first, x0)]
         self._panels = [panel.describe(complete) for panel in self._panels_drawn]
 
-    def static(self, width:int=1100) -> Image.Image: # width: px, about
+    def static(self, width:int=1100) -> Image.Image: # width: px, about, >= 1
         "Draw the film strip as it is now, for pages without a kernel."
         with self._turn:
             if not self._images_shown:
@@ -235,10 +235,10 @@ class _BaseSweepExplorer(_SweepChoices):
         images:ImageSet|Tensor|Sequence[Image.Image], # to choose from; tensors are (N, C, H, W) in [-1, 1]
         steps:int=INTERACTIVE_STEPS, # steps of the whole walk, 1..1000
         levels:int|Sequence[int]|None=None, # how many beside the image itself, or which, 0..steps; None: 25
-        sampler:str|Sampler='ddpm', # one of SAMPLERS
+        sampler:str|Sampler='ddpm', # 'ddpm', 'ddim', 'euler', 'heun' or 'dpmpp_2m', or a sampler
         seed:int=0, # key of the forward and the backward noise, 0..2**32 - 1
-        image:int=0, # index of the first image
-        label:int|str|None='image', # class; 'image': the image's own; None: none
+        image:int=0, # index of the first image, 0..N-1
+        label:int|str|None='image', # class, 0..num_classes-1; 'image': the image's own; None: none
         step_reverse:int|None=None, # level shown first, 0..steps; None: the middle
         scheduler:Scheduler|None=None, # noise levels; None: the first denoiser's own
         convention:str='matched', # 'matched' or 'repo', see forward_backward

@@ -171,12 +171,12 @@ class SyntheticExplorer(_SyntheticFiles, _SyntheticView):
         denoiser:Denoiser, # class-conditional
         images:ImageSet, # real ones, with labels
         classifier:str|Callable[[Tensor], Tensor]='mnist5k', # see `load_classifier`, or images -> logits
-        label:int=0, # class first shown
-        guidance:float=1., # weight of the class, one of `guidances`
-        steps:int=SAMPLING_STEPS, # noise levels, one of `steps_offered`
+        label:int=0, # class first shown, 0..num_classes-1
+        guidance:float=1., # weight of the class, one of `guidances`, any number
+        steps:int=SAMPLING_STEPS, # noise levels, >= 1, one of `steps_offered`
         seed:int=0, # 0..2**32 - 1
         guidances:Sequence[float]=(0., 0.5, 1., 1.5, 2., 3., 5.), # offered; without a null class 1 alone
-        steps_offered:Sequence[int]=(1, 2, 3, 4, 6, 8, 12, 18, 25, 36),
+        steps_offered:Sequence[int]=(1, 2, 3, 4, 6, 8, 12, 18, 25, 36), # >= 1, what may be chosen
         count:int=8, # images in a row, 1..16
         background:bool|None=None, # compute in a thread; None: in a kernel
     ):
@@ -222,7 +222,7 @@ class SyntheticExplorer(_SyntheticFiles, _SyntheticView):
         "Return the predictions of the classifier; waits until all images are there."
         return self.wait()._predictions
 
-    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel
+    def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw both rows with the predictions of the classifier, for pages without a kernel."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
         legend = _legend_of(self._answered, self._offered.titles, self._choices)

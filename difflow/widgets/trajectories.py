@@ -167,7 +167,7 @@ class _TrajectoryView(_ShelfTraits, _ToolbarExplorer):
         here = self._single[self._times.index(self.t)]
         return {f'time {self.t:g} alone': here} | dict(self._answers)
 
-    def static(self, width:int=900) -> Image.Image: # width: px, about
+    def static(self, width:int=900) -> Image.Image: # width: px, about, >= 1
         "Draw the noised images and the panels below, for pages without a kernel."
         frames, times = _pixels(self._noised_images()), [f'{t:g}' for t in self._times]
         row, sigmas = self._truth or 'noised', self._levels['sigma']
@@ -187,10 +187,10 @@ class TrajectoryExplorer(_TrajectoryFiles, _TrajectoryView):
         mixers:Mapping[str, Mixer]={}, # fitted, by name
         factors:Sequence[str]|None=None, # names; None: factor 0, 1, ...
         classes:Sequence[Sequence[str]]|None=None, # names of each factor's classes; None: 0, 1, ...
-        image:int=0, # first shown
-        factor:int=0, # first shown
-        t:float|None=None, # first shown; None: the best single time of the factor
-        seed:int=0, # of the noise
+        image:int=0, # first shown, 0..N-1
+        factor:int=0, # first shown, 0..F-1
+        t:float|None=None, # first shown, 0..1; None: the best single time of the factor
+        seed:int=0, # of the noise, 0..2**64-1
     ):
         "Check everything and compute all answers; raise ValueError where something does not fit."
         self._times, (codes, _) = check_times(times), check_codes(codes)

@@ -147,7 +147,7 @@ def test_flow_matching_and_edm(tmp_path):
         assert isinstance(loaded, EDMDenoiser) and loaded.sigma_data == 0.3
 
 
-PACKAGE = "pip install 'difflow[hub]'"
+PACKAGE = "pip install 'difflow-lab[hub]'"
 
 
 @pytest.mark.parametrize('rule', _RULES)

@@ -21,7 +21,7 @@ from difflow.networks import DiffusersModule
 from diffusers_files import CONFIGS
 from golden import fill, wave
 
-PACKAGE = "pip install 'difflow[hub]'"
+PACKAGE = "pip install 'difflow-lab[hub]'"
 X, SIGMA = wave((2, 3, 16, 16)), torch.tensor([0.4, 6.0])
 
 

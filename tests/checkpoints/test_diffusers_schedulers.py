@@ -44,7 +44,7 @@ def close(found, expected, tolerance=1e-4):
 @pytest.mark.parametrize('name', DDPMS)
 @pytest.mark.parametrize('zero', [False, True])
 def test_levels_are_those_of_the_class(name, zero):
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[hub]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[hub]'")
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
     if zero and 'rescale_betas_zero_snr' not in known:
@@ -65,7 +65,7 @@ def test_levels_are_those_of_the_class(name, zero):
 @pytest.mark.parametrize('name', ['DDPMScheduler', 'DDIMScheduler', 'EulerDiscreteScheduler'])
 @pytest.mark.parametrize('prediction', ['epsilon', 'sample', 'v_prediction'])
 def test_prediction_of_a_real_step(name, prediction):
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[hub]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[hub]'")
     theirs = getattr(diffusers, name)(prediction_type=prediction)
     theirs.set_timesteps(10)
     t = theirs.timesteps[3]
@@ -87,7 +87,7 @@ def test_prediction_of_a_real_step(name, prediction):
 )
 @pytest.mark.parametrize('prediction', ['epsilon', 'sample', 'v_prediction'])
 def test_prediction_of_a_real_solver(name, prediction):
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[hub]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[hub]'")
     kwargs = dict(algorithm_type='dpmsolver++') if name.startswith('DPM') else {}
     theirs = getattr(diffusers, name)(prediction_type=prediction, **kwargs)
     theirs.set_timesteps(10)
@@ -107,7 +107,7 @@ def test_prediction_of_a_real_solver(name, prediction):
 @pytest.mark.parametrize('name', ['EDMEulerScheduler', 'EDMDPMSolverMultistepScheduler'])
 @pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction'])
 def test_preconditioning_of_edm(name, prediction):
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[hub]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[hub]'")
     theirs = getattr(diffusers, name)(prediction_type=prediction, sigma_data=0.7)
     plan = _plan_of_scheduler({'_class_name': name, 'prediction_type': prediction, 'sigma_data': 0.7})
     sign = -1 if plan.convention == 'negative' else 1

@@ -16,7 +16,7 @@ def test_headers_that_lie(tmp_path):
     from safetensors.torch import save_file
 
     path = save(EDMDenoiser(small_net()), tmp_path / 'x.safetensors')
-    tensors = read_tensors(path)
+    tensors = {k: t.clone() for k, t in read_tensors(path).items()}  # not a view of the file written below
     raw = path.read_bytes()
     outer = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], 'little')])
     header = json.loads(outer['__metadata__']['difflow'])

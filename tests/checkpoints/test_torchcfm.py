@@ -40,7 +40,7 @@ def test_numbers_are_those_of_its_own_network(prefix, net, tmp_path):
 
 
 def test_the_real_wrapper_answers_alike(net):
-    unet = pytest.importorskip('torchcfm.models.unet.unet', reason="pip install 'difflow[peers]'")
+    unet = pytest.importorskip('torchcfm.models.unet.unet', reason="pip install 'difflow-lab[peers]'")
     options = dict(channel_mult=(1, 2), attention_resolutions='4', num_heads=4, num_head_channels=16)
     real = unet.UNetModelWrapper((1, 8, 8), 32, 1, **options).eval()
     real.load_state_dict(net.state_dict())

@@ -159,7 +159,7 @@ def test_wrong_numbers_are_named(name, call, wrong, whole):
         (lambda: train_classifier(SmallClassifier(image_shape=(3, 28, 28)), DIGITS), 'images has images of'),
         (lambda: train_sscd(SSCD('small', 8), X * NAN, batch_size=2), 'images'),
         (lambda: train_sscd(SSCD('small', 8), X, batch_size=7), 'batch_size must be an integer in 2..6'),
-        (lambda: SSCD('small', 8, width=3), 'small takes no width'),
+        (lambda: SSCD('small', 8, colour=3), 'small takes no colour'),
         (lambda: SSCD('small', 8, widths=(8, 8)), 'widths must be three integers'),
         (lambda: SmallClassifier({}), 'heads must name'),
         (lambda: calibrate_threshold(spoilt(NAN), UNIT), 'new: 1 of 40 rows hold NaN'),

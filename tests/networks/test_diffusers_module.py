@@ -12,7 +12,7 @@ from difflow.checkpoints import describe
 from difflow.networks import DiffusersModule, network_facts
 from golden import fill, wave
 
-PACKAGE = "pip install 'difflow[hub]'"
+PACKAGE = "pip install 'difflow-lab[hub]'"
 SMALL = dict(sample_size=8, block_out_channels=[32, 32], norm_num_groups=8, layers_per_block=1)
 NETWORKS = {
     'UNet2DModel': SMALL
@@ -135,7 +135,9 @@ def write(folder, scheduler, **config):
 def test_the_route_without_the_package(tmp_path, monkeypatch):
     folder = write(tmp_path / 'm', {}, down_block_types=['SkipDownBlock2D'], new_option=3)
     monkeypatch.setitem(sys.modules, 'diffusers', None)
-    with pytest.raises(ValueError, match=r"UNet2DModel is built by diffusers: pip install 'difflow\[hub\]'"):
+    with pytest.raises(
+        ValueError, match=r"UNet2DModel is built by diffusers: pip install 'difflow-lab\[hub\]'"
+    ):
         load_denoiser(folder)
     fake = types.ModuleType('diffusers')
     fake.UNet2DModel = Linear

@@ -32,7 +32,7 @@ def test_answers_are_those_of_the_package(name):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_beside_the_package(name, tmp_path):
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[peers]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[peers]'")
     torch.manual_seed(0)
     theirs = diffusers.UNet2DModel(**CONFIGS[name]).eval()
     theirs.save_pretrained(tmp_path / 'unet')

@@ -33,7 +33,7 @@ def test_names_are_the_published_ones():
 
 
 def test_a_transformer_of_diffusers_with_the_same_waves_answers_alike():
-    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow[peers]'")
+    diffusers = pytest.importorskip('diffusers', reason="pip install 'difflow-lab[peers]'")
     net = fill(DiT(**TINY), keep=['pos_embed'])
     other = diffusers.DiTTransformer2DModel(
         num_attention_heads=3,

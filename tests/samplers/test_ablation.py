@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from difflow import Denoiser, EDMDenoiser, IDDPMDenoiser, Scheduler, SongUNet, heun
-from difflow.samplers import AblationSampler, ablation_sample, ablation_sampler, discretize
-from difflow.samplers.ablation import _NoiseTrajectory
+from difflow.samplers import ablation_sample, ablation_sampler, discretize
+from difflow.samplers.ablation import _AblationSampler, _NoiseTrajectory
 from edm_networks import TINY, ramp
 from golden import EDM_LEVELS, FIXTURES, fill, wave
 
@@ -36,13 +36,13 @@ def close(x, total, size, first):
 LATENTS = ramp(2, 1, 4, 4).float().double()
 
 
-@pytest.mark.parametrize('sampler', [heun, AblationSampler()])
+@pytest.mark.parametrize('sampler', [heun, _AblationSampler()])
 def test_18_steps(sampler):
     *_, last = sampler(Stub(), 80 * LATENTS, Scheduler.karras(18))
     close(last.x, 0.219435, 10.862798, [0.527625, 0.524989, 0.517107])
 
 
-@pytest.mark.parametrize('sampler', [heun, AblationSampler()])
+@pytest.mark.parametrize('sampler', [heun, _AblationSampler()])
 def test_18_steps_with_churn(sampler):
     generator = torch.Generator().manual_seed(3)
     drawn = [torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=generator) for _ in range(18)]
@@ -123,7 +123,7 @@ def golden_start():
     return 80 * (1.2 * wave((2, 3, 16, 16), 0.83, 0.1)).double()
 
 
-@pytest.mark.parametrize('sampler', [heun, AblationSampler()])
+@pytest.mark.parametrize('sampler', [heun, _AblationSampler()])
 def test_published_heun_of_a_network(sampler):
     *_, last = sampler(edm_denoiser(), golden_start(), Scheduler.karras(18))
     torch.testing.assert_close(last.x, torch.from_numpy(GOLDEN['heun18_edm']).double(), atol=1e-4, rtol=0)
@@ -159,7 +159,7 @@ def test_churn_lands_on_the_levels_of_a_chain():
             return x / (1 + sigma**2), None
 
     denoiser = Asked(torch.nn.Identity())
-    for sampler in (heun, AblationSampler()):
+    for sampler in (heun, _AblationSampler()):
         list(sampler(denoiser, 80 * LATENTS, denoiser.steps(10), S_churn=4.0))
     levels = denoiser.u.double()
     assert max((levels / sigma - 1).abs().min().item() for sigma in asked) < 1e-6 and len(asked) == 38
@@ -202,9 +202,14 @@ def test_published_18_steps():
         (lambda: ablation_sample(Stub(), (1, 1, 4, 4), levels=dict(sigma_min=90.0)), '90'),
         (lambda: ablation_sample(Stub(), (1, 1, 4, 4), 0), 'n must be'),
         (lambda: _NoiseTrajectory(epsilon_s=1.0), 'epsilon_s'),
-        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), S_chrun=1.0), 'S_chrun'),
+        (lambda: ablation_sample(Stub(), (1, 1, 4, 4), eta=1.0), 'has no option .eta'),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_misspelt_option():
+    with pytest.raises(TypeError, match="'S_chrun': did you mean 'S_churn'"):
+        ablation_sample(Stub(), (1, 1, 4, 4), S_chrun=1.0)

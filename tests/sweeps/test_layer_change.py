@@ -101,7 +101,7 @@ def test_error_bars_count_images_and_not_their_draws():
     np.testing.assert_allclose(
         change.curve(draws=2)[1][:, 0], cosine[:, 0, :20].std(1, ddof=1) / 20**0.5, rtol=1e-6
     )
-    change.plot(10, draws=2)
+    change.plot(steps=10, draws=2)
     share = change.same_class()[:, :20]
     figure = plt.gcf()
     bars = figure.axes[1].containers[0].lines[2][0].get_segments()  # of the class, too

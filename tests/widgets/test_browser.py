@@ -72,6 +72,16 @@ def answers(url):
         return True
 
 
+def stop(server):
+    "End a server with its kernels; one whose kernel was killed a moment ago may not find its end."
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
 @contextlib.contextmanager
 def jupyterlab(folder, theme='JupyterLab Light'):
     "Serve `folder/root` by a JupyterLab with fresh settings; yield its address and its runtime folder."
@@ -111,8 +121,7 @@ def jupyterlab(folder, theme='JupyterLab Light'):
         assert server.poll() is None, (folder / 'server.log').read_text()
         yield url, folder / 'jupyter_runtime_dir'
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        stop(server)
 
 
 @contextlib.contextmanager
@@ -269,14 +278,15 @@ def run_all(page):
     "Run the notebook on the page again, in a new kernel, and return its two explorers."
     choose_in_menu(page, 'Kernel', 'Restart Kernel and Run All Cells…')
     page.locator('.df-explorer').nth(1).wait_for()
-    until(lambda: page.locator('.df-explorer[aria-busy="false"]').count() == 2)
+    gone = page.get_by_text('the kernel is gone')  # the views from before
+    until(lambda: not gone.count() and page.locator('.df-explorer[aria-busy="false"]').count() == 2)
     return [page.locator('.df-explorer').nth(i) for i in (0, 1)]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
 def test_explorers_tell_waiting_from_answered_and_leave_their_picture(tmp_path):
-    """An explorer and one in a box: what the kernel does not answer waits, and is dimmed; the saved notebook reopens
-    with the last finished picture and no error; where the kernel was restarted or killed, the views say so"""
+    """An explorer, and one in a box: what the kernel does not answer waits, dimmed; a notebook that was saved
+    reopens with the last finished picture; where the kernel was restarted or killed, the views say so"""
     pytest.importorskip('playwright', reason='playwright is not installed')
     (tmp_path / 'root').mkdir()
     path = tmp_path / 'root' / 'hosted.ipynb'
@@ -336,6 +346,5 @@ def test_explorers_tell_waiting_from_answered_and_leave_their_picture(tmp_path):
         choose_in_menu(page, 'Kernel', 'Restart Kernel…')
         says(explorers, 'the kernel is gone')
         explorers = run_all(page)
-        assert not any('gone' in e.locator('[role="status"]').inner_text() for e in explorers)
         os.kill(Kernel(runtime).ask("__import__('os').getpid()"), signal.SIGKILL)
         says(explorers, 'the kernel is gone')

@@ -3,13 +3,15 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 
 import pytest
-from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, chromium, drag, free_port, until
+import torch
+from test_browser import CHROMIUM, INDEX, PATIENCE, PIXELS, chromium, drag, free_port, stop, until
+
+from difflow import GaussianDenoiser, SweepExplorer, load_images
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')
 
@@ -76,8 +78,28 @@ def served(folder, *command):
         assert server.poll() is None, (folder / 'server.log').read_text()
         yield f'http://127.0.0.1:{port}'
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        stop(server)
+
+
+def test_a_kernel_that_cannot_be_sent_to_is_gone_and_a_silent_one_is_not(on_a_page):
+    "By the model alone: sending fails where the kernel has gone; where it is only silent, the view waits"
+    images = torch.zeros(2, 1, 8, 8)
+    explorer = SweepExplorer(GaussianDenoiser(images[0], 1.0), images, steps=4, levels=3, background=False)
+    with on_a_page(explorer) as page:
+        status, radio = page.locator('[role="status"]'), page.get_by_role('radio').nth(1)
+        page.evaluate("window.kernel = 'busy'")
+        radio.click()
+        page.get_by_text('waiting: no word from the kernel').wait_for()
+        assert radio.is_enabled()
+        page.evaluate("window.kernel = 'dead'")
+        page.get_by_text('the kernel is gone: run the cell again').wait_for()
+        assert radio.is_disabled() and page.locator('[data-choice="seed"]').is_disabled()
+        assert page.locator('.df-explorer').get_attribute('aria-busy') == 'false'
+        page.evaluate('window.receive({ progress: 0.5 }, true)')  # a word from it after all
+        page.get_by_text('waiting').wait_for()
+        assert status.inner_text() == 'waiting'
+        page.evaluate('window.end()')
+        assert page.evaluate('window.listening()') == 0
 
 
 @contextlib.contextmanager
@@ -116,7 +138,7 @@ def test_marimo_strip_and_picture_agree_and_answer_every_choice(tmp_path):
     pytest.importorskip('marimo', reason='marimo is not installed')
     (tmp_path / 'app.py').write_text(APP)
     command = [sys.executable, '-m', 'marimo', 'run', tmp_path / 'app.py', '--headless', '--no-token']
-    digits = pytest.importorskip('difflow').load_images('mnist5k', split='test', max_images=24, seed=0)
+    digits = load_images('mnist5k', split='test', max_images=24, seed=0)
     with served(tmp_path, *command, '--host', '127.0.0.1', '--port', 'PORT') as url:
         with page_at(url, 2) as (page, explorers):
             for explorer in explorers:

@@ -20,7 +20,9 @@ class CountingComm(comm.base_comm.BaseComm):
 
     def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
         size = len(json.dumps(data or {})) + sum(memoryview(buffer).nbytes for buffer in buffers or [])
-        self.sent.append((list((data or {}).get('state', {})), size))
+        data = data or {}
+        paths = [path[0] for path in data.get('buffer_paths', [])]  # sheets are sent apart from the state
+        self.sent.append(([*data.get('state', {}), *paths], size))
 
 
 @pytest.fixture
@@ -67,11 +69,13 @@ def test_a_sweep_of_256_px_rgb_images_sends_under_8_mb(sent):
     explorer = SweepExplorer(Photographs(SIZE), images, steps=50, levels=25, background=True)
     explorer.wait(600)
     first, total = list(sent), sum(size for _, size in sent)
+    opened = next(i for i, (names, _) in enumerate(first) if '_thumbnails' in names)
+    drafts = [size for names, size in first[opened + 1 :] if '_frames' in names]
     print(
-        f'first sweep: {total / 1e6:.2f} MB in {len(first)} messages, opened with {first[0][1] / 1e3:.0f} kB'
+        f'{total / 1e6:.2f} MB in {len(first)} messages; images can be chosen after {first[opened][1]} bytes'
     )
-    assert '_thumbnails' in first[0][0] and first[0][1] < 1_000_000  # chosen from before anything is swept
-    assert any('_frames' in names for names, _ in first[1:]) and explorer._frames
+    assert first[opened][1] < 1_000_000 and all(size < 10_000 for _, size in first[:opened])
+    assert len(drafts) > 1 and max(drafts[1:-1]) < 100_000 < drafts[-1]
     assert total < MOST
     explorer.seed = 1
     explorer.wait(600)
