@@ -95,7 +95,8 @@ function lay(node, panels, shape, width, least = 100, gap = width < 540 || panel
   Object.entries({ columns, room: `${room}px`, gap: `${gap}px` }).forEach(([name, value]) => {
     node.style.setProperty(`--df-${name}`, value);
   });
-  panels.forEach(({ canvas }) => fit(canvas, shape, room, 0.92));
+  const longest = Math.min(most, Math.floor(room * Math.max(1, shape[1] / shape[2]))); // of tall pictures, the height
+  panels.forEach(({ canvas }) => fit(canvas, shape, longest, 0.92));
 }
 
 // Write a text, and what it means as a tooltip; the text itself where there is no more to it, as it may be cut off.
@@ -241,6 +242,7 @@ function thumbnails(host) {
     mark();
   };
   arrows(row, () => shelf.count, () => model.get('image'), choose);
+  new ResizeObserver(() => { if (seen && row.clientWidth) reveal(row, seen); }).observe(row);
   return { node, show, mark };
 }
 

@@ -63,7 +63,7 @@ function row({ shape, count, classes, classifier }, title, pictures, key) {
     const right = predictions.filter(([label]) => label === asked).length;
     total.textContent = predictions.length ? `${right} of ${predictions.length} named right` : '';
   };
-  const layout = (width) => lay(grid, figures, shape, width < 540 ? width : width - 100, 72, 6);
+  const layout = (width) => lay(grid, figures, shape, width, 72, 6);
   return { node, show, layout };
 }
 
