@@ -258,6 +258,10 @@ function toolbar(host, frame) {
   });
   const start = () => { // once `frame.root` is there
     Object.entries({ tabindex: -1, ...NO_SHORTCUTS }).forEach(([name, value]) => frame.root.setAttribute(name, value));
+    const lend = (event) => { // shortcuts with Ctrl, as that for saving, stay those of JupyterLab
+      frame.root.toggleAttribute('data-lm-suppress-shortcuts', !(event.ctrlKey || event.metaKey));
+    };
+    ['keydown', 'keyup', 'pointerdown'].forEach((name) => frame.root.addEventListener(name, lend, true));
     frame.root.addEventListener('keydown', onKey);
     if (own) frame.root.addEventListener('paste', own.paste);
     const end = follow(model, ['_file'], receive);
