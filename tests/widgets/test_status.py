@@ -125,13 +125,6 @@ def test_a_page_without_a_kernel_says_so_and_still_scrubs(on_a_page, pixels_of):
         assert (pixels_of(returned) == expected(explorer.images)[-1]).all()
 
 
-def test_a_view_that_is_cut_off_says_that_the_kernel_is_gone(on_a_page):
-    with on_a_page(explore()) as page:
-        page.evaluate("document.getElementById('el').classList.add('jupyter-widgets-disconnected')")
-        page.locator('[role=status]', has_text='the kernel is gone').wait_for()
-        assert page.locator('[data-asks]:not(:disabled)').count() == 0
-
-
 def test_pages_of_thumbnails_are_turned_and_every_image_can_be_chosen(on_a_page, pixels_of):
     images = ImageSet.of(DIGITS.tensor().repeat(3, 1, 1, 1))
     explorer = SweepExplorer(Counting(), images, steps=8, levels=4, thumbnails=7, background=False)
