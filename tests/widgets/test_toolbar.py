@@ -18,6 +18,7 @@ from test_browser import (
     chromium,
     jupyterlab,
     run_notebook,
+    until,
     write_notebook,
 )
 
@@ -382,7 +383,7 @@ def test_the_toolbar_on_a_page(on_a_page, tmp_path):
         chosen = area.evaluate('(node) => node.value.slice(node.selectionStart, node.selectionEnd)')
         assert chosen == explorer.code()
         page.keyboard.press('Escape')
-        assert page.locator('dialog').count() == 0
+        page.locator('dialog').wait_for(state='detached')
         page.locator('.df-film input').press('Home')
         page.evaluate(COPY)
         page.locator('[data-tool=code]').click()
@@ -433,7 +434,7 @@ def test_keys_do_what_the_help_lists(on_a_page):
         listed = page.locator('dialog kbd').all_inner_texts()
         assert listed == [*'←↓→↑', 'PageUp', 'PageDown', 'Home', 'End', 'Space', 'Ctrl+V', '?', 'Esc']
         page.keyboard.press('Escape')
-        assert page.locator('dialog').count() == 0
+        page.locator('dialog').wait_for(state='detached')
         assert page.evaluate('document.activeElement.className') == 'df-strip'
         steps = dict(ArrowLeft=2, ArrowRight=4, ArrowDown=2, ArrowUp=4, Home=0, PageUp=8, PageDown=0, End=8)
         for key, r in steps.items():
@@ -442,7 +443,7 @@ def test_keys_do_what_the_help_lists(on_a_page):
         play = page.locator('[data-play]')
         strip.press('Space')
         assert play.get_attribute('aria-label') == 'Pause'
-        page.wait_for_function(REACHED)
+        until(lambda: page.evaluate(REACHED))
         strip.press('Space')
         assert play.get_attribute('aria-label') == 'Play'
         play.press('Space')  # a button: pressed once, not twice
@@ -464,7 +465,7 @@ def test_own_images_from_the_browser(on_a_page, tmp_path):
     explorer = CompareExplorer({'a': MEAN, 'b': FLAT}, DIGITS, **SMALL)
     with on_a_page(explorer) as page:
         page.locator('.df-toolbar input[type=file]').set_input_files(tmp_path / 'photo.png')
-        page.wait_for_function('window.sent.some((m) => "_own" in m)')
+        until(lambda: page.evaluate('window.sent.some((m) => "_own" in m)'))
         grab = '() => [...new Uint8Array(window.sent.filter((m) => "_own" in m).pop()._own.buffer)]'
         explorer.set_state({'_own': bytes(page.evaluate(grab))})
         assert explorer.image == 6 and explorer.sweeps['a'].x0[0, 0, :, :13].min() > 0.9
@@ -478,7 +479,7 @@ def test_own_images_from_the_browser(on_a_page, tmp_path):
         }"""
         count = len(sent(page, '_own'))
         assert page.evaluate(paste, ['.df-strip', list(png(half()))])
-        page.wait_for_function(f'window.sent.filter((m) => "_own" in m).length === {count + 1}')
+        until(lambda: page.evaluate(f'window.sent.filter((m) => "_own" in m).length === {count + 1}'))
         assert not page.evaluate(paste, ['[data-choice=levels]', list(png(half()))])
         assert page.evaluate(paste, ['.df-explorer', None])
         assert page.locator('.df-remark').inner_text() == 'There is no picture in the clipboard.'
@@ -495,7 +496,7 @@ def test_own_images_from_the_browser(on_a_page, tmp_path):
             page.mouse.up()
         page.get_by_role('button', name='Undo').click()
         use.click()
-        page.wait_for_function(f'window.sent.filter((m) => "_own" in m).length === {count + 2}')
+        until(lambda: page.evaluate(f'window.sent.filter((m) => "_own" in m).length === {count + 2}'))
         explorer.set_state({'_own': bytes(page.evaluate(grab))})
         assert explorer.error == '' and explorer._offered.images.names[-1] == 'own 2'
         drawn = explorer.sweeps['a'].x0[0, 0]
