@@ -423,6 +423,7 @@ def samplers():
     yield 'even_levels', df.even_levels, dict(steps=10), dict(steps=COUNT, count=COUNT | dict(one=1))
     strip = df.sweep(gaussian(), NOISY, [0, 2], 3).strip
     kinds = dict(image=without(COUNT, 'zero') | dict(high=2), scale=without(COUNT, 'none'))
+    kinds |= dict(levels=without(COUNT, 'none'))
     yield 'Sweep.strip', strip, {}, kinds
     one = torch.ones(3)
     spectrum = dict(
@@ -664,7 +665,7 @@ def explorers():
     kinds |= dict(
         step_reverse=without(COUNT, 'none', 'zero') | dict(high=3), scheduler=without(OBJECT, 'none')
     )
-    kinds |= dict(label=dict(high=3, half=0.5), thumbnails={}, background={}, panels={}, notes={})
+    kinds |= dict(label=dict(high=3, half=0.5), thumbnails=COUNT, background={}, panels={}, notes={})
     given = dict(denoiser=gaussian(), images=NOISY, steps=2, background=False)
     yield 'SweepExplorer', df.SweepExplorer, given, kinds
 

@@ -304,7 +304,11 @@ def test_what_is_imported_is_asked_for(folder, keys):
     files = [
         p for end in ('py', 'ipynb') for p in sorted((ROOT / folder).rglob(f'*.{end}')) if '/.' not in str(p)
     ]
-    ours = {'difflow', *sys.stdlib_module_names, *(p.stem for p in (ROOT / 'tests').rglob('*.py'))}
+    ours = {
+        'difflow',
+        *sys.stdlib_module_names,
+        *(p.stem for f in ('tests', 'docs') for p in (ROOT / f).rglob('*.py')),
+    }
     found = {name: path.name for path in files for name in imported(path) if name not in ours}
     names = {DISTRIBUTIONS.get(name, name).replace('_', '-').lower() for name in found}
     declared = {name.replace('_', '-').lower() for name in asked(*keys)}
@@ -312,9 +316,9 @@ def test_what_is_imported_is_asked_for(folder, keys):
 
 
 def test_requirements_are_used():
-    "Nothing is installed for users that no module imports, but for JupyterLab and what it shows widgets by"
+    "Nothing is installed for users that no module imports, but for JupyterLab"
     used = {DISTRIBUTIONS.get(n, n) for p in (ROOT / 'difflow').rglob('*.py') for n in imported(p)}
-    assert set(asked('requirements')) - used == {'jupyterlab', 'ipywidgets'}
+    assert set(asked('requirements')) - used == {'jupyterlab'}
 
 
 def test_floor_is_the_lowest_of_everything():

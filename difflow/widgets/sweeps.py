@@ -251,8 +251,8 @@ class _BaseSweepExplorer(_SweepChoices):
         "Check everything, then start the first sweep; raise `ValueError` where something is not allowed."
         rows = dict(denoiser) if isinstance(denoiser, Mapping) else {'returned': denoiser}
         _check_int('steps', steps, 1, _MAX_STEPS)
+        if isinstance(levels, int): _check_int('levels', levels, 1, steps)
         levels = 25 if levels is None else levels
-        if isinstance(levels, int): _check_int('levels', levels, 1, max(25, steps))
         offered = self._offered = _Choices(rows, images)
         self._stock = _Shelf(offered.images, _check_int('thumbnails', thumbnails, 1, 1000))
         image = offered.check('image', image)
