@@ -35,10 +35,15 @@ def packed(value: object) -> object:
     return [packed(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
+def is_picture(output: dict) -> bool:
+    "Return whether an output is the picture that stands for an explorer where no kernel is"
+    data = output.get('data', {})
+    return 'image/png' in data and (WIDGET in data or 'data-df-picture' in ''.join(data.get('text/html', '')))
+
+
 def is_explorer(cell: dict) -> bool:
     "Return whether a cell shows an explorer"
-    data = [output.get('data', {}) for output in cell.get('outputs', [])]
-    return any(WIDGET in d and 'image/png' in d for d in data)
+    return any(map(is_picture, cell.get('outputs', [])))
 
 
 def asked(path: Path) -> tuple[list[dict], str]:

@@ -18,7 +18,7 @@ from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
-from explorers import WIDGET, all_states, live, read, source
+from explorers import WIDGET, all_states, is_picture, live, read, source
 from reference import offered, reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,13 +112,12 @@ def named(text: str) -> str:
 def output_of(output: dict, state: dict | None, present: set[str]) -> dict | None:
     "Return an output as the page shows it"
     data = output.get('data', {})
-    if WIDGET not in data:
-        return output
-    if 'image/png' not in data:
-        return None  # a bar of progress
-    if state is not None:
-        return output | {'data': {'text/html': live(state, ''.join(data['image/png']), present)}}
-    return output | {'data': {name: value for name, value in data.items() if name != WIDGET}}
+    if is_picture(output):
+        png = ''.join(data['image/png'])
+        return output | {
+            'data': {'image/png': png} if state is None else {'text/html': live(state, png, present)}
+        }
+    return None if WIDGET in data else output  # a live view without a kernel, or a bar of progress
 
 
 def page_of(path: Path, states: dict, pages: set[Path]) -> dict:

@@ -193,7 +193,7 @@ def test_slider_of_an_explorer_moves_without_a_kernel(browse):
         slider.press(key)
         page.wait_for_function(CHANGED, arg=seen[-1])  # frames may be decoded first
         seen.append(explorer.evaluate(CANVASES))
-    assert seen[0] != seen[2]
+    assert seen[0] != seen[2] and 'no kernel on this page' in explorer.inner_text()
 
 
 def test_formulas_are_drawn_and_the_text_is_searched(browse):
