@@ -354,10 +354,13 @@ function mount({ model, el }, build) {
   let [busy, again, ended, silent, gone, timer] = [false, false, false, false, false, null];
   const decoded = {};
   const status = statusLine();
-  const heard = () => { // news from Python
+  const relax = () => { // nothing is waited for
     clearTimeout(timer);
-    timer = null;
-    silent = gone = false;
+    [timer, silent] = [null, false];
+  };
+  const heard = () => { // news from Python
+    relax();
+    gone = false;
   };
   const state = () => {
     const dead = model.get('_static') === true || gone;
@@ -373,7 +376,7 @@ function mount({ model, el }, build) {
     else if (waiting) message = 'waiting';
     else if (share < 1) message = `computing, ${Math.round(100 * share)} %`;
     if (waiting && !dead && timer === null && !silent) timer = setTimeout(() => { silent = true; state(); }, SILENT);
-    if (!waiting) heard();
+    if (!waiting) relax();
     status.show(message, failure, failure || dead ? 1 : share);
     root.classList.toggle('df-waiting', waiting);
     root.setAttribute('aria-busy', !failure && !dead && (waiting || share < 1));
