@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from explorers import EXPLORERS, sweeps
 from PIL import Image
+from small_explorers import EXPLORERS, sweeps
 
 WIDTHS = 250, 350, 550, 950, 1600
 APART = (

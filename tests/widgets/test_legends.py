@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from explorers import EXPLORERS, SHAPED, directions, neighbours, panels, synthetic, trajectory
 from PIL import ImageDraw
+from small_explorers import EXPLORERS, SHAPED, directions, neighbours, panels, synthetic, trajectory
 
 from difflow import SweepExplorer
 from difflow.widgets import Panel, film_strip
