@@ -207,7 +207,7 @@ def test_formulas_are_drawn_and_the_text_is_searched(browse):
 def test_parameters_stand_in_a_table(browse):
     page = browse('nbs/samplers/11_sampling.html')
     row = page.locator('dl.py:has(#difflow\\.sample) tr', has_text='guidance').first
-    assert 'classifier-free guidance, 1: none' in row.inner_text() and '1.0' in row.inner_text()
+    assert 'guidance, any number; 1: none' in row.inner_text() and '1.0' in row.inner_text()
 
 
 @pytest.mark.parametrize('width', [375, 1300])
