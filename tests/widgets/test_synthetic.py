@@ -3,10 +3,10 @@
 import pytest
 import torch
 from counting import pixels
-from torch import nn
+from small_explorers import Grey, OfClasses
 from traitlets import TraitError
 
-from difflow import Denoiser, ImageSet, SyntheticExplorer, labelled_samples
+from difflow import ImageSet, SyntheticExplorer, labelled_samples
 from difflow.data import to_uint8
 from difflow.widgets.synthetic import _class_states, _classify
 
@@ -18,21 +18,10 @@ REAL = ImageSet(
 SMALL = dict(steps=3, guidances=(0.0, 1.0, 2.0), steps_offered=(1, 3, 6), count=5)
 
 
-class ClassMeans(Denoiser):
-    "The denoiser of classes that are Gaussian around their grey levels; without a class, around grey"
+class ClassMeans(OfClasses):
+    "The same denoiser, of small images"
 
-    image_shape, num_classes, null_class = (1, 4, 4), 3, True
-
-    def denoise(self, x, sigma, labels):
-        mean = 0.0 if labels is None else (labels / 2 - 0.5)[:, None, None, None]
-        return mean + 0.2**2 / (0.2**2 + sigma**2) * (x - mean)
-
-
-class Grey(nn.Module):
-    "The classifier that chooses the nearest grey level"
-
-    def forward(self, images):
-        return -20 * (images.mean((1, 2, 3))[:, None] - torch.tensor([-0.5, 0.0, 0.5])).abs()
+    image_shape = (1, 4, 4)
 
 
 def explore(denoiser=None, images=REAL, classifier=None, **options):

@@ -417,21 +417,24 @@ function mount({ model, el }, build) {
   const refresh = async () => { // one at a time; what comes meanwhile is decoded next
     if (busy) { again = true; return; }
     busy = true;
-    do {
-      again = false;
-      const next = Object.fromEntries([...view.values, '_answered', '_share'].map((name) => [name, model.get(name)]));
-      await Promise.all(view.sheets.map(async (name) => {
-        const buffer = model.get(name);
-        if (decoded[name]?.buffer !== buffer) decoded[name] = { buffer, sheet: await unpack(buffer) };
-        next[name] = decoded[name].sheet;
-      }));
-      if (ended) return;
-      shown = next;
-      view.show(shown);
-      root.setAttribute('data-drawn', '');
-      state();
-    } while (again);
-    busy = false;
+    try {
+      do {
+        again = false;
+        const next = Object.fromEntries([...view.values, '_answered', '_share'].map((name) => [name, model.get(name)]));
+        await Promise.all(view.sheets.map(async (name) => {
+          const buffer = model.get(name);
+          if (decoded[name]?.buffer !== buffer) decoded[name] = { buffer, sheet: await unpack(buffer) };
+          next[name] = decoded[name].sheet;
+        }));
+        if (ended) return;
+        shown = next;
+        view.show(shown);
+        root.setAttribute('data-drawn', '');
+        state();
+      } while (again);
+    } finally { // a sheet that cannot be decoded stops this answer, not the later ones
+      busy = false;
+    }
   };
   const layout = () => { if (root.clientWidth) view.layout(root.firstChild.clientWidth); };
   const lost = () => {
