@@ -24,6 +24,7 @@ from difflow.representations.estimators import InformationEstimate
 from difflow.representations.information import InformationMatrix
 from difflow.runs.folder import Report
 from difflow.sweeps.layer_change import LayerChange
+from difflow.synthetic_data.samples import _CopyScores
 from test_house import PUBLIC, public_objects
 
 PNG = b'\x89PNG\r\n\x1a\n'
@@ -36,13 +37,13 @@ NO_RESULTS = dict(  # public dataclasses and named tuples that no study returns,
     SSCDAugmentation='a transformation: its numbers are all there is',
     Preprocess='a transformation: its numbers are all there is',
     Mixer='the base of the mixers, of which each is made here',
-    NetworkFacts='four facts of a network, read by denoisers',
     State='a point of a walk, handed on at every step of a sampler; it must cost nothing',
     SampleRequest='what a command is asked for',
     Item='what goes into a run, by the thousand',
     Output='what comes out of a run, by the thousand',
     Broken='why one item of a run cannot be read; `Report` has the rows',
     Panel='a piece of a film strip',
+    _NetworkFacts='four facts of a network, read by denoisers',
     _Contents='what stands in a file of weights, before it is known what it means',
     _Level='what a UNet is built of, level by level',
 )
@@ -139,7 +140,7 @@ MADE = dict(
     SSCDTraining=sscd_training,
     **{name: fitted(name) for name in 'SingleTime MeanMixer ConcatMixer GRUMixer TransformerMixer'.split()},
     Score=score,
-    CopyScores=lambda: synthetic_data.CopyScores(score(), score()),
+    _CopyScores=lambda: _CopyScores(score(), score()),
     Rank=lambda: Rank(*ranks(4), 16, 2),
     Spectrum=spectrum,
     RankCurve=rank_curve,

@@ -33,7 +33,7 @@ ROOMS = (
 )
 NO_TENSORS = dict(
     checkpoints=(
-        'FORMATS published_config describe embedded_models export '
+        'published_config describe embedded_models export '
         'file_header find_checkpoint save write_tensors UnsafePickleError lighten load_strictly'
     ),
     data=(
@@ -49,7 +49,7 @@ NO_TENSORS = dict(
         'calibrate_threshold micro_average_precision'
     ),
     jacobians=('LowRankDenoiser molrg_settings Rank Spectrum RankCurve subspace_error'),
-    networks=('code_size Conv2d GroupNorm Linear Network NetworkFacts network_facts NETWORKS edm_network'),
+    networks=('code_size Network network_facts NETWORKS edm_network'),
     representations=(
         'load_coded save_coded InformationEstimate gaussian_information ksg_information '
         'mine_information InformationMatrix mutual_information MIXERS Mixer attention_profile '
@@ -66,7 +66,7 @@ NO_TENSORS = dict(
         'open_images read_synsets LayerChange join_changes activation_change sweep_change '
         'fill_change even_levels'
     ),
-    synthetic_data=('CAS ClassifierRecipe compare_sets CopyScores classification_accuracy_score'),
+    synthetic_data=('CAS ClassifierRecipe compare_sets classification_accuracy_score'),
     training=('EMA Training batches parametrise published_network recipe Settings'),
     front=(
         'fit_transition SSCD CompareExplorer DirectionExplorer NeighbourExplorer SweepExplorer '

@@ -1,4 +1,3 @@
-from .archives import FORMATS as FORMATS
 from .archives import read_tensors as read_tensors
 from .catalogue import published_config as published_config
 from .containers import read_contents as read_contents

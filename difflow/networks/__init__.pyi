@@ -5,13 +5,9 @@ from .diffusers_module import DiffusersModule as DiffusersModule
 from .diffusers_unet import DiffusersUNet as DiffusersUNet
 from .dit import DiT as DiT
 from .edm2_unet import EDM2UNet as EDM2UNet
-from .layers import Conv2d as Conv2d
-from .layers import GroupNorm as GroupNorm
-from .layers import Linear as Linear
 from .layers import pad_to_even as pad_to_even
 from .lucid_unet import LucidUNet as LucidUNet
 from .protocol import Network as Network
-from .protocol import NetworkFacts as NetworkFacts
 from .protocol import network_facts as network_facts
 from .registry import NETWORKS as NETWORKS
 from .song_unet import DhariwalUNet as DhariwalUNet

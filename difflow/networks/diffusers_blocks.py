@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Conv2d, GroupNorm, Linear, _dropout
+from .layers import _Conv2d, _dropout, _GroupNorm, _Linear
 
 # %% ../../nbs/networks/07_diffusers_blocks.ipynb #1e228e79
 def _waves(
@@ -56,12 +56,12 @@ class _Resnet(nn.Module):
                  factor:float=1.): # the sum is divided by it
         super().__init__()
         self.style, self.resample, self.factor = style, resample, factor
-        self.norm1 = GroupNorm(style.groups, in_channels, style.eps)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = Linear(style.emb_channels, out_channels * (2 if style.scale_shift else 1))
-        self.norm2 = GroupNorm(style.groups, out_channels, style.eps)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.norm1 = _GroupNorm(style.groups, in_channels, style.eps)
+        self.conv1 = _Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = _Linear(style.emb_channels, out_channels * (2 if style.scale_shift else 1))
+        self.norm2 = _GroupNorm(style.groups, out_channels, style.eps)
+        self.conv2 = _Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = _Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor: # (B, C, H, W), (B or 1, E)
         h = F.silu(self.norm1(x))
@@ -86,7 +86,7 @@ class _Attention(nn.Module):
         if channels % size:
             raise ValueError(f'attention_head_dim must divide {channels} channels, got {size}')
         self.heads, self.factor = channels // size, factor
-        self.group_norm = GroupNorm(groups, channels, style.eps) if groups else None
+        self.group_norm = _GroupNorm(groups, channels, style.eps) if groups else None
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
@@ -104,7 +104,7 @@ class _Resample(nn.Module):
         super().__init__()
         self.resample, self.padding = resample, padding
         up = resample == 'up'
-        self.conv = Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else padding)
+        self.conv = _Conv2d(channels, channels, 3, 1 if up else 2, 1 if up else padding)
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor:
         if self.resample == 'up': return self.conv(F.interpolate(x, scale_factor=2.))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_choice, check_kind, check_number, check_shape
 from .diffusers_blocks import _STAGES, _Middle, _Stage, _Style, _TimeEmbedding, _waves
-from .layers import Conv2d, GroupNorm
+from .layers import _Conv2d, _GroupNorm
 from .protocol import _check_images, _check_labels, _check_timesteps, _distinct
 
 # %% ../../nbs/networks/08_diffusers_unet.ipynb #fec87a6b
@@ -103,15 +103,15 @@ class _DiffusersModules(nn.Module):
         _check_config(self.config)
         c, style, widths = self.config, _style_of(self.config), config['block_out_channels']
         self.num_classes, self.emb_channels = c['num_class_embeds'], style.emb_channels
-        self.conv_in = Conv2d(c['in_channels'], widths[0], 3, padding=1)
+        self.conv_in = _Conv2d(c['in_channels'], widths[0], 3, padding=1)
         self.time_embedding = _TimeEmbedding(widths[0], self.emb_channels)
         if self.num_classes is not None:
             self.class_embedding = nn.Embedding(self.num_classes, self.emb_channels)
         self.down_blocks, self.up_blocks = _down_stages(c, style), nn.ModuleList()
         self.mid_block = _middle(c, style)
         self.up_blocks.extend(_up_stages(c, style)) # in a file of weights they stand before the middle
-        self.conv_norm_out = GroupNorm(c['norm_num_groups'], widths[0], c['norm_eps'])
-        self.conv_out = Conv2d(widths[0], c['out_channels'], 3, padding=1)
+        self.conv_norm_out = _GroupNorm(c['norm_num_groups'], widths[0], c['norm_eps'])
+        self.conv_out = _Conv2d(widths[0], c['out_channels'], 3, padding=1)
 
     @staticmethod
     def builds(

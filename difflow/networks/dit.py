@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_kind, check_number
 from .edm_blocks import _attend
-from .layers import Conv2d, Linear, _dropout
+from .layers import _Conv2d, _dropout, _Linear
 from .protocol import _check_images, _check_labels, _check_timesteps, _distinct
 from .unet_blocks import _zeroed, timestep_embedding
 
@@ -34,7 +34,7 @@ class _TimestepEmbedder(nn.Module):
     "The embedding of a noise level: its waves through two layers."
     def __init__(self, width:int, waves:int=256):
         super().__init__()
-        self.mlp = nn.Sequential(Linear(waves, width), nn.SiLU(), Linear(width, width))
+        self.mlp = nn.Sequential(_Linear(waves, width), nn.SiLU(), _Linear(width, width))
 
     def forward(self, timesteps:Tensor) -> Tensor: # (B,) -> (B, width)
         waves = timestep_embedding(timesteps, self.mlp[0].in_features)
@@ -60,7 +60,7 @@ class _PatchEmbedder(nn.Module):
     "Squares of pixels as tokens."
     def __init__(self, channels:int, width:int, patch:int):
         super().__init__()
-        self.proj = Conv2d(channels, width, patch, stride=patch)
+        self.proj = _Conv2d(channels, width, patch, stride=patch)
 
     def forward(self, x:Tensor) -> Tensor: # (B, C, H, W) -> (B, HW / patch^2, width)
         return self.proj(x).flatten(2).transpose(1, 2)
@@ -94,7 +94,7 @@ class _DiTBlock(nn.Module):
     def __init__(self, width:int, heads:int, mlp_ratio:float):
         super().__init__()
         self.attn, self.mlp = _Attention(width, heads), _Mlp(width, int(width * mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(Linear(width, 6 * width)))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(_Linear(width, 6 * width)))
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor: # (B, L, C), (B or 1, C)
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(emb).chunk(6, 1)
@@ -106,7 +106,7 @@ class _FinalLayer(nn.Module):
     def __init__(self, width:int, outputs:int):
         super().__init__()
         self.linear = _zeroed(nn.Linear(width, outputs))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(Linear(width, 2 * width)))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(_Linear(width, 2 * width)))
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor: # (B, L, C) -> (B, L, outputs)
         return self.linear(_modulated(x, *self.adaLN_modulation(emb).chunk(2, 1)))

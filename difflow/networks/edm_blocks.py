@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from .layers import GroupNorm, Linear, _dropout, _pixelwise
+from .layers import _dropout, _GroupNorm, _Linear, _pixelwise
 
 # %% ../../nbs/networks/04_edm_blocks.ipynb #fa7186b6
 class _Init(NamedTuple):
@@ -33,9 +33,9 @@ def _draw_weights(shape:tuple[int, ...], init:_Init, fan_in:int, fan_out:int) ->
     if init.mode.endswith('normal'): return spread * torch.randn(*shape)
     return spread * math.sqrt(3) * (2 * torch.rand(*shape) - 1)
 
-def _linear(fan_in:int, fan_out:int, init:_Init, bias:bool=True) -> Linear:
+def _linear(fan_in:int, fan_out:int, init:_Init, bias:bool=True) -> _Linear:
     "Return a linear layer with weights drawn by `init`."
-    layer = nn.utils.skip_init(Linear, fan_in, fan_out, bias)
+    layer = nn.utils.skip_init(_Linear, fan_in, fan_out, bias)
     layer.weight = nn.Parameter(init.weight * _draw_weights((fan_out, fan_in), init, fan_in, fan_out))
     if bias: layer.bias = nn.Parameter(init.bias * _draw_weights((fan_out,), init, fan_in, fan_out))
     return layer
@@ -136,12 +136,12 @@ class _Style(NamedTuple):
     channels_per_head:int|None # None: one head
     resample_filter:tuple[int, ...]=(1, 1)
 
-def _group_norm(channels:int, eps:float=1e-5) -> GroupNorm:
-    "Return a `GroupNorm` of at most 32 groups of at least 4 channels; raise ValueError where none fits."
+def _group_norm(channels:int, eps:float=1e-5) -> _GroupNorm:
+    "Return a `_GroupNorm` of at most 32 groups of at least 4 channels; raise ValueError where none fits."
     groups = min(32, channels // 4)
     if groups < 1 or channels % groups:
         raise ValueError(f'channels must be >= 4 and divide by min(32, channels // 4), got {channels}')
-    return GroupNorm(groups, channels, eps)
+    return _GroupNorm(groups, channels, eps)
 
 # %% ../../nbs/networks/04_edm_blocks.ipynb #f90a3925
 class _UNetBlock(nn.Module):

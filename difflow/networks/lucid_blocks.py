@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.checks import check_kind
 from .edm_blocks import _attend
-from .layers import Conv2d, GroupNorm, Linear, _dropout
+from .layers import _Conv2d, _dropout, _GroupNorm, _Linear
 
 # %% ../../nbs/networks/10_lucid_blocks.ipynb #eddbbad8
 _OLDEST = (0, 22, 0)
@@ -64,7 +64,7 @@ class _ChannelNorm(nn.Module):
         y = (x - mean) * (variance + 1e-5).rsqrt() * self.g
         return y + self.b if self.kind == 'layer with bias' else y
 
-class _StandardisedConv2d(Conv2d):
+class _StandardisedConv2d(_Conv2d):
     "A convolution whose weights are brought to mean 0 and variance 1 for each output, before use."
     def __init__(self, in_channels:int, out_channels:int, floor:str): # 'added' or 'clamped'
         super().__init__(in_channels, out_channels, 3, padding=1)
@@ -81,8 +81,8 @@ class _LucidConv(nn.Module):
     def __init__(self, in_channels:int, out_channels:int, style:_LucidStyle, groups:int):
         super().__init__()
         if style.standardised: self.proj = _StandardisedConv2d(in_channels, out_channels, style.standardised)
-        else: self.proj = Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm = GroupNorm(groups, out_channels) if style.grouped else _ChannelNorm(out_channels, 'rms')
+        else: self.proj = _Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = _GroupNorm(groups, out_channels) if style.grouped else _ChannelNorm(out_channels, 'rms')
 
     def forward(self, x:Tensor, scale_shift:list[Tensor]|None=None) -> Tensor: # (B, C, H, W)
         y = self.norm(self.proj(x))
@@ -94,11 +94,11 @@ class _LucidBlock(nn.Module):
                  dropout:float=0.):
         super().__init__()
         self.dropout = dropout
-        self.mlp = nn.Sequential(nn.SiLU(), Linear(emb_channels, out_channels * 2))
+        self.mlp = nn.Sequential(nn.SiLU(), _Linear(emb_channels, out_channels * 2))
         self.block1 = _LucidConv(in_channels, out_channels, style, groups)
         self.block2 = _LucidConv(out_channels, out_channels, style, groups)
         same = in_channels == out_channels
-        self.res_conv = nn.Identity() if same else Conv2d(in_channels, out_channels, 1)
+        self.res_conv = nn.Identity() if same else _Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x:Tensor, emb:Tensor) -> Tensor: # (B, C, H, W), (B or 1, E)
         h = self.block1(x, self.mlp(emb)[..., None, None].chunk(2, 1))
@@ -113,8 +113,8 @@ class _LucidAttention(nn.Module):
         if not style.nested: self.norm = _ChannelNorm(channels, style.norm)
         if memory: self.mem_kv = nn.Parameter(torch.randn(
             (2, heads, memory, dim_head) if full else (2, heads, dim_head, memory)))
-        self.to_qkv = Conv2d(channels, width * 3, 1, bias=False)
-        out = Conv2d(width, channels, 1)
+        self.to_qkv = _Conv2d(channels, width * 3, 1, bias=False)
+        out = _Conv2d(width, channels, 1)
         self.to_out = out if full else nn.Sequential(out, _ChannelNorm(channels, style.norm))
 
     def forward(self, x:Tensor) -> Tensor: # (B, C, H, W)

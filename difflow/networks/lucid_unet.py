@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.checks import check_kind, check_number, check_shape
-from .layers import Conv2d, Linear
+from .layers import _Conv2d, _Linear
 from .lucid_blocks import _lucid_attention, _lucid_style, _LucidBlock, _version_numbers
 from .protocol import _check_images, _check_labels, _check_timesteps, _distinct
 
@@ -88,12 +88,12 @@ def _add_levels(net:nn.Module):
     net.downs, net.ups, last = nn.ModuleList(), nn.ModuleList(), len(kinds) - 1
     for i, kind in enumerate(kinds):
         near, far = widths[i], widths[i + 1]
-        if i == last: down = Conv2d(near, far, 3, padding=1)
-        elif style.strided: down = Conv2d(near, far, 4, stride=2, padding=1)
-        else: down = nn.Sequential(nn.PixelUnshuffle(2), Conv2d(near * 4, far, 1))
+        if i == last: down = _Conv2d(near, far, 3, padding=1)
+        elif style.strided: down = _Conv2d(near, far, 4, stride=2, padding=1)
+        else: down = nn.Sequential(nn.PixelUnshuffle(2), _Conv2d(near * 4, far, 1))
         blocks = net.block(near, near), net.block(near, near)
         net.downs.append(nn.ModuleList([*blocks, attention(near, kind), down]))
-        up = Conv2d(far, near, 3, padding=1)
+        up = _Conv2d(far, near, 3, padding=1)
         if i: up = nn.Sequential(nn.Upsample(scale_factor=2, mode='nearest'), up)
         blocks = net.block(far + near, far), net.block(far + near, far)
         net.ups.insert(0, nn.ModuleList([*blocks, attention(far, kind), up]))
@@ -164,11 +164,11 @@ class LucidUNet(_LucidModules):
         if fourier: waves = _LucidFourier(c['learned_sinusoidal_dim'], random_fourier_features)
         else: waves = _LucidWaves(c['dim'], sinusoidal_pos_emb_theta)
         width = c['learned_sinusoidal_dim'] // 2 * 2 + 1 if fourier else c['dim']
-        self.init_conv = Conv2d(c['channels'] * (1 + self_condition), c['init_dim'], 7, padding=3)
-        self.time_mlp = nn.Sequential(waves, Linear(width, emb), nn.GELU(), Linear(emb, emb))
+        self.init_conv = _Conv2d(c['channels'] * (1 + self_condition), c['init_dim'], 7, padding=3)
+        self.time_mlp = nn.Sequential(waves, _Linear(width, emb), nn.GELU(), _Linear(emb, emb))
         _add_levels(self)
         self.final_res_block = self.block(c['init_dim'] * 2, c['init_dim'])
-        self.final_conv = Conv2d(c['init_dim'], c['out_dim'], 1)
+        self.final_conv = _Conv2d(c['init_dim'], c['out_dim'], 1)
 
     @staticmethod
     def version_numbers(version:str) -> tuple[int, int, int]:

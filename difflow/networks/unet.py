@@ -24,7 +24,7 @@ from difflow.networks.unet_blocks import (
 )
 
 from ..data.checks import check_kind, check_number
-from .layers import Conv2d
+from .layers import _Conv2d
 from .protocol import _check_labels, _check_timesteps, _distinct
 
 # %% ../../nbs/networks/03_unet.ipynb #7fdd74fb
@@ -133,7 +133,7 @@ def _stage(config:dict, in_channels:int, level:_Level, decoder:bool=False) -> _B
 def _encoder(config:dict, levels:list[_Level]) -> tuple[nn.ModuleList, list[int]]:
     "Return the blocks from the finest level to the coarsest, and the width each of them puts out."
     inputs, width = config['in_channels'] * config['patch_size']**2, levels[0].width
-    blocks, widths = [_Block(Conv2d(inputs, width, 3, padding=1))], [width]
+    blocks, widths = [_Block(_Conv2d(inputs, width, 3, padding=1))], [width]
     for i, level in enumerate(levels):
         for _ in range(config['num_res_blocks']):
             blocks.append(_stage(config, widths[-1], level))
@@ -160,7 +160,7 @@ def _decoder(config:dict, levels:list[_Level], skips:list[int]) -> nn.ModuleList
 def _head(config:dict, width:int) -> nn.Sequential:
     "Return the layers that make the answer, the last of them zero."
     outputs = config['out_channels'] * config['patch_size']**2
-    return nn.Sequential(_group_norm(width), nn.SiLU(), _zeroed(Conv2d(width, outputs, 3, padding=1)))
+    return nn.Sequential(_group_norm(width), nn.SiLU(), _zeroed(_Conv2d(width, outputs, 3, padding=1)))
 
 # %% ../../nbs/networks/03_unet.ipynb #5a807610
 def _check_sides(config:dict, x:torch.Tensor):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers import Conv2d, GroupNorm, Linear
+from .layers import _Conv2d, _GroupNorm, _Linear
 
 # %% ../../nbs/networks/02_unet_blocks.ipynb #7b55423d
 def timestep_embedding(
@@ -27,10 +27,10 @@ def timestep_embedding(
     return F.pad(torch.cat([phases.cos(), phases.sin()], dim=1), (0, dim % 2))
 
 # %% ../../nbs/networks/02_unet_blocks.ipynb #23a48741
-def _group_norm(channels:int) -> GroupNorm:
-    "Return a `GroupNorm` of 32 groups; raise ValueError when `channels` do not divide by 32."
+def _group_norm(channels:int) -> _GroupNorm:
+    "Return a `_GroupNorm` of 32 groups; raise ValueError when `channels` do not divide by 32."
     if channels < 32 or channels % 32: raise ValueError(f'channels must divide by 32, got {channels}')
-    return GroupNorm(32, channels)
+    return _GroupNorm(32, channels)
 
 def _zeroed(layer:nn.Module) -> nn.Module:
     "Set all parameters of `layer` to zero and return it."
@@ -55,7 +55,7 @@ class _Downsample(nn.Module):
     "A learned convolution of stride 2: half the side."
     def __init__(self, channels:int):
         super().__init__()
-        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = _Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x:torch.Tensor, emb:torch.Tensor|None=None, size:_Size=None) -> torch.Tensor:
         return self.op(x)
@@ -64,7 +64,7 @@ class _Upsample(nn.Module):
     "`_grow`, and a learned convolution that smooths it: twice the side."
     def __init__(self, channels:int):
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, padding=1)
+        self.conv = _Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x:torch.Tensor, emb:torch.Tensor|None=None, size:_Size=None) -> torch.Tensor:
         return self.conv(_grow(x, size))
@@ -84,14 +84,14 @@ class _ResBlock(nn.Module):
         self.resample = {'up': _grow, 'down': _shrink, None: None}[resample]
         self.use_scale_shift_norm = use_scale_shift_norm
         self.in_layers = nn.Sequential(
-            _group_norm(in_channels), nn.SiLU(), Conv2d(in_channels, out_channels, 3, padding=1))
+            _group_norm(in_channels), nn.SiLU(), _Conv2d(in_channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(
-            nn.SiLU(), Linear(emb_channels, out_channels * (2 if use_scale_shift_norm else 1)))
+            nn.SiLU(), _Linear(emb_channels, out_channels * (2 if use_scale_shift_norm else 1)))
         self.out_layers = nn.Sequential(
             _group_norm(out_channels), nn.SiLU(), nn.Dropout(dropout),
-            _zeroed(Conv2d(out_channels, out_channels, 3, padding=1)))
+            _zeroed(_Conv2d(out_channels, out_channels, 3, padding=1)))
         same = in_channels == out_channels
-        self.skip_connection = nn.Identity() if same else Conv2d(in_channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if same else _Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x:torch.Tensor, emb:torch.Tensor, size:_Size=None) -> torch.Tensor:
         norm, activation, convolution = self.in_layers

@@ -19,12 +19,12 @@ from torch import Tensor
 from difflow.schedulers.levels import (
                                        _check_count,
                                        _checked_betas,
-                                       cosine_betas,
-                                       iddpm_sigmas,
+                                       _cosine_betas,
+                                       _iddpm_sigmas,
+                                       _linear_betas,
+                                       _ve_sigmas,
+                                       _vp_sigmas,
                                        karras_sigmas,
-                                       linear_betas,
-                                       ve_sigmas,
-                                       vp_sigmas,
 )
 
 from ..data.checks import check_choice, check_kind, check_number, shown
@@ -228,13 +228,13 @@ class Scheduler(_ShownLevels):
 
     @classmethod
     def linear(cls, n: int = 1000) -> 'Scheduler':
-        "Return DDPM's levels, see `linear_betas`."
-        return cls._from_betas('linear', linear_betas(n), {'n': int(n)})
+        "Return DDPM's levels, see `_linear_betas`."
+        return cls._from_betas('linear', _linear_betas(n), {'n': int(n)})
 
     @classmethod
     def cosine(cls, n: int = 1000) -> 'Scheduler':
-        "Return improved DDPM's levels, see `cosine_betas`."
-        return cls._from_betas('cosine', cosine_betas(n), {'n': int(n)})
+        "Return improved DDPM's levels, see `_cosine_betas`."
+        return cls._from_betas('cosine', _cosine_betas(n), {'n': int(n)})
 
     @classmethod
     def karras(cls, n: int = 18, sigma_min: float = 0.002, sigma_max: float = 80.0,
@@ -246,22 +246,22 @@ class Scheduler(_ShownLevels):
     @classmethod
     def vp(cls, n: int = 1000, sigma_min: float | None = None, sigma_max: float | None = None,
            epsilon_s: float = 1e-3) -> 'Scheduler':
-        "Return the VP SDE's levels, see `vp_sigmas`."
+        "Return the VP SDE's levels, see `_vp_sigmas`."
         options = dict(sigma_min=sigma_min, sigma_max=sigma_max, epsilon_s=epsilon_s)
-        return cls._from_sigmas('vp', vp_sigmas(n, **options), {'n': int(n), **options})
+        return cls._from_sigmas('vp', _vp_sigmas(n, **options), {'n': int(n), **options})
 
     @classmethod
     def ve(cls, n: int = 1000, sigma_min: float = 0.02, sigma_max: float = 100.0) -> 'Scheduler':
-        "Return the VE SDE's levels, see `ve_sigmas`."
+        "Return the VE SDE's levels, see `_ve_sigmas`."
         options = dict(sigma_min=sigma_min, sigma_max=sigma_max)
-        return cls._from_sigmas('ve', ve_sigmas(n, **options), {'n': int(n), **options})
+        return cls._from_sigmas('ve', _ve_sigmas(n, **options), {'n': int(n), **options})
 
     @classmethod
     def iddpm(cls, n: int = 1000, sigma_min: float = 0.002, sigma_max: float | None = None, M: int = 1000,
               C_1: float = 0.001, C_2: float = 0.008) -> 'Scheduler':
-        "Return iDDPM's levels as EDM lists them, see `iddpm_sigmas`."
+        "Return iDDPM's levels as EDM lists them, see `_iddpm_sigmas`."
         options = dict(sigma_min=sigma_min, sigma_max=sigma_max, M=M, C_1=C_1, C_2=C_2)
-        return cls._from_sigmas('iddpm', iddpm_sigmas(n, **options), {'n': int(n), **options})
+        return cls._from_sigmas('iddpm', _iddpm_sigmas(n, **options), {'n': int(n), **options})
 
     @classmethod
     def from_betas(cls, betas: Sequence[float], zero_terminal_snr: bool = False) -> 'Scheduler':
