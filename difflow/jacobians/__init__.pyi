@@ -1,3 +1,5 @@
+from .covariance import posterior_covariance as posterior_covariance
+from .dimension import intrinsic_dimension as intrinsic_dimension
 from .edits import edit as edit
 from .edits import singular_directions as singular_directions
 from .low_rank import LowRankDenoiser as LowRankDenoiser

@@ -9,12 +9,14 @@ __all__ = []
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..data.results import Result
 from ..noise import Stream, normal
-from .products import _Tangent
+from .products import _matrix_of, _Tangent
 from .ranks import Rank, Spectrum, numerical_rank
 
 # %% ../../nbs/jacobians/02_search.ipynb #335ba40a
@@ -175,3 +177,85 @@ def _leading_spectrum(tangent:_Tangent, k:int, iterations:int, probes:int, energ
     search = _Search(tangent, probes)
     for _ in _search_blocks(search, k, iterations, energy): pass
     return search.result(k)
+
+# %% ../../nbs/jacobians/02_search.ipynb #71da1f16
+class _DiagonalFields(NamedTuple):
+    "What a `_Diagonal` is made of"
+    variance:Tensor # (B, C, H, W) float64, of each pixel
+    error:Tensor # (B,) float64, standard error of their sum
+    asymmetry:Tensor # (B,) float64, |J - J^T| / |J + J^T|
+    asymmetry_error:Tensor # (B,) float64, its standard error
+
+class _Diagonal(Result, _DiagonalFields):
+    "What has been summed up of B covariances."
+    _shapes = dict(variance='B*', error='B', asymmetry='B', asymmetry_error='B')
+
+def _signs(tangent:_Tangent, m:int, seed:int) -> Tensor: # (m, B, D) of -1 and 1
+    "Draw random signs, the same for every point."
+    x = tangent.x
+    z = normal((m, x[0].numel()), seed, stream=Stream.PROBES, device=x.device) >= 0
+    return (2. * z - 1)[:, None].expand(m, len(x), -1).to(x.dtype)
+
+def _exact_diagonal(tangent:_Tangent) -> _Diagonal:
+    "Return the diagonals and the asymmetry of the whole matrices."
+    matrix = _matrix_of(tangent).double()
+    skew, whole = ((matrix + sign * matrix.mT).square().sum((1, 2)) for sign in (-1, 1))
+    diagonal = matrix.diagonal(dim1=1, dim2=2).reshape(tangent.x.shape)
+    none = torch.zeros_like(skew)
+    return _Diagonal(diagonal, none, torch.where(whole > 0, skew / whole, 0.).sqrt(), none)
+
+def _estimated_diagonal(tangent:_Tangent, m:int, seed:int) -> _Diagonal:
+    "Return estimates of the diagonals and the asymmetry by `m` random signs, >= 2."
+    z = _signs(tangent, m, seed)
+    pulled, pushed = tangent.pull(z).double(), tangent.push(z).double()
+    each = z * (pulled + pushed) / 2 # (m, B, D)
+    skew, whole = ((pushed + sign * pulled).square().sum(2) for sign in (-1, 1)) # (m, B)
+    share = torch.where(whole.mean(0) > 0, skew.mean(0) / whole.mean(0), 0.).sqrt()
+    spread = (skew - share.square() * whole).std(0) / math.sqrt(m) # of the ratio of means, to first order
+    doubt = torch.where(share > 0, spread / (2 * share * whole.mean(0)), 0.)
+    diagonal, error = each.mean(0).reshape(tangent.x.shape), each.sum(2).std(0) / math.sqrt(m)
+    return _Diagonal(diagonal, error, share, doubt)
+
+# %% ../../nbs/jacobians/02_search.ipynb #0b5f3a88
+_RESIDUAL = 1e-5 # of an eigenvector that is found, over the largest eigenvalue
+
+def _symmetric(tangent:_Tangent, v:Tensor) -> Tensor: # (B, D, m) -> (B, D, m) float64
+    "Return the products of the symmetric parts with the columns of `v`."
+    return (_columns(tangent.push, v) + _columns(tangent.pull, v)) / 2
+
+def _formed_components(tangent:_Tangent, k:int) -> tuple[Tensor, Tensor]: # (B, k), (B, D, k)
+    "Return the leading eigenvalues and eigenvectors of the whole matrices."
+    matrix = _matrix_of(tangent).double()
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return values.flip(1)[:, :k], vectors.flip(2)[..., :k]
+
+def _searched_components(tangent:_Tangent, k:int, width:int) -> tuple[Tensor, Tensor]: # (B, k), (B, D, k)
+    "Return the leading eigenvalues and eigenvectors by products alone, `width` at a time."
+    dim, todo = tangent.x[0].numel(), None
+    new = _orthonormal(_random_directions(tangent.x, width, Stream.DIRECTIONS))
+    basis = answers = new[..., :0]
+    while new.shape[2]:
+        answer = _symmetric(tangent, new)
+        basis, answers = torch.cat([basis, new], 2), torch.cat([answers, answer], 2)
+        small = basis.mT @ answers
+        found, mix = torch.linalg.eigh((small + small.mT) / 2)
+        found, mix = found.flip(1), mix.flip(2)[..., :k] # falling
+        vector = basis @ mix
+        rest = (answers @ mix - vector * found[:, None, :k]).norm(dim=1) # (B, k)
+        if todo is None: values, vectors, todo = found[:, :k], vector, found[:, 0] == found[:, 0]
+        values = torch.where(todo[:, None], found[:, :k], values)
+        vectors = torch.where(todo[:, None, None], vector, vectors)
+        todo = todo & (rest > _RESIDUAL * found.abs().amax(1, keepdim=True)).any(1)
+        if not todo.any(): break
+        left = dim - basis.shape[2]
+        new = _orthonormal(answer[..., :left], basis) if left else new[..., :0]
+    return values, vectors
+
+def _leading_components(tangent:_Tangent, k:int, width:int) -> tuple[Tensor, Tensor]:
+    "Return the leading eigenvalues (B, k) and eigenvectors (B, k, C, H, W), their largest pixel positive."
+    formed = 4 * width >= tangent.x[0].numel()
+    values, vectors = _formed_components(tangent, k) if formed else _searched_components(tangent, k, width)
+    vectors = vectors.mT
+    largest = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
+    vectors = vectors * torch.where(largest < 0, -1., 1.)
+    return values, vectors.to(tangent.x.dtype).reshape(len(values), k, *tangent.x.shape[1:])
