@@ -202,7 +202,7 @@ def _exact_diagonal(tangent:_Tangent) -> _Diagonal:
     skew, whole = ((matrix + sign * matrix.mT).square().sum((1, 2)) for sign in (-1, 1))
     diagonal = matrix.diagonal(dim1=1, dim2=2).reshape(tangent.x.shape)
     none = torch.zeros_like(skew)
-    return _Diagonal(diagonal, none, torch.where(whole > 0, skew / whole, 0.).sqrt(), none)
+    return _Diagonal(diagonal, none, torch.where(skew > 0, skew / whole, 0.).sqrt(), none)
 
 def _estimated_diagonal(tangent:_Tangent, m:int, seed:int) -> _Diagonal:
     "Return estimates of the diagonals and the asymmetry by `m` random signs, >= 2."
@@ -210,7 +210,7 @@ def _estimated_diagonal(tangent:_Tangent, m:int, seed:int) -> _Diagonal:
     pulled, pushed = tangent.pull(z).double(), tangent.push(z).double()
     each = z * (pulled + pushed) / 2 # (m, B, D)
     skew, whole = ((pushed + sign * pulled).square().sum(2) for sign in (-1, 1)) # (m, B)
-    share = torch.where(whole.mean(0) > 0, skew.mean(0) / whole.mean(0), 0.).sqrt()
+    share = torch.where(skew.mean(0) > 0, skew.mean(0) / whole.mean(0), 0.).sqrt()
     spread = (skew - share.square() * whole).std(0) / math.sqrt(m) # of the ratio of means, to first order
     doubt = torch.where(share > 0, spread / (2 * share * whole.mean(0)), 0.)
     diagonal, error = each.mean(0).reshape(tangent.x.shape), each.sum(2).std(0) / math.sqrt(m)
