@@ -455,6 +455,14 @@ def samplers():
     )
     kinds |= dict(energy=without(SHARE, 'none') | dict(one=1.0, zero=0.0))
     yield 'jacobian_spectrum', df.jacobian_spectrum, dict(denoiser=gaussian(), x=NOISY, sigma=1.0), kinds
+    given = dict(denoiser=gaussian(), x=NOISY, sigma=1.0)
+    kinds = {name: kinds[name] for name in ('denoiser', 'x', 'sigma', 'labels', 'chunk')}
+    kinds |= dict(probes=without(COUNT, 'none') | dict(one=1), seed=SEED)
+    yield 'posterior_covariance', df.posterior_covariance, given, kinds
+    kinds |= dict(method=CHOICE, draws=without(COUNT, 'none') | dict(some=256))
+    yield 'intrinsic_dimension', df.intrinsic_dimension, given, kinds
+    kinds = {'draws': without(COUNT, 'none') | dict(few=63)}
+    yield 'intrinsic_dimension of ranks', df.intrinsic_dimension, given | dict(method='ranks'), kinds
 
 
 def studies():

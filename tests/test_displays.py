@@ -107,6 +107,12 @@ def spectrum():
     return df.jacobian_spectrum(df.GaussianDenoiser(torch.zeros(1, 4, 4), 0.25), torch.zeros(2, 1, 4, 4), 1.0)
 
 
+def covariance():
+    return df.posterior_covariance(
+        df.GaussianDenoiser(torch.zeros(1, 4, 4), 0.25), torch.zeros(2, 1, 4, 4), 1.0
+    )
+
+
 def rank_curve():
     return RankCurve(torch.tensor([9.0, 1.0]), *ranks(2, 3), dim=64, products=torch.tensor([4, 6]))
 
@@ -144,6 +150,7 @@ MADE = dict(
     Rank=lambda: Rank(*ranks(4), 16, 2),
     Spectrum=spectrum,
     RankCurve=rank_curve,
+    _Covariance=covariance,
     Features=features_of_three,
     Transition=transition,
     InformationEstimate=lambda: InformationEstimate(0.5, 0.125),

@@ -220,6 +220,17 @@ def calls(tmp_path_factory):
             gaussian, X, 1.0, 2, probes=2, iterations=0, vectors=True
         ),
         'jacobian': lambda: jacobians.jacobian(gaussian, X, 1.0),
+        'posterior_covariance': lambda: (
+            found := df.posterior_covariance(gaussian, X, 1.0),
+            found.trace,
+            found.components(2),
+            found.product(X),
+            found.calibration(X),
+        ),
+        'intrinsic_dimension': lambda: (
+            df.intrinsic_dimension(gaussian, X, 1.0),
+            df.intrinsic_dimension(gaussian, X, 1.0, method='ranks'),
+        ),
         'singular_directions': lambda: jacobians.singular_directions(gaussian, X, 1.0, 2),
         'edit': lambda: jacobians.edit(gaussian, X[:1], 1.0, X[0], [0.0, 1.0], steps=2),
         'trajectory': lambda: jacobians.trajectory(gaussian, seeds=range(2), steps=2),

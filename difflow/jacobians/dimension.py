@@ -9,7 +9,7 @@ __all__ = ['intrinsic_dimension']
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_number, named_arguments, shown
+from ..data.checks import check_choice, check_kind, check_number, named_arguments, shown
 from ..denoisers.base import Denoiser, expand_like
 from ..noise import Stream, normal
 from .covariance import posterior_covariance
@@ -57,11 +57,14 @@ def intrinsic_dimension(
     check_choice('method', method, ('flipd', 'ranks'))
     other, name = (draws, 'draws') if method == 'flipd' else (probes, 'probes')
     if other is not None: raise ValueError(f'{name} must be None with method={method!r}, got {shown(other)}')
+    check_kind('denoiser', denoiser, Denoiser).check_noisy(x)
+    dim = x[0].numel() if len(x) else 0
+    if method == 'ranks':
+        if dim < 2: raise ValueError(f"x must be images of >= 2 numbers for ranks, got {tuple(x.shape)}")
+        draws = 4 * dim if draws is None else check_number('draws', draws, dim, whole=True)
     covariance = posterior_covariance(denoiser, x, sigma, labels, probes, seed, chunk)
     x, level = x.detach(), covariance.sigma.to(x.device)
-    if method == 'flipd':
-        distance = (covariance.mean.double() - x.double()).flatten(1).square().sum(1)
-        return (covariance.trace + distance) / level.square()
-    dim = check_number('pixels of x', x[0].numel(), 2, whole=True)
-    draws = 4 * dim if draws is None else check_number('draws', draws, dim, whole=True)
-    return _by_ranks(denoiser, x, level, denoiser.labels_of(labels, len(x)), draws, seed, chunk)
+    if method == 'ranks':
+        return _by_ranks(denoiser, x, level, denoiser.labels_of(labels, len(x)), draws, seed, chunk)
+    distance = (covariance.mean.double() - x.double()).flatten(1).square().sum(1)
+    return (covariance.trace + distance) / level.square()

@@ -8,7 +8,7 @@ from small_denoisers import gaussian, network
 
 from difflow import Denoiser, GaussianDenoiser, MoLRG, OptimalDenoiser, normal, posterior_covariance
 from difflow.jacobians import search
-from difflow.jacobians.covariance import _Covariance
+from difflow.jacobians.covariance import _Calibration, _Covariance
 
 SIGMAS = 0.05, 0.3, 1.0, 5.0, 20.0
 SHAPE = 1, 4, 4
@@ -303,6 +303,19 @@ def test_a_file_keeps_the_sums_and_no_denoiser(tmp_path):
     for call in (again.components, again.matrix, again.strip):
         with pytest.raises(ValueError, match='a file keeps no denoiser'):
             call()
+
+
+def test_a_calibration_shows_and_keeps_itself(tmp_path):
+    from matplotlib.figure import Figure
+
+    result = posterior_covariance(MOLRG.denoiser, normal((3, *SHAPE)), 1.0).calibration(
+        normal((3, *SHAPE), 1)
+    )
+    again = _Calibration.load(result.save(tmp_path / 'calibration.npz'))
+    assert again.rows() == result.rows() and repr(again) == repr(result) and '\n' not in repr(result)
+    assert [type(value) for value in result.rows()[0].values()] == [int, float, float]
+    ax = Figure().subplots()
+    assert result.plot(ax) is ax and ax.get_xlabel() and ax.get_ylabel()
 
 
 def test_a_strip_is_a_row_for_each_component():
