@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['susceptibility']
 
-# %% ../../nbs/sweeps/07_correlated_changes.ipynb #be42b24c
+# %% ../../nbs/sweeps/07_correlated_changes.ipynb #ffd29fd4
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,17 @@ from ..data.checks import check_choice, check_kind, check_number, named_argument
 from ..exact.hierarchy import RandomHierarchy
 from .layer_change import LayerChange
 from .levels import Sweep
-from .site_correlations import _binned, _centred, _correlations, _ratios, _rows_of, _Susceptibility
+from difflow.sweeps.site_correlations import (
+    _binned,
+    _centred,
+    _correlations,
+    _ratios,
+    _resamples,
+    _rows_of,
+    _Susceptibility,
+)
 
-# %% ../../nbs/sweeps/07_correlated_changes.ipynb #4dfbc606
+# %% ../../nbs/sweeps/07_correlated_changes.ipynb #527cf7de
 def _changes_of(changes:Any, patch:int) -> tuple[np.ndarray, np.ndarray|None, str, np.ndarray|None]:
     "Return changes as an array, their levels, what those are, and places of pixels; ValueError for others."
     if isinstance(changes, LayerChange):
@@ -59,7 +67,7 @@ def _places(positions:Any, metric:str|None, sites:int, pixels:np.ndarray|None) -
                          f'of as many leaves, got {shown(positions)}')
     return places if found == 'tree' else places.astype(np.float64), found
 
-# %% ../../nbs/sweeps/07_correlated_changes.ipynb #e7ec3e7d
+# %% ../../nbs/sweeps/07_correlated_changes.ipynb #d40c7859
 def _check_levels_of(levels:Any, known:np.ndarray|None, shape:tuple[int, ...]) -> np.ndarray|None: # (S,)
     "Return the levels of changes (S, N, sites), None for (N, sites); ValueError for others."
     if len(shape) == 2:
@@ -86,7 +94,7 @@ def susceptibility(
     bins:int|None=None, # of distance above 0, of equal width, >= 1; None: each distance by itself
     patch:int=1, # of a sweep: sites are squares of so many pixels, 1..size, a divisor of it
     levels:Tensor|np.ndarray|None=None, # (S,) numbers; None: those of the sweep, or 0..S-1
-    bootstrap:int=200, # resamples of the samples, or of the starts, >= 20
+    bootstrap:int=200, # resamples of the starts if there are 20, else of the samples of each, >= 20
     seed:int=0, # of the resamples, 0..2**64-1
 ) -> _Susceptibility:
     "Return how many sites change together, chi = sum C_ij / sum C_ii; ValueError for bad arguments."
@@ -103,10 +111,7 @@ def susceptibility(
     rows, index = _rows_of(starts, n), None
     if positions is not None:
         index, distances, pairs = _binned(*_places(positions, metric, sites, pixels), bins)
-    units = n if len(rows.sizes) == 1 else len(rows.sizes)
-    counts = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), bootstrap)
-    counts = np.vstack([np.ones(units), counts])
-    found = []
+    counts, found = _resamples(rows, bootstrap, seed), []
     for x in array.reshape(-1, n, sites):
         z, constant = _centred(x, rows)
         found.append((_ratios(z, rows, counts), constant,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #7976095f
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #fa2f4670
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 from ..data.checks import shown
 from ..data.results import Result
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #b16c05e3
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #5d3bc88e
+_FEW_STARTS = 20 # fewer are not drawn anew: too few to know their spread
+
 class _Rows(NamedTuple):
     "Which rows belong to one start, once they are put in order"
     order:np.ndarray # (N,) int
@@ -40,20 +42,29 @@ def _centred(x:np.ndarray, rows:_Rows) -> tuple[np.ndarray, int]: # (N, sites) -
     x[np.repeat(still, rows.sizes, 0)] = 0
     return x, int(still.all(0).sum())
 
-def _ratios(z:np.ndarray, rows:_Rows, counts:np.ndarray) -> np.ndarray: # (R, rows or starts) -> (R,)
-    "Return chi of resamples, which take each row, or each start, `counts` times; NaN where nothing varies."
+def _resamples(rows:_Rows, count:int, seed:int) -> np.ndarray: # (1 + count, starts), or (1 + count, rows)
+    "Return how often each start is drawn, or each row where there are few starts; first all of them once."
+    rng, sizes = np.random.default_rng(seed), rows.sizes
+    pools = [len(sizes)] if len(sizes) >= _FEW_STARTS else sizes
+    drawn = np.hstack([rng.multinomial(n, np.full(n, 1 / n), count) for n in pools])
+    return np.vstack([np.ones_like(drawn[:1]), drawn])
+
+def _ratios(z:np.ndarray, rows:_Rows, counts:np.ndarray) -> np.ndarray: # of `_resamples` -> (R,)
+    "Return chi of resamples, the ratio of the means over starts; NaN where nothing varies."
     sums, squares = z.sum(1), np.square(z).sum(1)
-    if len(rows.sizes) > 1:
+    if len(rows.sizes) >= _FEW_STARTS:
         inner = [np.add.reduceat(v, rows.first) / (rows.sizes - 1) for v in (sums**2, squares)]
         above, below = (counts @ v for v in inner)
     else:
-        shares = counts / counts.sum(1, keepdims=True)
-        above = shares @ sums**2 - (shares @ sums)**2
-        below = shares @ squares - np.square(shares @ z).sum(1)
-    nothing = below <= 1e-12 * squares.mean()
+        above = below = 0.
+        for first, n in zip(rows.first, rows.sizes):
+            part, w = slice(first, first + n), counts[:, first:first + n] / n
+            above = above + (w @ sums[part]**2 - (w @ sums[part])**2) * n / (n - 1)
+            below = below + (w @ squares[part] - np.square(w @ z[part]).sum(1)) * n / (n - 1)
+    nothing = below <= 1e-12 * below[0]
     return np.where(nothing, np.nan, above / np.where(nothing, 1, below))
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #bd12e4a5
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #f9f971ec
 _SITES_AT_ONCE = 256
 
 def _distance_rows(places:np.ndarray, metric:str) -> np.ndarray: # (sites, k) -> blocks (n, sites)
@@ -98,7 +109,7 @@ def _length(distances:np.ndarray, correlation:np.ndarray) -> float:
     if c[b] <= 0: return float(r[b - 1])
     return float(r[b - 1] + (r[b] - r[b - 1]) * (np.log(c[b - 1]) + 1) / np.log(c[b - 1] / c[b]))
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #386a9e78
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #740144ba
 class _Peak(NamedTuple):
     "Where the susceptibility is largest, and how large it is there, with 95 % intervals"
     level:float # of a parabola through the largest value and its neighbours
@@ -130,7 +141,7 @@ class _SusceptibilityFields(NamedTuple):
     pairs:np.ndarray|None=None # (D,) int, pairs (i, j) of sites at each distance, i = j at 0
     correlation:np.ndarray|None=None # (D,) or (S, D), covariance at each distance over the variance
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #2c2a82c7
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #2f40864f
 class _Susceptibility(Result, _SusceptibilityFields):
     "How many sites change together, at each level, with a bootstrap; the correlation by distance."
     _shapes = dict(chi='*', resamples='R*', constant='*', levels='S', distances='D', pairs='D')
