@@ -49,6 +49,7 @@ from .samplers.steps import euler as euler
 from .samplers.steps import heun as heun
 from .schedulers.scheduler import Scheduler as Scheduler
 from .statistics.transition import fit_transition as fit_transition
+from .sweeps.correlated_changes import susceptibility as susceptibility
 from .sweeps.levels import Sweep as Sweep
 from .sweeps.levels import even_levels as even_levels
 from .sweeps.levels import forward_backward as forward_backward

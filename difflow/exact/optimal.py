@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.sets import ImageSet, check_images
 from ..denoisers.base import Denoiser, as_sigma
-from .posteriors import _add_pixels, _covariance_product, _Posterior, _solve_surely, _weigh
+from .posteriors import _add_pixels, _covariance_product, _Posterior, _Regimes, _solve_surely, _weigh
 from .weighted_sums import _Images
 
 # %% ../../nbs/exact/03_optimal.ipynb #7760238a
@@ -216,7 +216,7 @@ def _repeated(times:int, x:Tensor, sigma:Tensor, labels:Tensor|None) -> tuple[Te
             None if labels is None else labels.repeat(times))
 
 # %% ../../nbs/exact/03_optimal.ipynb #80ffebe8
-class OptimalDenoiser(_SetDenoiser):
+class OptimalDenoiser(_Regimes, _SetDenoiser):
     "The exact posterior mean over a finite set of images."
     def __repr__(self) -> str:
         shape, classes = 'x'.join(map(str, self.image_shape)), self.num_classes

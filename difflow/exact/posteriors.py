@@ -10,10 +10,13 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.checks import check_number
 from ..data.results import Result
+from ..noise import normal
 from .weighted_sums import _SMALLEST, _Images, _relative_weights, _sum_up, _Sums
 
 # %% ../../nbs/exact/02_posteriors.ipynb #9aa85f8b
@@ -170,3 +173,67 @@ class _Posterior(Result, _PosteriorFields):
         ax.set(xlabel='place among the nearest images', ylabel='weight', ylim=(0, 1.03))
         ax.legend(fontsize=7)
         return ax
+
+# %% ../../nbs/exact/02_posteriors.ipynb #517b9d28
+def _largest_eigenvalue(
+    blocks:Any, # blocks() yields the rows (n, D), block by block
+    mean:Tensor, # (D,) float64, of all rows
+    n:int, # how many there are
+) -> float:
+    "Return the largest eigenvalue of the covariance of all rows, by products alone where D is large."
+    from scipy.sparse.linalg import LinearOperator, eigsh
+    size = len(mean)
+    if size <= 1024:
+        total = sum((y - mean).T @ (y - mean) for y in blocks())
+        return float(torch.linalg.eigvalsh(total / n)[-1])
+    def product(v:np.ndarray) -> np.ndarray:
+        v = torch.as_tensor(v, dtype=mean.dtype, device=mean.device).flatten()
+        return sum((y - mean).T @ ((y - mean) @ v) for y in blocks()).cpu().numpy() / n
+    start = np.random.default_rng(0).standard_normal(size)
+    operator = LinearOperator((size, size), product, dtype=np.float64)
+    return float(eigsh(operator, 1, v0=start, tol=1e-9, return_eigenvectors=False)[0])
+
+class _Regimes:
+    "The noise levels at which a sample of a set chooses its kind, and then its image."
+    def _means(self) -> tuple[Tensor, Tensor]: # (classes, D), (classes,)
+        "Return the mean of each class, all images being one where there are no labels, and its share."
+        groups = [None] if self.counts is None else self.order.split(self.counts)
+        images = [self._images(g) for g in groups if g is None or len(g)]
+        sums = [sum(y.sum(0) for _, y, _ in of.blocks(self.halves.dtype)) for of in images]
+        sizes = torch.tensor([of.n for of in images]).to(sums[0])
+        return torch.stack(sums) / sizes[:, None], sizes / len(self)
+
+    def speciation(self,
+        between:bool=False, # take the covariance of the class means, which needs labels
+    ) -> float: # > 0
+        "Return the sigma of speciation: sigma^2 is the covariance's largest eigenvalue; ValueError."
+        if between and self.counts is None: raise ValueError('between=True needs a denoiser with labels')
+        means, shares = self._means()
+        mean = shares @ means
+        if between:
+            return float(torch.linalg.matrix_norm((means - mean) * shares.sqrt()[:, None], 2)) / self.unit
+        blocks = lambda: (y for _, y, _ in self._images(None).blocks(self.halves.dtype))
+        return max(_largest_eigenvalue(blocks, mean, len(self)), 0.)**0.5 / self.unit
+
+    def collapse(self,
+        n:int=128, # noised images, evenly spread over the set, >= 1; of a smaller set all, again and again
+        seed:int=0, # of the noise, 0..2**64-1
+    ) -> float: # 0 where most images have a twin
+        "Return the sigma at which the median effective size of noised images is 2; ValueError for N < 3."
+        n = check_number('n', n, 1, whole=True)
+        if len(self) < 3: raise ValueError(f'collapse needs a set of at least 3 images, got {len(self)}')
+        rows = torch.arange(n, device=self.pixels.device)
+        rows = rows * len(self) // n if n < len(self) else rows % len(self)
+        y = (self.pixels[rows].double() / self.unit - self.zero).float().reshape(n, *self.image_shape)
+        noise = normal(y.shape, seed, device=y.device)
+        def shared(sigma:float) -> bool:
+            "Return whether most noisy images have the weight of two images, or of more."
+            size = self.examine(y + sigma * noise, sigma, mean=False).effective_size
+            return bool(size.median() >= 2 - 1e-6)
+        high = 10 * max(self.spread * self.pixels.shape[1]**0.5, 1e-30)
+        low = 1e-7 * high
+        if shared(low): return 0.
+        while high / low > 1 + 1e-4:
+            middle = (low * high)**0.5
+            low, high = (low, middle) if shared(middle) else (middle, high)
+        return (low * high)**0.5

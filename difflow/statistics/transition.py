@@ -46,6 +46,15 @@ class Transition(Result, _TransitionFields):
         "Return the fitted share at levels `u`."
         return self.chance + (1 - self.chance) * _fall((np.asarray(u, float) - self.midpoint) / self.width)
 
+    def window(self,
+        q:float=0.1, # what may be missing at its ends, above 0 and below half of 1 - chance
+    ) -> tuple[float, float]: # levels, in the units of the fit; NaN where there is no fall
+        "Return where the fitted share is 1 - q, and where it is chance + q: the critical window; ValueError."
+        q = check_number('q', q, above=0, below=(1 - self.chance) / 2)
+        ends = (np.array([1 - q, self.chance + q]) - self.chance) / (1 - self.chance)
+        low, high = self.midpoint - self.width * np.log(ends / (1 - ends))
+        return float(low), float(high)
+
     def rows(self) -> list[dict]:
         "Return one row: all fields."
         return [{name: value if isinstance(value, str) else float(value)

@@ -1,6 +1,7 @@
 from .change_files import export_change as export_change
 from .change_files import fill_change as fill_change
 from .change_files import pair_images as pair_images
+from .correlated_changes import susceptibility as susceptibility
 from .folders import forward_backward_folder as forward_backward_folder
 from .imagenet import balanced_indices as balanced_indices
 from .imagenet import imagenet_labels as imagenet_labels
