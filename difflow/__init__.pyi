@@ -40,6 +40,7 @@ from .reproducibility.flow_distances import flow_distance as flow_distance
 from .reproducibility.scores import gl_score as gl_score
 from .reproducibility.scores import m_score as m_score
 from .reproducibility.scores import rp_score as rp_score
+from .samplers.gaussian_structures import gaussian_structure as gaussian_structure
 from .samplers.sampling import sample as sample
 from .samplers.steps import ddim as ddim
 from .samplers.steps import ddpm as ddpm
