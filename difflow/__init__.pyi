@@ -38,9 +38,11 @@ from .representations.mixers import GRUMixer as GRUMixer
 from .representations.mixers import MeanMixer as MeanMixer
 from .representations.mixers import SingleTime as SingleTime
 from .representations.mixers import TransformerMixer as TransformerMixer
+from .reproducibility.flow_distances import flow_distance as flow_distance
 from .reproducibility.scores import gl_score as gl_score
 from .reproducibility.scores import m_score as m_score
 from .reproducibility.scores import rp_score as rp_score
+from .samplers.gaussian_structures import gaussian_structure as gaussian_structure
 from .samplers.sampling import sample as sample
 from .samplers.steps import ddim as ddim
 from .samplers.steps import ddpm as ddpm

@@ -1,3 +1,4 @@
+from .flow_distances import flow_distance as flow_distance
 from .scores import Score as Score
 from .scores import gl_score as gl_score
 from .scores import m_score as m_score

@@ -1,6 +1,7 @@
 from .ablation import ablation_sample as ablation_sample
 from .ablation import ablation_sampler as ablation_sampler
 from .ablation import discretize as discretize
+from .gaussian_structures import gaussian_structure as gaussian_structure
 from .guidance import GuidedDenoiser as GuidedDenoiser
 from .registry import SAMPLERS as SAMPLERS
 from .registry import as_sampler as as_sampler
