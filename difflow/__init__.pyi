@@ -16,8 +16,11 @@ from .denoisers.preconditioned import VPDenoiser as VPDenoiser
 from .denoisers.wrapping import wrap as wrap
 from .exact.gaussian import GaussianDenoiser as GaussianDenoiser
 from .exact.hierarchy import RandomHierarchy as RandomHierarchy
+from .exact.local import LocalDenoiser as LocalDenoiser
 from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
+from .exact.smoothed import SmoothedDenoiser as SmoothedDenoiser
+from .exact.wiener import WienerDenoiser as WienerDenoiser
 from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
 from .jacobians.covariance import posterior_covariance as posterior_covariance
