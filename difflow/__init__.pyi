@@ -18,6 +18,7 @@ from .exact.gaussian import GaussianDenoiser as GaussianDenoiser
 from .exact.hierarchy import RandomHierarchy as RandomHierarchy
 from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
+from .exact.patches import PatchDenoiser as PatchDenoiser
 from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
 from .jacobians.ranks import numerical_rank as numerical_rank

@@ -6,3 +6,4 @@ from .mean_field import EpsilonProcess as EpsilonProcess
 from .molrg import MoLRG as MoLRG
 from .molrg import MoLRGDenoiser as MoLRGDenoiser
 from .optimal import OptimalDenoiser as OptimalDenoiser
+from .patches import PatchDenoiser as PatchDenoiser
