@@ -218,7 +218,7 @@ def _commands(version:Annotated[bool, typer.Option('--version', callback=_print_
 
 _FAMILIES = ('sweeps', 'models', 'sampling', 'training', 'folders', 'classifiers', 'edm_datasets',
              'generation', 'descriptors', 'jacobians', 'low_rank', 'fidelity', 'encoder_logs', 'encodings',
-             'encoders', 'read_outs', 'information', 'synthetic_data', 'transitions')
+             'encoders', 'read_outs', 'information', 'synthetic_data', 'transitions', 'measurements')
 
 def _load_commands() -> None:
     "Import the other files of this room, a family of commands each, which add themselves to `app`"
