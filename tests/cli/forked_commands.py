@@ -22,8 +22,8 @@ for line in sys.stdin:
         os.setsid()
         os.environ.update(job['environment'])
         os.chdir(job['folder'])
-        log = os.open(job['log'], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
+        for number, name in ((1, 'log'), (2, 'errors')):
+            os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
         code = 1
         try: root.main(job['words'])
         except SystemExit as end: code = end.code or 0
@@ -39,9 +39,10 @@ for line in sys.stdin:
 class Commands:
     "A process that forks one for each command line"
 
-    def __init__(self, log):
+    def __init__(self, log, errors=None):
+        "Begin; what commands write goes to the file `log`, what they write on stderr to `errors`, if given"
         environment = os.environ | {'MPLBACKEND': 'Agg', 'OMP_NUM_THREADS': '1'}
-        self.log = Path(log)
+        self.log, self.errors = Path(log), Path(errors or log)
         self.server = subprocess.Popen(
             [sys.executable, '-c', SERVER],
             stdin=subprocess.PIPE,
@@ -52,7 +53,8 @@ class Commands:
 
     def start(self, words, folder, **environment):
         "Start a command in `folder` and return its process number"
-        job = dict(words=words, folder=str(folder), log=str(self.log), environment=environment)
+        files = dict(log=str(self.log), errors=str(self.errors))
+        job = dict(words=words, folder=str(folder), environment=environment, **files)
         self.server.stdin.write(json.dumps(job) + '\n')
         self.server.stdin.flush()
         return int(self.server.stdout.readline())

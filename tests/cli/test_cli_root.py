@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_commands import Commands
 from PIL import Image
 
 from difflow import (
@@ -58,16 +59,29 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='module')
+def commands(tmp_path_factory):
+    "What runs commands in processes of their own that need not import torch again"
+    folder = tmp_path_factory.mktemp('written')
+    commands = Commands(folder / 'stdout', folder / 'stderr')
+    yield commands
+    commands.close()
+
+
 @pytest.fixture
-def difflow(run, tmp_path):
-    "Run the console script in an empty folder and return the finished process"
+def difflow(run, commands, tmp_path):
+    "Run a command in an empty folder, with options of `run` the console script; return the finished process"
+
+    def forked(words):
+        files = commands.log, commands.errors
+        for file in files:
+            file.write_text('')
+        code, _ = commands.run(words, tmp_path, COLUMNS='200')
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
 
     def difflow(line, code=0, **options):
-        done = run(
-            DIFFLOW,
-            *shlex.split(line),
-            **{'cwd': tmp_path, 'env': {'COLUMNS': '200', 'OMP_NUM_THREADS': '1'}} | options,
-        )
+        words = shlex.split(line)
+        done = run(DIFFLOW, *words, **{'cwd': tmp_path} | options) if options else forked(words)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
