@@ -171,6 +171,10 @@ CASES = {  # each command, and each way in which it prints numbers
         cas,
         lay_synthetic,
     ),
+    'measure': Case(
+        'measure digits --data digits --n 2 --sigmas 0.5 --what dimension',
+        lambda row: f'{row["value"]:11.4g} ({row["low"]:.4g}..{row["high"]:.4g})',
+    ),
     'transition': Case('transition change.npz --bootstrap 20', transition, lay_change),
 }
 
