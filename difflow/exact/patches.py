@@ -13,13 +13,24 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from difflow.exact.windows import (
+    _Anywhere,
+    _float_will_do,
+    _largest_norms,
+    _Own,
+    _Pass,
+    _pull_windows,
+    _push_windows,
+    _ratio_error,
+    _sum_windows,
+)
+
 from ..data.checks import check_kind, check_number, named_arguments, shown
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser, as_sigma
+from ..noise import Stream, normal, uniform
 from .optimal import _repeated, _SetDenoiser
 from .weighted_sums import _Images
-from .windows import _Anywhere, _float_will_do, _largest_norms, _Own, _Pass, _pull_windows, _push_windows, _ratio_error, _sum_windows
-from ..noise import Stream, normal, uniform
 
 # %% ../../nbs/exact/10_patches.ipynb #142f367a
 _Scales = int | Sequence[tuple[float, int]] | Mapping[float, int]
@@ -31,14 +42,14 @@ def _check_scales(patch:_Scales, largest:int) -> list[tuple[float, int]]:
     else: pairs = [(math.inf, patch)]
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise ValueError(f'patch must be an odd integer, or pairs (sigma, odd integer), got {shown(pair)}')
+            raise ValueError(f'patch must be an odd integer, or pairs (sigma, odd), got {shown(pair)}')
     pairs = [(check_number('patch: sigma', s, above=0, high=math.inf), k) for s, k in pairs]
     for _, k in pairs:
         if check_number('patch', k, 1, largest, whole=True) % 2 == 0:
-            raise ValueError(f'patch must be odd, 1, 3, ... {largest}, for the window has a middle, got {k}')
+            raise ValueError(f'patch must be odd, 1, 3, ... {largest}: the window has a middle, got {k}')
     levels = [float(s) for s, _ in pairs]
     if not pairs or levels != sorted(set(levels)) or levels[-1] != math.inf:
-        raise ValueError(f'patch must have rising sigmas up to inf, as [(0.3, 3), (inf, 7)], got {shown(patch)}')
+        raise ValueError(f'patch must have rising sigmas up to inf, [(0.3, 3), (inf, 7)], got {shown(patch)}')
     return [(s, int(k)) for s, (_, k) in zip(levels, pairs)]
 
 # %% ../../nbs/exact/10_patches.ipynb #bda0fa00
@@ -120,7 +131,8 @@ class _WindowDenoiser(_SetDenoiser):
         "Return the images for a pass, a random share of them where windows keep their place."
         if self.share < 1 and not self.equivariant:
             if members is None: members = torch.arange(len(self), device=self.pixels.device)
-            order = uniform((len(self),), self.seed, stream=Stream.WINDOWS).to(members.device)[members].argsort()
+            order = uniform((len(self),), self.seed, stream=Stream.WINDOWS).to(members.device)[members]
+            order = order.argsort()
             members = members[order[:math.ceil(self.share * len(members))].sort().values]
         block = self.block or (256 if self.pixels.device.type == 'cpu' else 1024)
         return _Images(self.pixels, self.centre, self.halves, self.reach, members, block)
@@ -135,7 +147,8 @@ class _WindowDenoiser(_SetDenoiser):
     def _patches(self, sigma:Tensor) -> list[int]:
         "Return the side of the window at each noise level."
         levels = sigma.new_tensor([s for s, _ in self.scales])
-        return [self.scales[i][1] for i in torch.searchsorted(levels, sigma.reshape(-1).contiguous()).tolist()]
+        places = torch.searchsorted(levels, sigma.reshape(-1).contiguous())
+        return [self.scales[i][1] for i in places.tolist()]
 
     def _passes(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Iterator[tuple[Tensor, _Pass]]:
         "Yield rows of the noisy images, of one window and one precision, and their pass."
@@ -193,7 +206,8 @@ class PatchDenoiser(_WindowDenoiser):
 
     def __repr__(self) -> str:
         shape, kind = 'x'.join(map(str, self.image_shape)), ' at all places' * self.equivariant
-        sizes = ', '.join(f'{k}x{k}' + (f' up to sigma {s:g}' if s < math.inf else '') for s, k in self.scales)
+        upto = [f' up to sigma {s:g}' if s < math.inf else '' for s, _ in self.scales]
+        sizes = ', '.join(f'{k}x{k}{words}' for (_, k), words in zip(self.scales, upto))
         share = f', {self.share:g} of the windows' if self.share < 1 else ''
         classes = f', {self.num_classes} classes' if self.num_classes else ''
         return f'PatchDenoiser({len(self)} images, {shape}{classes}, windows{kind} {sizes}{share})'
@@ -253,7 +267,8 @@ class PatchDenoiser(_WindowDenoiser):
         "Return this denoiser with the windows whose answers are nearest to those of another one."
         check_kind('denoiser', denoiser, Denoiser)
         levels = [check_number('sigmas', s, above=0) for s in sigmas]
-        if not levels or sorted(set(levels)) != levels: raise ValueError(f'sigmas must rise, got {shown(sigmas)}')
+        if not levels or sorted(set(levels)) != levels:
+            raise ValueError(f'sigmas must rise, got {shown(sigmas)}')
         x0 = ImageSet.of(images).tensor()
         side = max(self.image_shape[1:])
         patches = [1, *range(3, side + 1, 4)] if patches is None else patches

@@ -1,4 +1,4 @@
-"""Patch denoisers against direct float64 sums over windows: precision, symmetry, scales, shares, derivatives."""
+"""Patch denoisers against direct float64 sums over windows: precision, symmetry, scales, shares, slopes."""
 
 import math
 
@@ -306,7 +306,7 @@ def test_bad_input():
         (lambda: PatchDenoiser(y, [(1.0, 3)]), 'patch must have rising sigmas up to inf'),
         (lambda: PatchDenoiser(y, [(2.0, 3), (1.0, 5), (math.inf, 7)]), 'rising'),
         (lambda: PatchDenoiser(y, {-1.0: 3, math.inf: 5}), 'sigma must be .* > 0.*got -1.0'),
-        (lambda: PatchDenoiser(y, [3, 5]), r'pairs \(sigma, odd integer\), got 3'),
+        (lambda: PatchDenoiser(y, [3, 5]), r'pairs \(sigma, odd\), got 3'),
         (lambda: PatchDenoiser(y, []), 'rising sigmas up to inf'),
         (lambda: PatchDenoiser(y, 3, share=0.0), 'share must be .* got 0.0'),
         (lambda: PatchDenoiser(y, 3, equivariant=1), 'equivariant must be bool, got 1'),
