@@ -181,6 +181,7 @@ class Stream:
     STARTS: int = 3  # bases to start a search from; the step is the number of the start
     DERIVATION: int = 2**31  # the random hierarchy: the classes and spellings of strings
     POSTERIOR: int = 2**31 + 1  # strings, given a noisy string
+    WINDOWS: int = 2**31 + 2  # which windows count, where a share of them is weighed
 
 # %% ../nbs/01_noise.ipynb #2e8c57bf
 def _many_seeds(seeds: Sequence[int], count: int | None = None) -> Sequence[int]:

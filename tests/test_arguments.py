@@ -274,6 +274,10 @@ def denoisers():
     )
     kinds |= dict(dtype=CHOICE, top_k=without(COUNT, 'none') | dict(high=3))
     yield 'OptimalDenoiser', df.OptimalDenoiser, dict(images=NOISY), kinds
+    patches = dict(even=4, high=17, low=0, text='x', none=None, pairs=[(1.0, 3)], nan=NAN)
+    kinds = dict(images=IMAGES, patch=patches, equivariant=FLAG, share=SHARE, seed=SEED, dtype=CHOICE)
+    kinds |= dict(block=without(COUNT, 'none'), labels=without(LABELS, 'high', 'true'))
+    yield 'PatchDenoiser', df.PatchDenoiser, dict(images=NOISY, patch=3), kinds
     some = without(IMAGES, 'none_at_all') | SHAPED  # no image at all has an answer: none
     asked = dict(x=some, sigma=POSITIVE | dict(few=torch.ones(3)), labels=LABELS)
     for name, denoiser in ('Denoiser', gaussian()), ('OptimalDenoiser()', classy()):

@@ -333,6 +333,7 @@ DENOISERS = dict(
     LatentDenoiser=lambda: df.LatentDenoiser(DENOISERS['VPDenoiser'](), (torch.neg, torch.neg)),
     GaussianDenoiser=lambda: df.GaussianDenoiser(torch.zeros(1, 8, 8), 0.25),
     OptimalDenoiser=lambda: df.OptimalDenoiser(torch.zeros(2, 1, 8, 8), labels=torch.tensor([0, 1])),
+    PatchDenoiser=lambda: df.PatchDenoiser(torch.zeros(2, 1, 8, 8), [(1.0, 3), (float('inf'), 5)]),
     HierarchyDenoiser=lambda: df.RandomHierarchy(3, 2, 2, 2).denoiser,
     MoLRGDenoiser=lambda: df.MoLRG(2, 12, 2).denoiser,
 )

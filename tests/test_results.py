@@ -128,6 +128,7 @@ def calls(tmp_path_factory):
     pickled.write_bytes(pickle.dumps({'weight': torch.ones(2)}))
     gaussian = df.GaussianDenoiser(torch.zeros(1, 8, 8), 0.25)
     optimal = df.OptimalDenoiser(X, labels=PAIR)
+    patch = df.PatchDenoiser(X, 3, share=0.5)
     net = df.UNet(8, 1, 32, 1, 1, (), (1,), num_classes=2, null_class=True).eval()
     digits = df.load_images('digits', max_images=4)
     edm, classes = df.EDMDenoiser(net), dict(labels=PAIR)
@@ -202,6 +203,14 @@ def calls(tmp_path_factory):
             optimal.examine(X, 1.0),
             optimal.top(X, 1.0, 1),
             optimal.weights(X, 1.0),
+        ),
+        'PatchDenoiser': lambda: (
+            patch,
+            patch(X, 1.0),
+            patch.error(X, 1.0),
+            patch.patch_at(1.0),
+            patch.calibrate(gaussian, X, [1.0]),
+            patch.jacobian_product(X, 1.0, X),
         ),
         'sample': lambda: heard(df.sample, edm, 2, steps=2, progress=False, **classes),
         'ablation_sample': lambda: heard(samplers.ablation_sample, gaussian, 2, 2, progress=False),

@@ -5,19 +5,32 @@
 # %% auto #0
 __all__ = ['PatchDenoiser']
 
-# %% ../../nbs/exact/10_patches.ipynb #0762623e
+# %% ../../nbs/exact/10_patches.ipynb #e666a199
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from difflow.exact.windows import (
+    _Anywhere,
+    _float_will_do,
+    _largest_norms,
+    _Own,
+    _Pass,
+    _pull_windows,
+    _push_windows,
+    _ratio_error,
+    _sum_windows,
+)
+
 from ..data.checks import check_kind, check_number, named_arguments, shown
 from ..data.sets import ImageSet
-from ..denoisers.base import as_sigma
+from ..denoisers.base import Denoiser, as_sigma
+from ..noise import Stream, normal, uniform
 from .optimal import _repeated, _SetDenoiser
 from .weighted_sums import _Images
-from .windows import _Anywhere, _Own, _Pass, _pull_windows, _push_windows, _sum_windows, _weigh_windows
 
 # %% ../../nbs/exact/10_patches.ipynb #142f367a
 _Scales = int | Sequence[tuple[float, int]] | Mapping[float, int]
@@ -29,14 +42,14 @@ def _check_scales(patch:_Scales, largest:int) -> list[tuple[float, int]]:
     else: pairs = [(math.inf, patch)]
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise ValueError(f'patch must be an odd integer, or pairs (sigma, odd integer), got {shown(pair)}')
+            raise ValueError(f'patch must be an odd integer, or pairs (sigma, odd), got {shown(pair)}')
     pairs = [(check_number('patch: sigma', s, above=0, high=math.inf), k) for s, k in pairs]
     for _, k in pairs:
         if check_number('patch', k, 1, largest, whole=True) % 2 == 0:
-            raise ValueError(f'patch must be odd, 1, 3, ... {largest}, for the window has a middle, got {k}')
+            raise ValueError(f'patch must be odd, 1, 3, ... {largest}: the window has a middle, got {k}')
     levels = [float(s) for s, _ in pairs]
     if not pairs or levels != sorted(set(levels)) or levels[-1] != math.inf:
-        raise ValueError(f'patch must have rising sigmas up to inf, as [(0.3, 3), (inf, 7)], got {shown(patch)}')
+        raise ValueError(f'patch must have rising sigmas up to inf, [(0.3, 3), (inf, 7)], got {shown(patch)}')
     return [(s, int(k)) for s, (_, k) in zip(levels, pairs)]
 
 # %% ../../nbs/exact/10_patches.ipynb #bda0fa00
@@ -87,36 +100,123 @@ class _WindowProduct(torch.autograd.Function):
         found = _WindowProduct.apply(flat, v.flatten(0, 1), sigma, labels, denoiser, transposed)
         return found.unflatten(0, v.shape[:2]), 0
 
-# %% ../../nbs/exact/10_patches.ipynb #39e13566
+# %% ../../nbs/exact/10_patches.ipynb #730e3552
 _ROWS_AT_ONCE = 64 # noisy images, or vectors, in one pass
 
-class PatchDenoiser(_SetDenoiser):
+class _WindowDenoiser(_SetDenoiser):
+    "A denoiser that weighs windows of a set of images, pixel by pixel."
+    def _prepare(self, patch:_Scales, equivariant:bool, share:float, seed:int):
+        "Check and keep what windows are compared; find the largest norms of windows."
+        _, high, wide = self.image_shape
+        self.scales = _check_scales(patch, 2 * max(high, wide) - 1)
+        self.equivariant = check_kind('equivariant', equivariant, bool)
+        self.share = check_number('share', share, above=0, high=1)
+        self.seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+        if equivariant: # one number a channel, so that all places are alike
+            middle = self.centre.double().reshape(-1, high * wide).mean(1)
+            if self.pixels.dtype == torch.uint8: middle = middle.round()
+            self.centre.copy_(middle.repeat_interleave(high * wide))
+        self.reaches = {}
+        for k in {k for _, k in self.scales}: self._reach(k)
+
+    def _reach(self, patch:int) -> float:
+        "Return the largest norm of a window in the set."
+        if patch not in self.reaches:
+            norms = (_largest_norms(y.to(self.halves.dtype) - self.centre, self.image_shape, patch,
+                                    self.equivariant).max() for y in self.pixels.split(64))
+            self.reaches[patch] = torch.stack([*norms]).max().item()
+        return self.reaches[patch]
+
+    def _images(self, members:Tensor|None) -> _Images:
+        "Return the images for a pass, a random share of them where windows keep their place."
+        if self.share < 1 and not self.equivariant:
+            if members is None: members = torch.arange(len(self), device=self.pixels.device)
+            order = uniform((len(self),), self.seed, stream=Stream.WINDOWS).to(members.device)[members]
+            order = order.argsort()
+            members = members[order[:math.ceil(self.share * len(members))].sort().values]
+        block = self.block or (256 if self.pixels.device.type == 'cpu' else 1024)
+        return _Images(self.pixels, self.centre, self.halves, self.reach, members, block)
+
+    def _kept(self, numbers:Tensor|slice) -> Tensor: # (n, p) int64
+        "Return the places whose windows count, in each of these images."
+        images = range(len(self))[numbers] if isinstance(numbers, slice) else numbers.tolist()
+        pixels = math.prod(self.image_shape[1:])
+        order = uniform((len(images), pixels), self.seed, stream=Stream.WINDOWS, images=images).argsort(1)
+        return order[:, :math.ceil(self.share * pixels)].sort(1).values.to(self.pixels.device)
+
+    def _patches(self, sigma:Tensor) -> list[int]:
+        "Return the side of the window at each noise level."
+        levels = sigma.new_tensor([s for s, _ in self.scales])
+        places = torch.searchsorted(levels, sigma.reshape(-1).contiguous())
+        return [self.scales[i][1] for i in places.tolist()]
+
+    def _passes(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Iterator[tuple[Tensor, _Pass]]:
+        "Yield rows of the noisy images, of one window and one precision, and their pass."
+        z, variance = self._inside(x), self._variance(sigma, len(x))
+        patches = torch.tensor(self._patches(sigma.expand(len(x))), device=x.device)
+        kept = self._kept if self.equivariant and self.share < 1 else None
+        tile = 1 << 17 if x.device.type == 'cpu' else 1 << 26
+        for rows, images in self._groups(labels, len(x)):
+            for patch in patches[rows].unique().tolist():
+                some = rows[patches[rows] == patch]
+                windows = (_Anywhere if self.equivariant else _Own)(self.image_shape, patch, tile)
+                rough = _float_will_do(windows, z[some], variance[some], self._reach(patch))
+                rough &= self.dtype == torch.float32
+                for part, dtype in (some[~rough], z.dtype), (some[rough], torch.float32):
+                    for some_rows in part.split(_ROWS_AT_ONCE) if len(part) else ():
+                        zs, variances = z[some_rows], variance[some_rows]
+                        yield some_rows, _Pass(windows, images, zs, variances, dtype, self.dtype, kept)
+
+    def _mean(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor: # (B, C, H, W)
+        "Return the means over the windows."
+        out = torch.zeros(len(x), self.pixels.shape[1], dtype=self.halves.dtype, device=x.device)
+        for rows, over in self._passes(x, sigma, labels):
+            out[rows] = _sum_windows(over).mean.permute(2, 3, 0, 1).flatten(1)
+        return self._outside(out, x)
+
+    def _products(self, x:Tensor, sigma:Tensor, v:Tensor, labels:Tensor|None,
+                  transposed:bool) -> Tensor: # v (V, B, D), the same
+        "Return the Jacobians, or their transposes, times `v`."
+        out = torch.zeros_like(v)
+        for rows, over in self._passes(x, sigma, labels):
+            found, step = _sum_windows(over), max(1, _ROWS_AT_ONCE // len(rows))
+            for i in range(0, len(v), step):
+                some = v[i:i + step, rows].to(over.z.dtype)
+                if transposed: moved = _pull_windows(over, found, some)
+                else: moved = _push_windows(over, found, some).permute(2, 3, 0, 1)
+                out[i:i + step, rows] = moved.reshape(some.shape).to(out.dtype)
+        return out
+
+# %% ../../nbs/exact/10_patches.ipynb #6cd3a081
+class PatchDenoiser(_WindowDenoiser):
     "The exact posterior mean of every pixel, given a window around it (Kamb & Ganguli 2024)."
     @named_arguments()
     def __init__(self,
         images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
         patch:_Scales, # side of the window, odd, 1..2 max(H, W) - 1; or pairs (largest sigma, side) up to inf
         equivariant:bool=False, # compare with the windows of all places, wrapped around
+        share:float=1., # weigh a random share of the windows, above 0, at most 1
+        seed:int=0, # of the share, 0..2**64-1
         labels:Tensor|None=None, # (N,) int64 classes >= 0: x may then come with labels; None: it may not
-        block:int|None=None, # images converted and multiplied at once, >= 1; None: by size
-        dtype:torch.dtype=torch.float32, # of the products: float32, or float64 where it shows; or float64
+        block:int|None=None, # images converted and multiplied at once, >= 1; None: 256, and 1024 off the CPU
+        dtype:torch.dtype=torch.float32, # of the weights; exponents are float64 where float32 would show
     ):
         super().__init__(images, block, labels, dtype)
-        _, high, wide = self.image_shape
-        self.scales = _check_scales(patch, 2 * max(high, wide) - 1)
-        self.equivariant = check_kind('equivariant', equivariant, bool)
-        if equivariant: self.centre.copy_(self.centre.reshape(-1, high * wide).mean(1).round().repeat_interleave(high * wide))
-        self.reaches = {}
+        self._prepare(patch, equivariant, share, seed)
 
     def __repr__(self) -> str:
-        shape, kind = 'x'.join(map(str, self.image_shape)), 'equivariant windows' if self.equivariant else 'windows'
-        sizes = ', '.join(f'{k}x{k}' + (f' up to sigma {s:g}' if s < math.inf else '') for s, k in self.scales)
-        return f'PatchDenoiser({len(self)} images, {shape}, {kind} {sizes})'
+        shape, kind = 'x'.join(map(str, self.image_shape)), ' at all places' * self.equivariant
+        upto = [f' up to sigma {s:g}' if s < math.inf else '' for s, _ in self.scales]
+        sizes = ', '.join(f'{k}x{k}{words}' for (_, k), words in zip(self.scales, upto))
+        share = f', {self.share:g} of the windows' if self.share < 1 else ''
+        classes = f', {self.num_classes} classes' if self.num_classes else ''
+        return f'PatchDenoiser({len(self)} images, {shape}{classes}, windows{kind} {sizes}{share})'
 
     @property
     def options(self) -> dict: # json-able
         "Return what decides the answers, beside the images."
-        return dict(patch=self.scales, equivariant=self.equivariant, classes=self.counts)
+        share = (self.share, self.seed) if self.share < 1 else 1.
+        return dict(patch=self.scales, equivariant=self.equivariant, share=share, classes=self.counts)
 
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         return _WindowMean.apply(x, sigma, labels, self)
@@ -125,29 +225,22 @@ class PatchDenoiser(_SetDenoiser):
         sigma:float, # noise level, > 0
     ) -> int: # odd
         "Return the side of the window at this noise level."
-        return self._patches(torch.tensor(check_number('sigma', sigma, above=0)).double())[0]
+        return self._patches(torch.tensor(check_number('sigma', sigma, above=0), dtype=torch.float64))[0]
 
-    def _patches(self, sigma:Tensor) -> list[int]:
-        "Return the side of the window at each noise level."
-        levels = sigma.new_tensor([s for s, _ in self.scales])
-        return [self.scales[i][1] for i in torch.searchsorted(levels, sigma.reshape(-1).contiguous()).tolist()]
-
-    def _passes(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Iterator[tuple[Tensor, _Pass]]:
-        "Yield rows of the noisy images and their pass."
-        z, variance = self._inside(x), self._variance(sigma, len(x))
-        patches = torch.tensor(self._patches(sigma.expand(len(x))), device=x.device)
-        for rows, images in self._groups(labels, len(x)):
-            for patch in patches[rows].unique().tolist():
-                windows = (_Anywhere if self.equivariant else _Own)(self.image_shape, patch, 1 << 18)
-                for part in rows[patches[rows] == patch].split(_ROWS_AT_ONCE):
-                    yield part, _Pass(windows, images, z[part], variance[part], z.dtype, self.dtype)
-
-    def _mean(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
-        "Return the mean over windows, (B, C, H, W)."
-        out = torch.zeros(len(x), x[0].numel(), dtype=self.halves.dtype, device=x.device)
-        for rows, over in self._passes(x, sigma, labels):
-            out[rows] = _sum_windows(over).mean.permute(2, 3, 0, 1).flatten(1)
-        return self._outside(out, x)
+    def error(self,
+        x:Tensor, # (B, C, H, W) noisy images
+        sigma:float|Tensor, # noise level, () or (B,), > 0
+        labels:Tensor|None=None, # (B,) int64
+    ) -> Tensor: # (B, C, H, W), standard error of every pixel, 0 where all windows count
+        "Return how far the answer is from that of all windows, since it weighs a random share of them."
+        self.check(x, labels)
+        out = torch.zeros(len(x), self.pixels.shape[1], dtype=self.halves.dtype, device=x.device)
+        for rows, over in self._passes(x, as_sigma(sigma, x), labels) if self.share < 1 else ():
+            pixels = over.z.shape[1] // self.image_shape[0]
+            f = math.ceil(self.share * pixels) / pixels if self.equivariant else self.share
+            found = _ratio_error(over, _sum_windows(over)).permute(2, 3, 0, 1).flatten(1)
+            out[rows] = math.sqrt(1 - f) * found / self.unit
+        return out.to(x.dtype).reshape(x.shape)
 
     def jacobian_product(self,
         x:Tensor, # (B, C, H, W)
@@ -156,18 +249,45 @@ class PatchDenoiser(_SetDenoiser):
         labels:Tensor|None=None, # (B,)
         transposed:bool=False, # multiply by the transpose of J
     ) -> Tensor: # shape and dtype of `vectors`
-        "Return J v for J = dD/dx, or its transpose times v: the pixels have weights of their own."
+        "Return J v for J = dD/dx, or its transpose times v: pixels have weights of their own."
         self.check(x, labels, wait=False)
         if vectors.shape[-4:] != x.shape or vectors.ndim not in (4, 5):
             shape, found = ', '.join(map(str, x.shape)), tuple(vectors.shape)
             raise ValueError(f'vectors must be ({shape}) or (V, {shape}), got {found}')
-        v = vectors.reshape(-1, len(x), x[0].numel()).to(self.halves.dtype)
-        out = torch.zeros_like(v)
-        for rows, over in self._passes(x, as_sigma(sigma, x), labels):
-            found, step = _sum_windows(over), max(1, _ROWS_AT_ONCE // len(rows))
-            for i in range(0, len(v), step):
-                some = v[i:i + step, rows]
-                if transposed: moved = _pull_windows(over, found, some)
-                else: moved = _push_windows(over, found, some).permute(2, 3, 0, 1)
-                out[i:i + step, rows] = moved.reshape(some.shape)
-        return out.to(vectors.dtype).reshape(vectors.shape)
+        v = vectors.reshape(-1, len(x), self.pixels.shape[1])
+        return self._products(x, as_sigma(sigma, x), v, labels, transposed).reshape(vectors.shape)
+
+    def calibrate(self,
+        denoiser:Denoiser, # to be like
+        images:ImageSet|Tensor, # (B, C, H, W) clean images in [-1, 1], to add noise to
+        sigmas:Sequence[float], # noise levels, > 0, rising
+        patches:Sequence[int]|None=None, # to choose from, odd; None: 1, 3, 7, 11, ... up to the largest side
+        seeds:int=0, # of the noise, 0..2**64-1
+    ) -> 'PatchDenoiser': # with a window for every level; between two, up to their geometric mean
+        "Return this denoiser with the windows whose answers are nearest to those of another one."
+        check_kind('denoiser', denoiser, Denoiser)
+        levels = [check_number('sigmas', s, above=0) for s in sigmas]
+        if not levels or sorted(set(levels)) != levels:
+            raise ValueError(f'sigmas must rise, got {shown(sigmas)}')
+        x0 = ImageSet.of(images).tensor()
+        side = max(self.image_shape[1:])
+        patches = [1, *range(3, side + 1, 4)] if patches is None else patches
+        allowed = [_check_scales(k, 2 * side - 1)[0][1] for k in patches]
+        noise, best = normal(x0.shape, seeds), []
+        for sigma in levels:
+            x = x0 + sigma * noise
+            with torch.no_grad(): aim = denoiser(x, sigma)
+            errors = [(self.at(k)(x, sigma) - aim).square().sum().item() for k in allowed]
+            best.append(allowed[min(range(len(allowed)), key=errors.__getitem__)])
+        edges = [math.sqrt(a * b) for a, b in zip(levels, levels[1:])] + [math.inf]
+        pairs = [(s, k) for i, (s, k) in enumerate(zip(edges, best)) if best[i + 1:i + 2] != [k]]
+        return self.at(pairs)
+
+    def at(self,
+        patch:_Scales, # as of the constructor
+    ) -> 'PatchDenoiser': # the same images, not copied
+        "Return this denoiser with other windows."
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)
+        other.scales = _check_scales(patch, 2 * max(self.image_shape[1:]) - 1)
+        return other

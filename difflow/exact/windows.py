@@ -15,68 +15,82 @@ from torch import Tensor, nn
 
 from .weighted_sums import _Images
 
-# %% ../../nbs/exact/09_windows.ipynb #b92bd373
+# %% ../../nbs/exact/09_windows.ipynb #90614355
+class _Block(NamedTuple):
+    "Some images, laid out for the products."
+    windows:Tensor # what the windows of noisy images are multiplied by, one column an image or a window
+    middle:Tensor # (W, H, C, n), or (C, n) for all pixels: the pixels in the middle of the windows
+
 class _Own:
     "Windows at the place of the pixel itself, cut at the border of the image."
     def __init__(self, shape:tuple[int, ...], patch:int, tile:int):
-        self.shape, self.tile = shape, tile
-        self.reach, self.aside = patch // 2, min(patch // 2, shape[2] - 1)
+        self.shape, self.patch, self.tile, self.room = shape, patch, tile, None
+        self.across, self.along = (min(patch // 2, side - 1) for side in shape[1:])
 
     def queries(self, z:Tensor, one:Tensor) -> Tensor: # z (B, C, H, W), one (B,) -> (H, W, B, k (C + 1))
         "Return the rows of all windows in `z`, and beside every pixel the factor of the squares."
         one = one.reshape(-1, 1, 1, 1).expand(-1, 1, *z.shape[2:])
-        z = nn.functional.pad(torch.cat([z, one], 1), (self.aside, self.aside))
-        return z.unfold(3, 2 * self.aside + 1, 1).permute(2, 3, 0, 4, 1).flatten(3).contiguous()
+        z = nn.functional.pad(torch.cat([z, one], 1), (0, 0, self.across, self.across))
+        return z.unfold(2, 2 * self.across + 1, 1).permute(2, 3, 0, 4, 1).flatten(3).contiguous()
 
     def fold(self, rows:Tensor) -> Tensor: # (H, W, B, k (C + 1)) -> (B, C, H, W)
         "Add up the pixels of all windows where they belong: the adjoint of `queries`."
-        high, wide, count, _ = rows.shape
-        rows = rows.unflatten(3, (2 * self.aside + 1, -1))[..., :-1]
-        out = rows.new_zeros(high, wide + 2 * self.aside, count, rows.shape[-1])
-        for j in range(rows.shape[3]): out[:, j:j + wide] += rows[:, :, :, j]
-        return out[:, self.aside:self.aside + wide].permute(2, 3, 0, 1)
+        rows = rows.unflatten(3, (2 * self.across + 1, -1))[..., :-1]
+        out = rows.new_zeros(len(rows) + 2 * self.across, *rows.shape[1:3], rows.shape[4])
+        for i in range(rows.shape[3]): out[i:i + len(rows)] += rows[:, :, :, i]
+        return out[self.across:self.across + len(rows)].permute(2, 3, 0, 1)
 
-    def blocks(self, y:Tensor, kept:None=None) -> Iterator[Tensor]: # (n, D) -> (H, W + k - 1, C + 1, n)
-        "Yield pixels and minus half their squares, padded by zeros on both sides."
+    def blocks(self, y:Tensor, kept:None, dtype:torch.dtype) -> Iterator[_Block]: # y (n, D)
+        "Yield pixels and minus half their squares (W, H + k - 1, C + 1, n), padded by zeros on both sides."
         (channels, high, wide), n = self.shape, len(y)
         y = y.T.contiguous().reshape(channels, high, wide, n)
-        out = y.new_zeros(high, wide + 2 * self.aside, channels + 1, n)
-        inner = out[:, self.aside:self.aside + wide]
-        inner[:, :, :-1] = y.permute(1, 2, 0, 3)
-        inner[:, :, -1] = y.square().sum(0).div_(-2)
-        yield out
+        out = y.new_zeros(wide, high + 2 * self.across, channels + 1, n)
+        inner = out[:, self.across:self.across + high]
+        inner[:, :, :-1] = y.permute(2, 1, 0, 3)
+        inner[:, :, -1] = y.square().sum(0).div_(-2).transpose(0, 1)
+        yield _Block(out, inner[:, :, :-1].transpose(0, 1).to(dtype, memory_format=torch.contiguous_format))
 
-    def tiles(self, count:int, block:Tensor) -> Iterator[tuple[slice, slice]]:
-        "Yield the rows and columns of pixels that are weighed at once, for `count` images."
-        wide = max(1, self.tile // (block.shape[0] * block.shape[3] * max(1, count)))
-        yield from ((slice(None), slice(i, i + wide)) for i in range(0, self.shape[2], wide))
+    def tiles(self, count:int, block:_Block) -> Iterator[slice]:
+        "Yield the rows of pixels that are weighed at once, for `count` images."
+        step = max(1, self.tile // (self.shape[2] * block.windows.shape[3] * max(1, count)))
+        yield from (slice(i, i + step) for i in range(0, self.shape[1], step))
 
-    def _rows(self, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (P, k (C + 1), n)
-        "Return the rows of windows of a block, for one column without a copy."
-        high, padded, channels, n = block.shape
-        size = (high, padded - 2 * self.aside, (2 * self.aside + 1) * channels, n)
-        rows = block.as_strided(size, (padded * channels * n, channels * n, n, 1))[tile]
-        return rows.squeeze(1) if rows.shape[1] == 1 else rows.flatten(0, 1)
+    def _columns(self, block:_Block) -> Tensor: # (H, W, k (C + 1), n)
+        "Return the columns of the windows of a block without a copy: they overlap in memory."
+        wide, padded, channels, n = block.windows.shape
+        size = (padded - 2 * self.across, wide, (2 * self.across + 1) * channels, n)
+        return block.windows.as_strided(size, (channels * n, padded * channels * n, n, 1))
 
-    def _over(self, scores:Tensor) -> Tensor: # (H, ...) the same
-        "Sum over the rows of the windows, cut at the border."
-        places = torch.arange(len(scores), device=scores.device)
-        near = ((places[:, None] - places).abs() <= self.reach).to(scores)
-        return (near @ scores.flatten(1)).reshape(scores.shape)
+    def _room(self, shape:tuple[int, ...], like:Tensor) -> Tensor: # (h, W + 2 a, B, n)
+        "Return an array with a margin of zeros on both sides, the same one for every tile."
+        if self.room is None or self.room.shape != shape or self.room.dtype != like.dtype:
+            self.room = like.new_zeros(shape)
+        return self.room
 
-    def scores(self, queries:Tensor, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (h, w, B, n)
+    def _over(self, padded:Tensor) -> Tensor: # (h, W + 2 a, B, n) -> (h, W, B, n)
+        "Sum over the columns of the windows: sums of 1, 2, 4, ... neighbours first."
+        side, done, out = 2 * self.along + 1, 0, None
+        wide = padded.shape[1] - 2 * self.along
+        for power in range(side.bit_length()):
+            if side >> power & 1:
+                part = padded[:, done:done + wide]
+                out = part if out is None else out + part if done == 1 else out.add_(part)
+                done += 1 << power
+            if side >> power > 1: padded = padded[:, :-(1 << power)] + padded[:, 1 << power:]
+        return out
+
+    def scores(self, queries:Tensor, block:_Block, tile:slice) -> Tensor: # (h, W, B, n)
         "Return the products of windows with the windows of the images."
-        rows = queries[tile]
-        return self._over(torch.bmm(rows.flatten(0, 1), self._rows(block, tile)).unflatten(0, rows.shape[:2]))
+        rows, columns, aside = queries[tile], self._columns(block)[tile], self.along
+        high, wide, count, n = *rows.shape[:3], columns.shape[3]
+        room = self._room((high, wide + 2 * aside, count, n), columns)
+        for i in range(high): torch.bmm(rows[i], columns[i], out=room[i, aside:aside + wide])
+        return self._over(room) if aside else room.clone()
 
-    def back(self, weights:Tensor, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (h, w, B, k (C + 1))
+    def back(self, weights:Tensor, block:_Block, tile:slice) -> Tensor: # (h, W, B, k (C + 1))
         "Return the adjoint of `scores`."
-        rows = self._over(weights).flatten(0, 1)
-        return torch.bmm(rows, self._rows(block, tile).mT).unflatten(0, weights.shape[:2])
-
-    def centres(self, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (h, w, C, n)
-        "Return the pixels in the middle of the windows."
-        return block[:, self.aside:self.aside + self.shape[2], :-1][tile]
+        rows = self._over(nn.functional.pad(weights, (0, 0, 0, 0, self.along, self.along)))
+        return torch.stack([torch.bmm(a, b.mT) for a, b in zip(rows, self._columns(block)[tile])])
 
 # %% ../../nbs/exact/09_windows.ipynb #b9df1b81
 class _Anywhere:
@@ -104,8 +118,8 @@ class _Anywhere:
             for j in side: out += rows[..., i, j].roll((i - aside, j - aside), (0, 1))
         return out.permute(2, 3, 0, 1)
 
-    def blocks(self, y:Tensor, kept:Tensor|None=None) -> Iterator[Tensor]: # (n, D) -> (C k k + 1, m)
-        "Yield the windows of some images, of places `kept` (n, p) or of all, and minus half their squares."
+    def blocks(self, y:Tensor, kept:Tensor|None, dtype:torch.dtype) -> Iterator[_Block]: # y (n, D)
+        "Yield windows (C k k + 1, m), at places `kept` (n, p) or all, and minus half their squares."
         pixels = self.shape[1] * self.shape[2]
         step = max(1, 2048 // (pixels if kept is None else kept.shape[1]))
         for i in range(0, len(y), step):
@@ -113,29 +127,51 @@ class _Anywhere:
             rows = self._windows(part).permute(1, 4, 5, 0, 2, 3).reshape(-1, len(part), pixels)
             if kept is not None: rows = rows.gather(2, kept[i:i + step].expand(len(rows), -1, -1))
             rows = rows.flatten(1)
-            yield torch.cat([rows, rows.square().sum(0, keepdim=True).div_(-2)])
+            middle = rows.reshape(self.shape[0], self.patch**2, -1)[:, self.patch**2 // 2].to(dtype)
+            yield _Block(torch.cat([rows, rows.square().sum(0, keepdim=True).div_(-2)]), middle)
 
-    def tiles(self, count:int, block:Tensor) -> Iterator[tuple[slice, slice]]:
-        "Yield the rows and columns of pixels that are weighed at once, for `count` images."
-        (_, high, wide), room = self.shape, self.tile // (block.shape[1] * max(1, count))
-        step, across = max(1, room // wide), max(1, min(wide, room))
-        for i in range(0, high, step):
-            yield from ((slice(i, i + step), slice(j, j + across)) for j in range(0, wide, across))
+    def tiles(self, count:int, block:_Block) -> Iterator[slice]:
+        "Yield the rows of pixels that are weighed at once, for `count` images."
+        step = max(1, self.tile // (self.shape[2] * block.windows.shape[1] * max(1, count)))
+        yield from (slice(i, i + step) for i in range(0, self.shape[1], step))
 
-    def scores(self, queries:Tensor, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (h, w, B, m)
+    def scores(self, queries:Tensor, block:_Block, tile:slice) -> Tensor: # (h, w, B, m)
         "Return the products of windows with the windows of the images."
         rows = queries[tile]
-        return (rows.flatten(0, 2) @ block).unflatten(0, rows.shape[:3])
+        return (rows.flatten(0, 2) @ block.windows).unflatten(0, rows.shape[:3])
 
-    def back(self, weights:Tensor, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (h, w, B, C k k + 1)
+    def back(self, weights:Tensor, block:_Block, tile:slice) -> Tensor: # (h, w, B, C k k + 1)
         "Return the adjoint of `scores`."
-        return (weights.flatten(0, 2) @ block.T).unflatten(0, weights.shape[:3])
-
-    def centres(self, block:Tensor, tile:tuple[slice, slice]) -> Tensor: # (C, m)
-        "Return the pixels in the middle of the windows."
-        return block[:-1].reshape(self.shape[0], self.patch**2, -1)[:, self.patch**2 // 2]
+        return (weights.flatten(0, 2) @ block.windows.T).unflatten(0, weights.shape[:3])
 
 _Windows = _Own | _Anywhere
+
+# %% ../../nbs/exact/09_windows.ipynb #f2692af9
+def _box(z:Tensor, patch:int, wrapped:bool) -> Tensor: # z (n, H, W) -> (n, H, W), or a larger margin
+    "Return the sums over all windows, cut at the border or wrapped around."
+    aside = patch // 2
+    for axis in (1, 2):
+        size = z.shape[axis]
+        at = torch.arange(-aside - 1, size + aside, device=z.device)
+        inside = torch.ones_like(at, dtype=z.dtype) if wrapped else ((at >= 0) & (at < size)).to(z.dtype)
+        padded = z.index_select(axis, at % size).mul_(inside if axis == 2 else inside[:, None])
+        sums = padded.cumsum(axis)
+        z = sums.narrow(axis, patch, size) - sums.narrow(axis, 0, size)
+    return z
+
+def _largest_norms(z:Tensor, shape:tuple[int, ...], patch:int, wrapped:bool) -> Tensor: # z (n, D) -> (n,)
+    "Return the largest norm of a window in each image."
+    squares = z.unflatten(1, shape).square().sum(1)
+    return _box(squares, patch, wrapped).flatten(1).amax(1).clamp(min=0).sqrt()
+
+_MOST = {_Own: 1e-5, _Anywhere: 3e-6} # rounding of an exponent that float32 may have, as estimated
+
+def _float_will_do(windows:_Windows, z:Tensor, variance:Tensor, reach:float) -> Tensor: # (B,) bool
+    "Return for which noisy images float32 is good enough; `reach` is the largest norm of a window."
+    patch = windows.patch
+    norms = _largest_norms(z, windows.shape, patch, isinstance(windows, _Anywhere))
+    noise = 2.**-24 * (norms * reach + reach**2 / 2) / variance[:, 0]
+    return noise < _MOST[type(windows)]
 
 # %% ../../nbs/exact/09_windows.ipynb #c6ee5bf6
 class _Pass(NamedTuple):
@@ -148,12 +184,12 @@ class _Pass(NamedTuple):
     weights:torch.dtype # of the weights
     kept:Callable[[slice], Tensor]|None = None # places (n, p) of the windows that count, of these images
 
-    def blocks(self) -> Iterator[Tensor]:
+    def blocks(self) -> Iterator[_Block]:
         "Yield the windows of all images, block by block."
         centre = self.images.centre.to(self.dtype)
         for where, y, _ in self.images.blocks(self.dtype):
             kept = None if self.kept is None else self.kept(self.images.numbers(where))
-            yield from self.windows.blocks(y - centre, kept)
+            yield from self.windows.blocks(y - centre, kept, self.weights)
 
     def queries(self, z:Tensor, squares:bool) -> Tensor: # z (V B, D) -> (H, W, V B, ...)
         "Return the windows in `z` over the variance, with or without the squares of the images."
@@ -167,10 +203,11 @@ class _Softmax(NamedTuple):
     total:Tensor # (H, W, B, 1) sum of the weights
     mean:Tensor # (H, W, B, C) mean of the pixels, measured from the centre
 
-def _combine(weights:Tensor, y:Tensor) -> Tensor: # (h, w, B, n), and (h, w, C, n) or (C, n) -> (h, w, B, C)
+def _combine(weights:Tensor, block:_Block, tile:slice) -> Tensor: # weights (h, W, B, n) -> (h, W, B, C)
     "Return the sums of pixels times weights."
+    y = block.middle
     if y.ndim == 2: return (weights.flatten(0, 2) @ y.T).unflatten(0, weights.shape[:3])
-    return torch.bmm(weights.flatten(0, 1), y.flatten(0, 1).mT).unflatten(0, weights.shape[:2])
+    return torch.bmm(weights.flatten(0, 1), y[tile].flatten(0, 1).mT).unflatten(0, weights.shape[:2])
 
 _SMALLEST = -80. # log of the smallest weight beside the largest so far, no denormal number
 
@@ -186,13 +223,13 @@ def _sum_windows(over:_Pass) -> _Softmax:
             after = torch.maximum(before, scores.amax(-1, keepdim=True))
             fade, best[tile] = (before - after).exp(), after
             weights = scores.sub_(after.to(scores)).to(over.weights).clamp_(min=_SMALLEST).exp_()
-            y = windows.centres(block, tile).to(weights)
             total[tile] = total[tile] * fade + weights.sum(-1, keepdim=True)
-            sums[tile] = sums[tile] * fade + _combine(weights, y)
+            sums[tile] = sums[tile] * fade + _combine(weights, block, tile)
     return _Softmax(best, total, sums / total)
 
-# %% ../../nbs/exact/09_windows.ipynb #4203f5df
-def _weigh_windows(over:_Pass, found:_Softmax, count:int) -> Iterator[tuple[Tensor, tuple[slice, slice], Tensor]]:
+# %% ../../nbs/exact/09_windows.ipynb #641ceeb7
+def _weigh_windows(over:_Pass, found:_Softmax,
+                   count:int) -> Iterator[tuple[_Block, slice, Tensor]]:
     "Yield (block, tile, weights (h, w, B, n) that sum to 1), a second pass; tiles as for `count` images."
     windows, queries = over.windows, over.queries(over.z, True)
     for block in over.blocks():
@@ -209,7 +246,7 @@ def _push_windows(over:_Pass, found:_Softmax, v:Tensor) -> Tensor: # v (V, B, D)
     for block, tile, weights in _weigh_windows(over, found, len(many)):
         along = windows.scores(queries, block, tile).to(weights).unflatten(2, v.shape[:2])
         along = along.mul_(weights[:, :, None]).flatten(2, 3)
-        out[tile] += _combine(along, windows.centres(block, tile).to(along))
+        out[tile] += _combine(along, block, tile)
         out[tile] -= mean[tile] * along.sum(-1, keepdim=True)
     return out
 
@@ -219,9 +256,19 @@ def _pull_windows(over:_Pass, found:_Softmax, v:Tensor) -> Tensor: # v (V, B, D)
     mean = (many * found.mean.repeat(1, 1, len(v), 1)).sum(-1, keepdim=True)
     out = torch.zeros_like(over.queries(v.flatten(0, 1), False), dtype=v.dtype)
     for block, tile, weights in _weigh_windows(over, found, many.shape[2]):
-        y = windows.centres(block, tile).to(weights)
+        y = block.middle if block.middle.ndim == 2 else block.middle[tile]
         along = torch.matmul(many[tile].to(weights), y) - mean[tile].to(weights)
         along = along.unflatten(2, v.shape[:2]).mul_(weights[:, :, None]).flatten(2, 3)
         out[tile] += windows.back(along.to(over.dtype), block, tile)
     rate = (1 / over.variance[:, 0]).repeat(len(v)).reshape(-1, 1, 1, 1)
     return windows.fold(out) * rate
+
+# %% ../../nbs/exact/09_windows.ipynb #d19729a8
+def _ratio_error(over:_Pass, found:_Softmax) -> Tensor: # (H, W, B, C)
+    "Return the root of sum w^2 (y - D)^2, with weights that sum to 1: the error of a small share."
+    out = torch.zeros_like(found.mean)
+    for block, tile, weights in _weigh_windows(over, found, len(over.z)):
+        weights, y, mean = weights.square_().to(out), block.middle.to(out), found.mean[tile]
+        first, second = (_combine(weights, block._replace(middle=part), tile) for part in (y, y.square()))
+        out[tile] += second - 2 * mean * first + mean.square() * weights.sum(-1, keepdim=True)
+    return out.clamp(min=0).sqrt()
