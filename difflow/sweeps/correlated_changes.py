@@ -12,10 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_kind, check_number, named_arguments, shown
-from ..exact.hierarchy import RandomHierarchy
-from .layer_change import LayerChange
-from .levels import Sweep
 from difflow.sweeps.site_correlations import (
     _binned,
     _centred,
@@ -25,6 +21,11 @@ from difflow.sweeps.site_correlations import (
     _rows_of,
     _Susceptibility,
 )
+
+from ..data.checks import check_choice, check_kind, check_number, named_arguments, shown
+from ..exact.hierarchy import RandomHierarchy
+from .layer_change import LayerChange
+from .levels import Sweep
 
 # %% ../../nbs/sweeps/07_correlated_changes.ipynb #527cf7de
 def _changes_of(changes:Any, patch:int) -> tuple[np.ndarray, np.ndarray|None, str, np.ndarray|None]:
