@@ -20,6 +20,7 @@ from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
 from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
+from .jacobians.likelihood import log_likelihood as log_likelihood
 from .jacobians.ranks import numerical_rank as numerical_rank
 from .jacobians.spectra import jacobian_spectrum as jacobian_spectrum
 from .networks.diffusers_unet import DiffusersUNet as DiffusersUNet

@@ -1,5 +1,6 @@
 from .edits import edit as edit
 from .edits import singular_directions as singular_directions
+from .likelihood import log_likelihood as log_likelihood
 from .low_rank import LowRankDenoiser as LowRankDenoiser
 from .low_rank import molrg_settings as molrg_settings
 from .low_rank import train_molrg as train_molrg
