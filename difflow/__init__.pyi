@@ -26,6 +26,7 @@ from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
 from .jacobians.covariance import posterior_covariance as posterior_covariance
 from .jacobians.dimension import intrinsic_dimension as intrinsic_dimension
+from .jacobians.likelihood import log_likelihood as log_likelihood
 from .jacobians.ranks import numerical_rank as numerical_rank
 from .jacobians.spectra import jacobian_spectrum as jacobian_spectrum
 from .networks.diffusers_unet import DiffusersUNet as DiffusersUNet

@@ -174,6 +174,9 @@ class Stream:
     PROBES: int = 1  # to estimate what the search has missed
     REPLACEMENTS: int = 2  # in place of directions that vanish
     COMPLETIONS: int = 3  # to fill up a basis
+    GREYS: int = 4  # where within its grey level a pixel is
+    OFFSETS: int = 5  # a noise level within its range of levels
+    ENDS: int = 6  # the largest noise, for the mean of the data
     # mixtures of low-rank Gaussians
     SUBSPACES: int = 0  # their bases
     COEFFICIENTS: int = 1  # of samples within a subspace

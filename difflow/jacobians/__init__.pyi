@@ -2,6 +2,7 @@ from .covariance import posterior_covariance as posterior_covariance
 from .dimension import intrinsic_dimension as intrinsic_dimension
 from .edits import edit as edit
 from .edits import singular_directions as singular_directions
+from .likelihood import log_likelihood as log_likelihood
 from .low_rank import LowRankDenoiser as LowRankDenoiser
 from .low_rank import molrg_settings as molrg_settings
 from .low_rank import train_molrg as train_molrg
