@@ -25,6 +25,8 @@ from .products import _check_point, _groups, _matrix_of, _Points, _Tangent
 from .search import _Diagonal, _estimated_diagonal, _exact_diagonal, _leading_components
 
 # %% ../../nbs/jacobians/08_covariance.ipynb #eb8983d0
+_FEWEST = 10 # images that must bear the expected error, for an interval by their spread
+
 @dataclass(frozen=True)
 class _Calibration(Result):
     "The squared error that B answers have, against the one that the denoiser expects."
@@ -61,15 +63,16 @@ class _Calibration(Result):
         return ax
 
 def _calibrate(realised:Tensor, expected:Tensor, error:Tensor, level:float, draws:int) -> _Calibration:
-    "Return the ratio of the means with its interval; `error` (B,) is that of `expected`, shared by all."
+    "Return the ratio of the means, its interval 0..inf where few images bear it; `error` (B,) of `expected`."
     from scipy.stats import t
     level = check_number('level', level, above=0, below=1)
     pairs = realised.cpu().numpy(), expected.cpu().numpy()
-    each = per_image(pairs[0], draws)
-    top, below = each.mean(), per_image(pairs[1], draws).mean()
+    each, each_expected = (per_image(values, draws) for values in pairs)
+    top, below = each.mean(), each_expected.mean()
     ratio = float(top / below) if below > 0 else math.nan
     off = math.hypot(mean_error(pairs[0] - ratio * pairs[1], draws)[1], ratio * error.mean().item())
-    sure = len(each) > 1 and below > 0
+    many = each_expected.sum()**2 / (each_expected**2).sum() if below > 0 else 0. # images that bear the mean
+    sure = len(each) > 1 and many >= min(_FEWEST, len(each) / 2)
     reach = float(t.ppf((1 + level) / 2, len(each) - 1) * off / below) if sure else math.inf
     return _Calibration(ratio, max(ratio - reach, 0.), ratio + reach, level, realised, expected)
 

@@ -7,7 +7,7 @@ __all__ = ['DirectionExplorer']
 
 # %% ../../nbs/widgets/08_directions.ipynb #6db78d5a
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.canvas import image_grid
+from ..data.checks import check_choice
 from ..denoisers.base import Denoiser
+from ..jacobians.covariance import posterior_covariance
 from ..jacobians.edits import edit, singular_directions
 from ..jacobians.products import check_range
 from ..jacobians.trajectories import trajectory
@@ -30,7 +32,7 @@ from .strips import _gif, _sheet, _with_legend
 class _Directions(NamedTuple):
     "A noisy state, its directions, and the strips of edited images as far as they are."
     state:Tensor # (1, C, H, W) noisy image
-    values:Tensor # (k,) singular values
+    values:Tensor # (k,) singular values, or standard deviations
     vectors:Tensor # (k, C, H, W) directions
     images:Tensor # (directions done, S, C, H, W)
 
@@ -47,6 +49,19 @@ def _as_pictures(
     x0hat, state = denoiser(x, sigma, labels), denoiser.decode(x / math.sqrt(1 + sigma**2))
     return state, denoiser.decode(x0hat + sigma * vectors) - denoiser.decode(x0hat - sigma * vectors)
 
+def _moved_by(basis:str, denoiser:Denoiser, x:Tensor, sigma:float, k:int, labels:Tensor|None,
+              strengths:Sequence[float], steps:int) -> tuple[Tensor, Tensor, Callable[..., Tensor]]:
+    "Return values (k,) and directions (k, C, H, W), and what makes the strip of one: (direction, value)."
+    if basis == 'singular':
+        leading = singular_directions(denoiser, x, sigma, k, labels)
+        move = lambda direction, value: edit(denoiser, x, sigma, direction, strengths, labels, steps)
+        return leading.values[0], leading.right[0], move
+    covariance = posterior_covariance(denoiser, x, sigma, labels)
+    variances, vectors = covariance.components(k)
+    a = torch.tensor(strengths, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+    return (variances[0].clamp(min=0).sqrt(), vectors[0],
+            lambda direction, value: covariance.mean + a * value.to(x) * direction)
+
 def _direction_states(
     denoiser:Denoiser,
     sigma:float, # noise level of the state, in the range of `denoiser`
@@ -55,17 +70,18 @@ def _direction_states(
     k:int, # number of directions, >= 1
     strengths:Sequence[float], # displacements in units of `sigma`
     steps:int=SAMPLING_STEPS, # of the walk to the state, and of the walk back
+    basis:str='singular', # or 'posterior'
 ) -> Iterator[_Directions]: # after each direction
-    "Yield the leading directions at a state of the sampler, then one strip of edited images after another."
+    "Yield the leading directions at a state of the sampler, then one strip of images after another."
     labels = None if label is None else torch.tensor([label], device=device_of(denoiser))
     (_, x), = trajectory(denoiser, seeds=[seed], labels=labels, steps=steps, at=[sigma])
-    leading = singular_directions(denoiser, x, sigma, k, labels)
-    state, vectors = _as_pictures(denoiser, x, sigma, leading.right[0], labels)
+    values, right, move = _moved_by(basis, denoiser, x, sigma, k, labels, strengths, steps)
+    state, vectors = _as_pictures(denoiser, x, sigma, right, labels)
     empty = state.new_zeros(0, len(strengths), *state.shape[1:])
-    done = _Directions(state, leading.values[0], vectors, empty)
+    done = _Directions(state, values, vectors, empty)
     yield done
-    for direction in leading.right[0]:
-        images = denoiser.decode(edit(denoiser, x, sigma, direction, strengths, labels, steps))
+    for direction, value in zip(right, values):
+        images = denoiser.decode(move(direction, value))
         done = done._replace(images=torch.cat([done.images, images[None]]))
         yield done
 
@@ -74,23 +90,39 @@ def _unit_pictures(vectors:Tensor) -> Tensor: # both (k, C, H, W)
     "Return directions scaled to [-1, 1], 0 grey."
     return vectors / vectors.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
 
-_LEGEND = ('First in each row a direction of length 1, scaled to its largest pixel, and its singular '
-           'value s: how long a step of length 1 along it comes out of the denoiser (no unit). Then what '
-           'comes back when the noisy state is moved along it, in units of sigma; black is -1, white 1.')
+class _Basis(NamedTuple):
+    "How directions of one kind are called, and how far one goes along them by default."
+    value:str # beside a direction
+    unit:str # of the strengths
+    frame:str # what a frame is
+    strengths:tuple[float, ...]
+    legend:str
+
+_BASES = dict(
+    singular=_Basis('s', 'sigma', 'edited', (-12, -9, -6, -3, 0, 3, 6, 9, 12),
+        'First in each row a direction of length 1, scaled to its largest pixel, and its singular '
+        'value s: how long a step of length 1 along it comes out of the denoiser (no unit). Then what '
+        'comes back when the noisy state is moved along it, in units of sigma; black is -1, white 1.'),
+    posterior=_Basis('sd', 'sd', 'posterior', (-4, -3, -2, -1, 0, 1, 2, 3, 4),
+        'First in each row a principal component of the posterior, scaled to its largest pixel, and the '
+        'standard deviation sd of the clean image along it, in units of a pixel. Then the mean of the '
+        'posterior, moved along it by so many sd: what the clean image may be; black is -1, white 1.'))
 
 def _draw_directions(
     directions:_Directions, # on the CPU
     strengths:Sequence[float], # of the frames of each strip
     scale:int|None=None, # screen pixels per image pixel
+    basis:str='singular', # of `_BASES`
 ) -> Image.Image:
-    "Draw a row for each strip: the direction with its singular value, the edited images; and a legend."
-    done = len(directions.images)
+    "Draw a row for each strip: the direction with its value, the images along it; and a legend."
+    done, words = len(directions.images), _BASES[basis]
     if not done: return image_grid(directions.state.clamp(-1, 1), scale=scale)
     rows = torch.cat([_unit_pictures(directions.vectors)[:done, None], directions.images], 1)
-    frames = [f'{strength:g} sigma' for strength in strengths]
-    titles = [title for value in directions.values[:done].tolist() for title in (f's = {value:.2f}', *frames)]
+    frames = [f'{strength:g} {words.unit}' for strength in strengths]
+    values = [f'{words.value} = {value:.2f}' for value in directions.values[:done].tolist()]
+    titles = [title for value in values for title in (value, *frames)]
     grid = image_grid(rows.flatten(0, 1).clamp(-1, 1), len(strengths) + 1, scale, titles)
-    return _with_legend(grid, _LEGEND)
+    return _with_legend(grid, words.legend)
 
 # %% ../../nbs/widgets/08_directions.ipynb #a576b387
 class _DirectionQuery(NamedTuple):
@@ -101,8 +133,11 @@ class _DirectionQuery(NamedTuple):
 
 class _DirectionChoices:
     "The noise levels, directions and strengths of an explorer, and the values that may be chosen."
-    def __init__(self, denoiser:Denoiser, sigmas:Sequence[float], count:int, strengths:Sequence[float]):
+    def __init__(self, denoiser:Denoiser, sigmas:Sequence[float], count:int, strengths:Sequence[float]|None,
+                 basis:str='singular'):
         "Check all of them; raise ValueError for what cannot be offered."
+        self.basis = check_choice('basis', basis, _BASES)
+        strengths = _BASES[basis].strengths if strengths is None else strengths
         self.sigmas, self.strengths = [float(s) for s in sigmas], [float(s) for s in strengths]
         self.denoiser = denoiser
         self.count = _check_int('directions', count, 1, min(16, math.prod(denoiser.image_shape)))
@@ -135,24 +170,25 @@ class _DirectionChoices:
         classes = self.denoiser.num_classes
         named = [['', 'none']] if classes is not None and self.denoiser.null_class else []
         named += [[i, str(i)] for i in range(classes or 0)]
-        return {'sigmas': self.sigmas, 'strengths': self.strengths, 'count': self.count,
+        return {'sigmas': self.sigmas, 'strengths': self.strengths, 'count': self.count, 'basis': self.basis,
                 'max_seed': _MAX_SEED, 'shape': list(self.denoiser.pixel_shape), 'classes': named}
 
 # %% ../../nbs/widgets/08_directions.ipynb #c16d5b0e
 class _DirectionFiles:
     "The animation of a direction explorer."
     def _moving(self) -> bytes:
-        "Return a GIF over the strengths: state, direction, and edited image of the chosen direction."
-        answer, at = self._answer, self.direction
+        "Return a GIF over the strengths: state, direction, and the images along the chosen direction."
+        answer, at, words = self._answer, self.direction, _BASES[self._offered.basis]
         scale = max(1., answer.state.abs().max().item() / 2)
         fixed = answer.state[0] / scale, _unit_pictures(answer.vectors)[at]
         titles = f'noisy state, sigma {self._answered["sigma"]:g}', f'direction {at}'
         frames = zip(answer.images[at], self._offered.strengths)
-        return _gif((torch.stack([*fixed, image]), [*titles, f'edited, {s:g} sigma']) for image, s in frames)
+        return _gif((torch.stack([*fixed, image]), [*titles, f'{words.frame}, {s:g} {words.unit}'])
+                    for image, s in frames)
 
 # %% ../../nbs/widgets/08_directions.ipynb #fb9953ce
 class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
-    "Move a noisy image along the singular directions of a denoiser's Jacobian, and see where it returns."
+    "Move a noisy image along what its denoiser leaves open: singular directions, or those of the posterior."
     _esm, _css, _query_type = _script('strips', 'directions'), _style(), _DirectionQuery
 
     sigma = traitlets.Float(1., help='noise level, one of those offered').tag(sync=True)
@@ -162,7 +198,7 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
     strength = traitlets.Float(0., help='one of the strengths').tag(sync=True)
 
     _choices = traitlets.Dict(help='what the controls offer').tag(sync=True)
-    _values = traitlets.List(help='singular values').tag(sync=True)
+    _values = traitlets.List(help='singular values, or standard deviations').tag(sync=True)
     _scales = traitlets.Dict(help='what is white in the state, and in each direction').tag(sync=True)
     _state = traitlets.Bytes(help='a sheet of one picture, as all below').tag(sync=True)
     _vectors = traitlets.Bytes(help='one picture a direction').tag(sync=True)
@@ -172,16 +208,17 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
         denoiser:Denoiser, # with known `image_shape`
         sigmas:Sequence[float]=(10., 5., 3., 2., 1.5, 1., 0.7, 0.5, 0.3), # levels offered, > 0, in its range
         directions:int=4, # how many, 1..16
-        strengths:Sequence[float]=(-12, -9, -6, -3, 0, 3, 6, 9, 12), # in units of sigma, ascending, with 0
+        strengths:Sequence[float]|None=None, # ascending, with 0, in sigma or sd; None: -12..12 or -4..4
         sigma:float=1.5, # level first shown, > 0, one of `sigmas`
         seed:int=0, # of the state, 0..2**32 - 1
         label:int|None=None, # class, 0..num_classes-1; None: no class, or class 0 where it needs one
         steps:int=SAMPLING_STEPS, # of each walk, 1..1000
         background:bool|None=None, # compute in a thread; None: in a kernel
+        basis:str='singular', # 'singular': values of dD/dx; 'posterior': components of the posterior
     ):
         "Check everything, then start; raise ValueError where something is not allowed."
         self._denoiser, self._steps = denoiser, _check_int('steps', steps, 1, 1000)
-        self._offered = _DirectionChoices(denoiser, sigmas, directions, strengths)
+        self._offered = _DirectionChoices(denoiser, sigmas, directions, strengths, basis)
         wanted = dict(sigma=sigma, seed=seed, label=self._offered.default_label(label))
         query = _DirectionQuery(**{name: self._offered.check(name, value) for name, value in wanted.items()})
         super().__init__(background, **query._asdict(), _choices=self._offered.describe())
@@ -197,9 +234,10 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
 
     def _compute(self, query:_DirectionQuery) -> Iterator[tuple[float, _Directions]]:
         "Yield the share of the directions that is done, and all of them as far as they are."
-        count, strengths = self._offered.count, self._offered.strengths
-        for state in _direction_states(self._denoiser, *query, count, strengths, self._steps):
-            yield len(state.images) / count, _Directions(*(part.cpu() for part in state))
+        offered = self._offered
+        further = offered.count, offered.strengths, self._steps, offered.basis
+        for state in _direction_states(self._denoiser, *query, *further):
+            yield len(state.images) / offered.count, _Directions(*(part.cpu() for part in state))
 
     def _show(self, answer:_Directions):
         "Write the pictures into the traits that the browser sees; strips to come are grey."
@@ -221,7 +259,7 @@ class DirectionExplorer(_DirectionFiles, _AsyncExplorer):
     def static(self, scale:int|None=None) -> Image.Image: # scale: screen pixels per image pixel, >= 1
         "Draw the strips, for pages without a kernel: the direction first, then one frame a strength."
         if self._answer is None: return Image.new('L', (64, 64), 'white')
-        return _draw_directions(self._answer, self._offered.strengths, scale)
+        return _draw_directions(self._answer, self._offered.strengths, scale, self._offered.basis)
 
     def __repr__(self) -> str:
         chosen = f'sigma={self.sigma:g}, seed={self.seed}, label={self.label}, direction={self.direction}'

@@ -218,10 +218,10 @@ def test_nothing_is_computed_before_it_is_asked_for():
 
 
 def test_exact_denoisers_are_calibrated():
-    "Of 40 intervals at 95 % about 38 hold 1, whatever the noise level"
+    "Of 24 intervals at 95 % about 23 hold 1, whatever the noise level"
     for sigma in (0.05, 0.3, 1.0, 5.0):
         held = []
-        for seed in range(40):
+        for seed in range(24):
             x0, _ = MOLRG.sample(60, seed=seed)
             found = posterior_covariance(
                 MOLRG.denoiser, x0 + sigma * normal(x0.shape, seed + 1000), sigma, chunk=960
@@ -229,7 +229,7 @@ def test_exact_denoisers_are_calibrated():
             result = found.calibration(x0)
             held.append(result.low <= 1 <= result.high)
             assert 0.7 < result.ratio < 1.4
-        assert 35 <= sum(held) <= 40, sigma
+        assert 21 <= sum(held) <= 24, sigma
 
 
 def test_calibration_over_a_finite_set():
@@ -241,6 +241,17 @@ def test_calibration_over_a_finite_set():
         assert result.low < 1 < result.high and result.high - result.low < 1.5
         every = found.calibration(x0, level=0.99)
         assert every.ratio == pytest.approx(result.ratio) and every.low < 1 < every.high
+
+
+def test_an_error_that_few_images_bear_is_no_mean():
+    "At a small noise level hardly any image of a finite set is confused with another: 1 is never excluded"
+    images = normal((150, *SHAPE)).clamp(-1, 1)
+    denoiser = OptimalDenoiser(images)
+    for sigma in (0.05, 0.3, 0.5, 0.7, 1.0, 5.0):
+        found = posterior_covariance(denoiser, images + sigma * normal(images.shape, 1), sigma, chunk=2400)
+        result = found.calibration(images, level=0.99)
+        assert math.isnan(result.ratio) or result.low <= 1 <= result.high
+    assert result.high - result.low < 0.3  # at the largest level all of them bear it
 
 
 @pytest.mark.parametrize('believed', [0.04, 0.5, 4.0])

@@ -10,6 +10,7 @@ from traitlets import TraitError
 
 from difflow import Denoiser, DirectionExplorer, MoLRG, VEDenoiser
 from difflow.data import to_uint8
+from difflow.jacobians import trajectory
 from difflow.widgets import directions
 from difflow.widgets.directions import _direction_states
 
@@ -141,3 +142,46 @@ def test_frames_are_chosen_in_a_browser(on_a_page, pixels_of):
         assert page.evaluate('[state.direction, state.strength]') == [1, 1]
         shown = pixels_of(page.locator('[data-panel=edited]'))
     assert (shown == to_uint8(explorer.images[1, 3].clamp(-1, 1)).movedim(0, -1).numpy()).all()
+
+
+# Principal components of the posterior
+
+
+def test_the_posterior_is_shown_along_its_components():
+    "Frames are the mean, so many standard deviations along each component; their values stand beside them"
+    explorer = explore(basis='posterior', strengths=(-2, 0, 1), seed=4)
+    ((_, x),) = trajectory(MIXTURE.denoiser, seeds=[4], steps=4, at=[1.0])
+    covariance = MIXTURE.denoiser.jacobian(x, 1.0)[0].double()  # sigma is 1
+    variances, basis = torch.linalg.eigh(covariance)
+    true = variances.flip(0)[:2].clamp(min=0).sqrt()
+    torch.testing.assert_close(torch.tensor(explorer._values).double(), true, atol=1e-4, rtol=0)
+    mean, rows = MIXTURE.denoiser(x, 1.0)[0], explorer.images.double()
+    for row, sd in zip(rows, true):
+        torch.testing.assert_close(row[1], mean.double(), atol=1e-5, rtol=0)
+        moved = (row - row[1]).flatten(1)
+        torch.testing.assert_close(
+            moved.norm(dim=1), sd * torch.tensor([2.0, 0.0, 1.0]).double(), atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(moved[0], -2 * moved[2], atol=1e-4, rtol=0)
+        torch.testing.assert_close(moved[2] @ covariance, sd**2 * moved[2], atol=1e-4, rtol=0)
+
+
+def test_the_basis_decides_words_and_strengths():
+    edited, posterior = explore(strengths=None), explore(strengths=None, basis='posterior')
+    assert max(edited._choices['strengths']) == 12 and max(posterior._choices['strengths']) == 4
+    assert (edited._choices['basis'], posterior._choices['basis']) == ('singular', 'posterior')
+    assert posterior.static().size[0] > 0 and "basis='posterior'" in posterior.code()
+    with pytest.raises(ValueError, match='basis must be one of singular, posterior, got'):
+        explore(basis='pca')
+
+
+def test_the_page_names_what_it_shows(on_a_page, pixels_of):
+    explorer = explore(basis='posterior', strengths=(-1, 0, 1))
+    with on_a_page(explorer) as page:
+        text = page.locator('.df-explorer').inner_text()
+        assert 'standard deviation' in text and '1 sd' in text and 'singular' not in text
+        page.locator('.df-strip').nth(1).locator('[role=option]').nth(2).click()
+        sd = explorer._values[1]
+        assert f'standard deviation {sd:.3f}' in page.locator('.df-explorer').inner_text()
+        shown = pixels_of(page.locator('[data-panel=posterior]'))
+    assert (shown == to_uint8(explorer.images[1, 2].clamp(-1, 1)).movedim(0, -1).numpy()).all()

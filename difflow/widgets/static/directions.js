@@ -3,6 +3,19 @@
 const VALUE = "Singular value of the denoiser's Jacobian dD/dx: the length of what a step of length 1 along this direction adds "
   + 'to the denoised image; without unit, 1 leaves the step as it is';
 const STRENGTH = 'How far the noisy state is moved along the direction, in units of σ, before it is brought back';
+const BASES = { // how directions of each kind are called; `length` is that of one unit of strength
+  singular: { name: 'singular value', side: 'singular value', unit: 'σ', frame: 'edited', VALUE, STRENGTH, length: (sigma) => sigma },
+  posterior: {
+    name: 'standard deviation',
+    side: 'sd', // narrow
+    unit: 'sd',
+    frame: 'posterior',
+    VALUE: 'Standard deviation (sd) of the clean image along this principal component of the posterior, '
+      + 'the root of an eigenvalue of σ² dD/dx; in units of a pixel, black to white is 2',
+    STRENGTH: 'How far the mean of the posterior is moved along the component, in its standard deviations (sd)',
+    length: (sigma, value) => value,
+  },
+};
 
 // The choices that start a new computation.
 function directionChoices(host, { sigmas, classes, max_seed: seed }) {
@@ -14,8 +27,9 @@ function directionChoices(host, { sigmas, classes, max_seed: seed }) {
 }
 
 // Three big pictures: the noisy state, the direction, the clean image at this strength.
-function directionPictures({ shape }) {
-  const panels = ['noisy state', 'direction', 'edited'].map((name) => figure(name));
+function directionPictures({ shape, basis }) {
+  const words = BASES[basis];
+  const panels = ['noisy state', 'direction', words.frame].map((name) => figure(name));
   const node = make('div', { class: 'df-stage' }, ...panels.map((panel) => panel.node));
   const show = (shown, direction, strengths, j) => {
     const [state, vector, edited] = panels;
@@ -26,30 +40,32 @@ function directionPictures({ shape }) {
     paint(edited.canvas, shown._frames, direction * strengths.length + j);
     if (value === undefined) return;
     put(state.note, `σ ${decimals(sigma)}\nblack/white ±${decimals(black)}`);
-    put(vector.note, `singular value ${value.toFixed(3)}\nblack/white ±${decimals(most)}`,
-      `${VALUE}.\nThe direction has length 1; black and white are its largest pixel`);
-    put(edited.note, `strength ${strengths[j]} σ = ${decimals(strengths[j] * sigma)}\nblack/white ±1`, STRENGTH);
+    put(vector.note, `${words.name} ${value.toFixed(3)}\nblack/white ±${decimals(most)}`,
+      `${words.VALUE}.\nThe direction has length 1; black and white are its largest pixel`);
+    put(edited.note, `strength ${strengths[j]} ${words.unit} = ${decimals(strengths[j] * words.length(sigma, value))}\nblack/white ±1`,
+      words.STRENGTH);
   };
   node.style.setProperty('--df-lines', 2);
   return { node, show, layout: (width) => lay(node, panels, shape, width) };
 }
 
 // One strip of frames a direction; `choose(direction, j)` is called for a frame chosen by hand.
-function directionStrips({ shape, count, strengths }, current, choose) {
+function directionStrips({ shape, count, strengths, basis }, current, choose) {
+  const words = BASES[basis];
   const id = `df-${Math.random().toString(36).slice(2, 8)}`;
   const slider = make('input', { type: 'range', min: 0, max: strengths.length - 1, step: 1,
-    'aria-label': 'strength', title: STRENGTH, ...NO_SHORTCUTS });
+    'aria-label': 'strength', title: words.STRENGTH, ...NO_SHORTCUTS });
   const rows = Array.from({ length: count }, (_, i) => make('div',
     { class: 'df-strip', role: 'listbox', tabindex: 0, 'aria-label': `direction ${i}`, ...NO_SHORTCUTS },
     ...strengths.map((s, j) => make('div', { role: 'option', id: `${id}-${i}-${j}`, 'aria-label': `strength ${s}`,
-      title: `direction ${i}, strength ${s} σ` }, make('canvas')))));
-  const ticks = strengths.map((s) => make('span', { class: 'df-tick' }, `${s} σ`.replace('-', '−')));
+      title: `direction ${i}, strength ${s} ${words.unit}` }, make('canvas')))));
+  const ticks = strengths.map((s) => make('span', { class: 'df-tick' }, `${s} ${words.unit}`.replace('-', '−')));
   const scroller = make('div', { class: 'df-film' }, slider, ...rows.map((row) => make('div', {}, row)),
-    make('div', { class: 'df-axis', title: STRENGTH }, ...ticks));
-  const values = rows.map(() => make('span', { class: 'df-value', title: VALUE }, make('span'), make('i')));
-  const side = make('div', { class: 'df-side' }, make('small', { title: VALUE }, 'singular value'),
+    make('div', { class: 'df-axis', title: words.STRENGTH }, ...ticks));
+  const values = rows.map(() => make('span', { class: 'df-value', title: words.VALUE }, make('span'), make('i')));
+  const side = make('div', { class: 'df-side' }, make('small', { title: words.VALUE }, words.side),
     make('div', { class: 'df-titles df-values' }, ...values),
-    make('span', { class: 'df-axis-name', title: STRENGTH }, 'strength'));
+    make('span', { class: 'df-axis-name', title: words.STRENGTH }, 'strength'));
   const node = make('div', { class: 'df-reel df-rows' }, side, scroller);
   node.style.setProperty('--df-count', strengths.length);
   let [at, cell] = [[0, 0], 0];
