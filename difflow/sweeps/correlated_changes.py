@@ -16,15 +16,7 @@ from ..data.checks import check_choice, check_kind, check_number, named_argument
 from ..exact.hierarchy import RandomHierarchy
 from .layer_change import LayerChange
 from .levels import Sweep
-from difflow.sweeps.site_correlations import (
-    _binned,
-    _centred,
-    _correlations,
-    _ratios,
-    _resamples,
-    _rows_of,
-    _Susceptibility,
-)
+from .site_correlations import _bins, _centred, _correlations, _ratios, _resamples, _rows_of, _Susceptibility
 
 # %% ../../nbs/sweeps/07_correlated_changes.ipynb #527cf7de
 def _changes_of(changes:Any, patch:int) -> tuple[np.ndarray, np.ndarray|None, str, np.ndarray|None]:
@@ -110,7 +102,7 @@ def susceptibility(
     n, sites = array.shape[-2:]
     rows, index = _rows_of(starts, n), None
     if positions is not None:
-        index, distances, pairs = _binned(*_places(positions, metric, sites, pixels), bins)
+        index, distances, pairs = _bins(*_places(positions, metric, sites, pixels), bins)
     counts, found = _resamples(rows, bootstrap, seed), []
     for x in array.reshape(-1, n, sites):
         z, constant = _centred(x, rows)

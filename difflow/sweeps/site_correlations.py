@@ -74,7 +74,7 @@ def _distance_rows(places:np.ndarray, metric:str) -> np.ndarray: # (sites, k) ->
         apart = part != places if metric == 'tree' else np.square(part - places)
         yield apart.sum(-1) if metric == 'tree' else np.sqrt(apart.sum(-1))
 
-def _binned(places:np.ndarray, metric:str, bins:int|None) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+def _bins(places:np.ndarray, metric:str, bins:int|None) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     "Return the bin of every pair of sites (blocks of int32), the mean distance of each bin, and its pairs."
     blocks = list(_distance_rows(places, metric))
     unit = max(max(d.max() for d in blocks), 1e-300)
@@ -106,7 +106,7 @@ def _length(distances:np.ndarray, correlation:np.ndarray) -> float:
     below = (c <= np.exp(-1)).nonzero()[0]
     if not len(below): return np.inf
     b = below[0]
-    if c[b] <= 0: return float(r[b - 1])
+    if c[b] <= 1e-12: return float(r[b - 1])
     return float(r[b - 1] + (r[b] - r[b - 1]) * (np.log(c[b - 1]) + 1) / np.log(c[b - 1] / c[b]))
 
 # %% ../../nbs/sweeps/06_site_correlations.ipynb #740144ba
