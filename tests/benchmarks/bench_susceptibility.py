@@ -32,6 +32,6 @@ def test_without_the_matrix():
     assert float(found) == pytest.approx(expected, rel=1e-9)
     ours, matrix = (min(t) for t in times.values())
     print(
-        f'\n{SAMPLES} samples of {SITES} sites, with 200 resamples: {ours:.3f} s, by the matrix, without: {matrix:.3f} s'
+        f'\n{SAMPLES} samples of {SITES} sites: {ours:.3f} s with 200 resamples, by the matrix {matrix:.3f} s'
     )
     assert ours < matrix
