@@ -481,6 +481,19 @@ def studies():
     kinds |= dict(chance=SHARE | dict(one=1.0), bootstrap=COUNT | dict(few=19))
     given = dict(levels=np.linspace(0, 1, 6), kept=kept, chance=0.1, bootstrap=20)
     yield 'fit_transition', df.fit_transition, given, kinds
+    changes = np.arange(12.0).reshape(6, 2) % 5
+    kinds = dict(
+        changes=dict(nan=changes * NAN, flat=changes[0], one=changes[:1], text='x', none=None, number=3),
+        positions=dict(few=[0], nan=[0, NAN], unknown='pixels', number=3),
+        starts=dict(few=[0, 0], halves=[0.5] * 6, alone=range(6), text='x', number=3),
+        metric=without(CHOICE, 'none'),
+        bins=without(COUNT, 'none'),
+        patch=COUNT | dict(more=2),
+        levels=dict(any=[1.0, 2.0], number=3, text='x'),
+        bootstrap=COUNT | dict(few=19),
+        seed=SEED,
+    )
+    yield 'susceptibility', df.susceptibility, dict(changes=changes), kinds
     for name, (first, second) in dict(
         rp_score='ab', m_score=('samples', 'train'), gl_score=('samples', 'train')
     ).items():

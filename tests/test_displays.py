@@ -153,6 +153,7 @@ MADE = dict(
     _Covariance=covariance,
     Features=features_of_three,
     Transition=transition,
+    _Susceptibility=lambda: df.susceptibility(np.random.default_rng(0).random((3, 20, 4)), np.arange(4)),
     InformationEstimate=lambda: InformationEstimate(0.5, 0.125),
     InformationMatrix=lambda: InformationMatrix(np.eye(3) + 0.5, np.full((3, 3), 0.01)),
     EpsilonProcess=lambda: EpsilonProcess(8, 4, 2),

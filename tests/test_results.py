@@ -64,7 +64,7 @@ NO_TENSORS = dict(
     sweeps=(
         'export_change pair_images forward_backward_folder balanced_indices imagenet_labels '
         'open_images read_synsets LayerChange join_changes activation_change sweep_change '
-        'fill_change even_levels'
+        'fill_change even_levels susceptibility'
     ),
     synthetic_data=('CAS ClassifierRecipe compare_sets classification_accuracy_score'),
     training=('EMA Training batches parametrise published_network recipe Settings'),

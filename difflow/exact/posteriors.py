@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.checks import check_number
+from ..data.checks import check_kind, check_number
 from ..data.results import Result
 from ..noise import normal
 from .weighted_sums import _SMALLEST, _Images, _relative_weights, _sum_up, _Sums
@@ -207,7 +207,8 @@ class _Regimes:
         between:bool=False, # take the covariance of the class means, which needs labels
     ) -> float: # > 0
         "Return the sigma of speciation: sigma^2 is the covariance's largest eigenvalue; ValueError."
-        if between and self.counts is None: raise ValueError('between=True needs a denoiser with labels')
+        if check_kind('between', between, bool) and self.counts is None:
+            raise ValueError('between=True needs a denoiser with labels')
         means, shares = self._means()
         mean = shares @ means
         if between:
@@ -216,11 +217,12 @@ class _Regimes:
         return max(_largest_eigenvalue(blocks, mean, len(self)), 0.)**0.5 / self.unit
 
     def collapse(self,
-        n:int=128, # noised images, evenly spread over the set, >= 1; of a smaller set all, again and again
+        n:int=256, # noised images, evenly spread over the set, >= 1; of a smaller set all, again and again
         seed:int=0, # of the noise, 0..2**64-1
     ) -> float: # 0 where most images have a twin
         "Return the sigma at which the median effective size of noised images is 2; ValueError for N < 3."
         n = check_number('n', n, 1, whole=True)
+        seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
         if len(self) < 3: raise ValueError(f'collapse needs a set of at least 3 images, got {len(self)}')
         rows = torch.arange(n, device=self.pixels.device)
         rows = rows * len(self) // n if n < len(self) else rows % len(self)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from difflow.sweeps.site_correlations import (
-    _binned,
+    _as_array,
+    _bins,
     _centred,
     _correlations,
     _ratios,
@@ -33,10 +34,7 @@ def _changes_of(changes:Any, patch:int) -> tuple[np.ndarray, np.ndarray|None, st
     if isinstance(changes, LayerChange):
         return 1 - np.asarray(changes.cosine).swapaxes(1, 2), np.array(changes.levels), 'step_reverse', None
     if not isinstance(changes, Sweep):
-        array = changes.detach().cpu() if isinstance(changes, Tensor) else changes
-        if isinstance(array, Tensor) and array.dtype == torch.bfloat16: array = array.float()
-        try: array = np.asarray(array)
-        except ValueError: array = np.array('')
+        array = _as_array('changes', changes)
         if array.dtype.kind not in 'biuf' or array.ndim not in (2, 3):
             raise ValueError('changes must be numbers (N, sites) or (S, N, sites), a Sweep or a LayerChange, '
                              f'got {shown(changes)}')
@@ -60,7 +58,7 @@ def _places(positions:Any, metric:str|None, sites:int, pixels:np.ndarray|None) -
         positions, found = pixels, 'euclidean'
     else: found = metric or 'euclidean'
     if metric not in (None, found): raise ValueError(f'metric of these positions is {found}, got {metric!r}')
-    places = np.asarray(positions.detach().cpu() if isinstance(positions, Tensor) else positions)
+    places = _as_array('positions', positions)
     places = places[:, None] if places.ndim == 1 else places
     right = places.ndim == 2 and places.dtype.kind in 'biuf' and len(places) == sites
     if not right or not np.isfinite(places).all():
@@ -75,7 +73,7 @@ def _check_levels_of(levels:Any, known:np.ndarray|None, shape:tuple[int, ...]) -
         if levels is not None: raise ValueError(f'levels are for changes (S, N, sites), got {shape}')
         return None
     if levels is None: return np.arange(shape[0]) if known is None else known
-    found = np.asarray(levels.tolist() if isinstance(levels, Tensor) else levels)
+    found = _as_array('levels', levels)
     if found.shape != shape[:1] or found.dtype.kind not in 'iuf' or not np.isfinite(found).all():
         raise ValueError(f'levels must be {shape[0]} finite numbers, one for each level, got {shown(levels)}')
     return found
@@ -111,7 +109,7 @@ def susceptibility(
     n, sites = array.shape[-2:]
     rows, index = _rows_of(starts, n), None
     if positions is not None:
-        index, distances, pairs = _binned(*_places(positions, metric, sites, pixels), bins)
+        index, distances, pairs = _bins(*_places(positions, metric, sites, pixels), bins)
     counts, found = _resamples(rows, bootstrap, seed), []
     for x in array.reshape(-1, n, sites):
         z, constant = _centred(x, rows)

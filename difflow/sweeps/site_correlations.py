@@ -9,6 +9,7 @@ __all__ = []
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..data.checks import shown
@@ -16,6 +17,15 @@ from ..data.results import Result
 
 # %% ../../nbs/sweeps/06_site_correlations.ipynb #5d3bc88e
 _FEW_STARTS = 20 # fewer are not drawn anew: too few to know their spread
+
+def _as_array(name:str, values:Any) -> np.ndarray:
+    "Return a tensor, an array or a list as an array; ValueError for what is none."
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        if values.dtype == torch.bfloat16: values = values.float()
+    try: return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f'{name} must be an array of numbers, got {shown(values)}') from None
 
 class _Rows(NamedTuple):
     "Which rows belong to one start, once they are put in order"
@@ -26,7 +36,7 @@ class _Rows(NamedTuple):
 def _rows_of(starts:Any, n:int) -> _Rows:
     "Return the rows of each start, all of one where `starts` is None; ValueError for a start of one row."
     if starts is None: return _Rows(np.arange(n), np.zeros(1, int), np.array([n]))
-    starts = np.asarray(starts.tolist() if isinstance(starts, Tensor) else starts)
+    starts = _as_array('starts', starts)
     if starts.shape != (n,) or starts.dtype.kind not in 'iu':
         raise ValueError(f'starts must be {n} integers, one for each row of changes, got {shown(starts)}')
     number, sizes = np.unique(starts, return_counts=True)
@@ -74,7 +84,7 @@ def _distance_rows(places:np.ndarray, metric:str) -> np.ndarray: # (sites, k) ->
         apart = part != places if metric == 'tree' else np.square(part - places)
         yield apart.sum(-1) if metric == 'tree' else np.sqrt(apart.sum(-1))
 
-def _binned(places:np.ndarray, metric:str, bins:int|None) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+def _bins(places:np.ndarray, metric:str, bins:int|None) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     "Return the bin of every pair of sites (blocks of int32), the mean distance of each bin, and its pairs."
     blocks = list(_distance_rows(places, metric))
     unit = max(max(d.max() for d in blocks), 1e-300)
@@ -106,7 +116,7 @@ def _length(distances:np.ndarray, correlation:np.ndarray) -> float:
     below = (c <= np.exp(-1)).nonzero()[0]
     if not len(below): return np.inf
     b = below[0]
-    if c[b] <= 0: return float(r[b - 1])
+    if c[b] <= 1e-12: return float(r[b - 1])
     return float(r[b - 1] + (r[b] - r[b - 1]) * (np.log(c[b - 1]) + 1) / np.log(c[b - 1] / c[b]))
 
 # %% ../../nbs/sweeps/06_site_correlations.ipynb #740144ba
@@ -145,6 +155,19 @@ class _SusceptibilityFields(NamedTuple):
 class _Susceptibility(Result, _SusceptibilityFields):
     "How many sites change together, at each level, with a bootstrap; the correlation by distance."
     _shapes = dict(chi='*', resamples='R*', constant='*', levels='S', distances='D', pairs='D')
+
+    @classmethod
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_Susceptibility':
+        "Return what `_arrays` named; ValueError for other names, types and shapes."
+        self = super()._of_arrays(data)
+        shape, place = self.chi.shape, (self.distances, self.pairs, self.correlation)
+        wanted = [(self.constant, shape), (self.resamples, (len(self.resamples), *shape))]
+        wanted.append((self.levels, shape if shape else None))
+        wanted += [(v, v if place[0] is None else place[0].shape) for v in place[:2]]
+        wanted.append((place[2], None if place[0] is None else shape + place[0].shape))
+        if any(getattr(v, 'shape', None) != w for v, w in wanted) or len(shape) > 1:
+            raise ValueError(f'its arrays do not fit chi, which is {shape}')
+        return self
 
     def __repr__(self) -> str:
         still = f', no change at {np.isnan(self.chi).sum()} levels' if np.isnan(self.chi).any() else ''
