@@ -30,6 +30,7 @@ from .walks import SAMPLING_STEPS, Sampler
 
 # %% ../../nbs/samplers/14_gaussian_structures.ipynb #cf3df33f
 _SHARES = 'state', 'output', 'score'
+_SAME = 1e-4 # root mean square of a pixel, a hundredth of a grey level: end points that are the same
 
 def _no_noise() -> Tensor:
     "Raise ValueError: the probability flow has no noise."
@@ -136,8 +137,8 @@ class _StructureFields:
     @property
     def equal(self) -> Tensor: # (S,) bool
         "Return from which levels the end is as near to the sampler's, or to the truth, as these are."
-        rms = [d.square().mean(1).sqrt() for d in (self.distances, self.errors)]
-        return torch.minimum(*rms) <= self.error * (1 + 1e-9)
+        nearer = torch.minimum(*(d.square().mean(1).sqrt() for d in (self.distances, self.errors)))
+        return nearer <= max(self.error, _SAME * self.mean.numel()**0.5)
 
     @property
     def saved(self) -> int: # 0..evaluations
