@@ -39,6 +39,7 @@ from .representations.mixers import GRUMixer as GRUMixer
 from .representations.mixers import MeanMixer as MeanMixer
 from .representations.mixers import SingleTime as SingleTime
 from .representations.mixers import TransformerMixer as TransformerMixer
+from .reproducibility.agreement import denoiser_agreement as denoiser_agreement
 from .reproducibility.scores import gl_score as gl_score
 from .reproducibility.scores import m_score as m_score
 from .reproducibility.scores import rp_score as rp_score

@@ -1,3 +1,4 @@
+from .agreement import denoiser_agreement as denoiser_agreement
 from .scores import Score as Score
 from .scores import gl_score as gl_score
 from .scores import m_score as m_score
