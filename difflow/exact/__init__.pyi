@@ -9,3 +9,4 @@ from .molrg import MoLRGDenoiser as MoLRGDenoiser
 from .optimal import OptimalDenoiser as OptimalDenoiser
 from .smoothed import SmoothedDenoiser as SmoothedDenoiser
 from .wiener import WienerDenoiser as WienerDenoiser
+from .patches import PatchDenoiser as PatchDenoiser
