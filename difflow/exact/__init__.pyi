@@ -7,6 +7,6 @@ from .mean_field import EpsilonProcess as EpsilonProcess
 from .molrg import MoLRG as MoLRG
 from .molrg import MoLRGDenoiser as MoLRGDenoiser
 from .optimal import OptimalDenoiser as OptimalDenoiser
+from .patches import PatchDenoiser as PatchDenoiser
 from .smoothed import SmoothedDenoiser as SmoothedDenoiser
 from .wiener import WienerDenoiser as WienerDenoiser
-from .patches import PatchDenoiser as PatchDenoiser

@@ -113,7 +113,8 @@ def _images_of(images:Any, b:Denoiser) -> Tensor: # (B, C, H, W) float
 def _levels_of(sigmas:Any, denoisers:tuple[Denoiser, ...]) -> list[float]:
     "Return noise levels; raise ValueError for none, or those outside of a denoiser's range."
     many = sigmas.tolist() if hasattr(sigmas, 'tolist') else sigmas
-    levels = [check_number('sigmas', s, above=0) for s in (many if isinstance(many, (list, tuple)) else [many])]
+    many = many if isinstance(many, (list, tuple)) else [many]
+    levels = [check_number('sigmas', s, above=0) for s in many]
     if not levels: raise ValueError('sigmas must be at least one, got 0')
     low, high = max(d.sigma_min for d in denoisers), min(d.sigma_max for d in denoisers)
     for s in levels:
