@@ -19,9 +19,9 @@ from .exact.hierarchy import RandomHierarchy as RandomHierarchy
 from .exact.local import LocalDenoiser as LocalDenoiser
 from .exact.molrg import MoLRG as MoLRG
 from .exact.optimal import OptimalDenoiser as OptimalDenoiser
+from .exact.patches import PatchDenoiser as PatchDenoiser
 from .exact.smoothed import SmoothedDenoiser as SmoothedDenoiser
 from .exact.wiener import WienerDenoiser as WienerDenoiser
-from .exact.patches import PatchDenoiser as PatchDenoiser
 from .features.descriptors import sscd_features as sscd_features
 from .features.sscd import SSCD as SSCD
 from .jacobians.ranks import numerical_rank as numerical_rank
