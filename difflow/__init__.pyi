@@ -43,6 +43,7 @@ from .representations.mixers import GRUMixer as GRUMixer
 from .representations.mixers import MeanMixer as MeanMixer
 from .representations.mixers import SingleTime as SingleTime
 from .representations.mixers import TransformerMixer as TransformerMixer
+from .reproducibility.agreement import denoiser_agreement as denoiser_agreement
 from .reproducibility.flow_distances import flow_distance as flow_distance
 from .reproducibility.scores import gl_score as gl_score
 from .reproducibility.scores import m_score as m_score

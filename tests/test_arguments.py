@@ -278,6 +278,11 @@ def denoisers():
     kinds = dict(images=IMAGES, patch=patches, equivariant=FLAG, share=SHARE, seed=SEED, dtype=CHOICE)
     kinds |= dict(block=without(COUNT, 'none'), labels=without(LABELS, 'high', 'true'))
     yield 'PatchDenoiser', df.PatchDenoiser, dict(images=NOISY, patch=3), kinds
+    kinds = dict(images=IMAGES, threshold=SHARE, floor=without(POSITIVE, 'zero'), block=COUNT)
+    yield 'LocalDenoiser', df.LocalDenoiser, dict(images=NOISY), kinds
+    kinds = dict(images=IMAGES, jitter=without(POSITIVE, 'zero'), draws=COUNT, seed=SEED, coordinates=CHOICE)
+    yield 'SmoothedDenoiser', df.SmoothedDenoiser, dict(images=NOISY), kinds
+    yield 'WienerDenoiser', df.WienerDenoiser, dict(images=NOISY), dict(images=IMAGES)
     some = without(IMAGES, 'none_at_all') | SHAPED  # no image at all has an answer: none
     asked = dict(x=some, sigma=POSITIVE | dict(few=torch.ones(3)), labels=LABELS)
     for name, denoiser in ('Denoiser', gaussian()), ('OptimalDenoiser()', classy()):
@@ -504,6 +509,10 @@ def studies():
             'extract': {},
         }
         yield name, getattr(df, name), {first: unit(), second: unit()}, kinds
+    kinds = dict(a=OBJECT, b=OBJECT, images=without(IMAGES, 'whole') | SHAPED, seeds=without(SEEDS, 'none'))
+    kinds |= dict(sigmas=without(LEVELS, 'number'), labels=without(LABELS, 'none'), batch_size=COUNT)
+    given = dict(a=gaussian(), b=gaussian(), images=NOISY, sigmas=[0.5, 1.0])
+    yield 'denoiser_agreement', df.denoiser_agreement, given, kinds
     kinds = dict(
         backbone=CHOICE, dims=COUNT, p=POSITIVE, threshold=without(NUMBER, 'none'), preprocess=PART, card=PART
     )

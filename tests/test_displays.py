@@ -157,6 +157,12 @@ MADE = dict(
     InformationEstimate=lambda: InformationEstimate(0.5, 0.125),
     InformationMatrix=lambda: InformationMatrix(np.eye(3) + 0.5, np.full((3, 3), 0.01)),
     EpsilonProcess=lambda: EpsilonProcess(8, 4, 2),
+    _Agreement=lambda: df.denoiser_agreement(
+        df.GaussianDenoiser(torch.zeros(1, 4, 4), 0.25),
+        df.GaussianDenoiser(torch.zeros(1, 4, 4), 0.5),
+        df.normal((3, 1, 4, 4)),
+        [0.5, 1.0, 2.0],
+    ),
     _Beliefs=beliefs,
     _Posterior=lambda: df.OptimalDenoiser(df.normal((5, 1, 4, 4)).clamp(-1, 1)).examine(
         torch.zeros(2, 1, 4, 4), 1.0, k=3
@@ -335,6 +341,9 @@ DENOISERS = dict(
     GaussianDenoiser=lambda: df.GaussianDenoiser(torch.zeros(1, 8, 8), 0.25),
     OptimalDenoiser=lambda: df.OptimalDenoiser(torch.zeros(2, 1, 8, 8), labels=torch.tensor([0, 1])),
     PatchDenoiser=lambda: df.PatchDenoiser(torch.zeros(2, 1, 8, 8), [(1.0, 3), (float('inf'), 5)]),
+    LocalDenoiser=lambda: df.LocalDenoiser(df.normal((4, 1, 8, 8))),
+    SmoothedDenoiser=lambda: df.SmoothedDenoiser(df.normal((4, 1, 8, 8))),
+    WienerDenoiser=lambda: df.WienerDenoiser(df.normal((4, 1, 8, 8))),
     HierarchyDenoiser=lambda: df.RandomHierarchy(3, 2, 2, 2).denoiser,
     MoLRGDenoiser=lambda: df.MoLRG(2, 12, 2).denoiser,
 )

@@ -190,6 +190,9 @@ def calls(tmp_path_factory):
         'VEDenoiser': lambda: df.VEDenoiser(net)(X, 1.0, PAIR),
         'VPDenoiser': lambda: df.VPDenoiser(net)(X, 1.0, PAIR),
         'GaussianDenoiser': lambda: (gaussian, gaussian.draw(X)),
+        'LocalDenoiser': lambda: (df.LocalDenoiser(X)(X, 1.0), df.LocalDenoiser(X).windows(1.0)),
+        'SmoothedDenoiser': lambda: df.SmoothedDenoiser(X)(X, 1.0),
+        'WienerDenoiser': lambda: (df.WienerDenoiser(X)(X, 1.0), df.WienerDenoiser(X).draw(X)),
         'HierarchyDenoiser': lambda: tree.denoiser(leaves, 1.0),
         'RandomHierarchy': lambda: (
             tree.sample(2),
@@ -281,6 +284,7 @@ def calls(tmp_path_factory):
             name: lambda name=name: (fitted(name).probabilities(codes), mixers[name].answers(codes))
             for name in mixers
         },
+        'denoiser_agreement': lambda: df.denoiser_agreement(gaussian, gaussian, X, 1.0),
         'rp_score': lambda: df.rp_score(unit, unit),
         'm_score': lambda: df.m_score(unit, unit),
         'gl_score': lambda: df.gl_score(unit, unit),

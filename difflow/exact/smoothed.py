@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['SmoothedDenoiser']
 
-# %% ../../nbs/exact/13_smoothed.ipynb #79e1a2d1
+# %% ../../nbs/exact/13_smoothed.ipynb #14040584
 import torch
 from torch import Tensor
 
-from ..data.checks import check_choice, check_number, check_seeds, named_arguments
+from ..data.checks import check_choice, check_number, named_arguments
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser, expand_like
 from ..noise import normal
 from .optimal import OptimalDenoiser
 
-# %% ../../nbs/exact/13_smoothed.ipynb #b20f5a4d
+# %% ../../nbs/exact/13_smoothed.ipynb #cfce9157
 _SCALES = dict(vp=lambda sigma: (1 + sigma**2).sqrt(), flow=lambda sigma: 1 + sigma, data=torch.ones_like)
 
 class SmoothedDenoiser(Denoiser):
@@ -31,7 +31,8 @@ class SmoothedDenoiser(Denoiser):
         super().__init__()
         self.jitter = check_number('jitter', jitter, 0)
         self.draws = check_number('draws', draws, 1, whole=True)
-        self.seed, self.coordinates = check_seeds(seed, name='seed'), check_choice('coordinates', coordinates, _SCALES)
+        self.seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
+        self.coordinates = check_choice('coordinates', coordinates, _SCALES)
         self.denoiser = OptimalDenoiser(images)
         self.image_shape = self.denoiser.image_shape
 

@@ -1,3 +1,4 @@
+from .agreement import denoiser_agreement as denoiser_agreement
 from .flow_distances import flow_distance as flow_distance
 from .scores import Score as Score
 from .scores import gl_score as gl_score
