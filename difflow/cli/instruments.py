@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/cli/36_instruments.ipynb #267b11fc
+# %% ../../nbs/cli/36_instruments.ipynb #7fc54e78
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
 
-# %% ../../nbs/cli/36_instruments.ipynb #361bc660
+# %% ../../nbs/cli/36_instruments.ipynb #3022f030
 class _Subject(NamedTuple):
     "A denoiser, the images that it is asked about, and how"
     denoiser:'Denoiser'
@@ -62,7 +62,7 @@ class _Instrument(NamedTuple):
     level:str = 'sigma' # the name of what `levels` in the arrays are; empty: one number for all
     needs:str = '' # an option without which it cannot be had
 
-# %% ../../nbs/cli/36_instruments.ipynb #40e955e6
+# %% ../../nbs/cli/36_instruments.ipynb #05d997ec
 def _squared(gap:'Tensor') -> 'Tensor': # (B,) float64
     "Return the squared length of each of a batch"
     return gap.double().flatten(1).square().sum(1)
@@ -110,7 +110,7 @@ def _measure_changes(subject:_Subject, i:int) -> dict:
     changes = (result.images - result.x0).square().sum(2).flatten(2)[:, 0] # (S, sites)
     return dict(levels=_numpy(result.sigmas), changes=_numpy(changes))
 
-# %% ../../nbs/cli/36_instruments.ipynb #46c8353f
+# %% ../../nbs/cli/36_instruments.ipynb #35d5949c
 def _measure_agreement(subject:_Subject, i:int) -> dict:
     "Return squared differences between the denoiser and each analytic one, and the denoiser's own sums"
     import torch
@@ -140,7 +140,7 @@ def _analytic_denoisers(subject:_Subject) -> dict[str, 'Denoiser']:
         _CACHE[id(data)] = {name: one.to(subject.device) for name, one in zip(_ANALYTIC, made)}
     return _CACHE[id(subject.data)]
 
-# %% ../../nbs/cli/36_instruments.ipynb #ee66764a
+# %% ../../nbs/cli/36_instruments.ipynb #4f5fc1b0
 def _measure_flow(subject:_Subject, i:int) -> dict:
     "Return the squared distance of what the denoiser and its teacher make of the noise of a seed"
     from difflow.reproducibility.flow_distances import flow_distance
@@ -172,7 +172,7 @@ def _measure_gaussian(subject:_Subject, i:int) -> dict:
     return dict(levels=_numpy(torch.tensor(sigmas[:-1])[at]), missed=_numpy(missed[at]),
                 whole=_numpy(whole[at]))
 
-# %% ../../nbs/cli/36_instruments.ipynb #d45f3141
+# %% ../../nbs/cli/36_instruments.ipynb #f1659449
 def _mean(name:str) -> Callable[[dict], 'np.ndarray']:
     "Return the mean over the images of an array"
     return lambda rows: rows[name].mean(0)
@@ -215,7 +215,7 @@ _INSTRUMENTS = dict( # by the words of --what
         _Quantity('explained by the Gaussian', '1', lambda rows: 1 - _ratio('missed', 'whole')(rows)),),
         needs='data'))
 
-# %% ../../nbs/cli/36_instruments.ipynb #41f1c38c
+# %% ../../nbs/cli/36_instruments.ipynb #e99d0630
 def _interval(of:Callable[[dict], 'np.ndarray'], rows:dict, resamples:int=400) -> 'np.ndarray': # (2, ...)
     "Return the 95 % bootstrap interval of a number of all rows, NaN of one row alone"
     import numpy as np

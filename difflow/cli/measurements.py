@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/cli/37_measurements.ipynb #034fbfd3
+# %% ../../nbs/cli/37_measurements.ipynb #f54556d6
 import json
 import math
 import time
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Report
 
-# %% ../../nbs/cli/37_measurements.ipynb #96c48583
+# %% ../../nbs/cli/37_measurements.ipynb #85a1373a
 def _name(what:str, i:int) -> str:
     "Return the name of a row"
     return f'{what}/{i}'
@@ -82,7 +82,7 @@ def _measured(subject:_Subject, names:Sequence[str]) -> Iterator[dict]:
         what, _, i = name.partition('/')
         yield _INSTRUMENTS[what].measure(subject, int(i)) | dict(what=what, image=int(i))
 
-# %% ../../nbs/cli/37_measurements.ipynb #727b6f09
+# %% ../../nbs/cli/37_measurements.ipynb #92032d8a
 def _instruments_of(text:str) -> list[str]:
     "Return the instruments that --what names; ValueError for others"
     names = list(_INSTRUMENTS) if text == 'all' else list(dict.fromkeys(text.split(',')))
@@ -100,10 +100,15 @@ def _images_of(denoiser:'Denoiser', data:str, split:str) -> 'ImageSet':
         raise ValueError(f'--data {data} has no classes, and the model needs 0..{denoiser.num_classes - 1}')
     return images
 
-def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], teacher:'Denoiser|None') -> None:
+def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], patch:int,
+                teacher:'Denoiser|None') -> None:
     "Raise ValueError where an instrument cannot be used on this model as it was asked, before any work"
+    import torch
+
+    from difflow.exact.patches import PatchDenoiser
     from difflow.jacobians.products import check_range
     if any(_INSTRUMENTS[name].level for name in what): check_range(denoiser, sigmas)
+    if 'agreement' in what: PatchDenoiser(torch.zeros(1, *denoiser.pixel_shape), patch=patch)
     for name in what:
         if _INSTRUMENTS[name].needs == 'teacher' and teacher is None:
             raise ValueError(f'--what {name}: give --teacher, the model to compare with')
@@ -113,7 +118,7 @@ def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], teacher
         shapes = f'{teacher.image_shape}, those of the model {denoiser.image_shape}'
         raise ValueError(f'--teacher: its images are {shapes}')
 
-# %% ../../nbs/cli/37_measurements.ipynb #b02c84bf
+# %% ../../nbs/cli/37_measurements.ipynb #43d728af
 _ModelArgument = Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist or digits (embedded), '
                                                'or a checkpoint', autocompletion=_completed(_MODELS.split()))]
 _TABLE = dict(what='instrument', quantity='what it measures', sigma='noise level, or none',
@@ -153,7 +158,7 @@ def _measure_command(
     if method not in ('flow', 'mmse'): raise ValueError(f'--method {method!r}: allowed are flow, mmse')
     denoiser = _load_model(model, device, **_overrides(options))
     other = None if teacher is None else _load_model(teacher, device)
-    _check_fits(denoiser, names, levels, other)
+    _check_fits(denoiser, names, levels, patch, other)
     images = _images_of(denoiser, data, split)
     if n > len(images): raise ValueError(f'--n {n}: allowed is 1..{len(images)} ({data}, {split})')
     compared = any(_INSTRUMENTS[w].needs == 'data' for w in names)
