@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/cli/36_instruments.ipynb #7fc54e78
+# %% ../../nbs/cli/36_instruments.ipynb #ac171143
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
 
-# %% ../../nbs/cli/36_instruments.ipynb #3022f030
+# %% ../../nbs/cli/36_instruments.ipynb #49c74a0c
 class _Subject(NamedTuple):
     "A denoiser, the images that it is asked about, and how"
     denoiser:'Denoiser'
@@ -62,7 +62,7 @@ class _Instrument(NamedTuple):
     level:str = 'sigma' # the name of what `levels` in the arrays are; empty: one number for all
     needs:str = '' # an option without which it cannot be had
 
-# %% ../../nbs/cli/36_instruments.ipynb #05d997ec
+# %% ../../nbs/cli/36_instruments.ipynb #a83cb362
 def _squared(gap:'Tensor') -> 'Tensor': # (B,) float64
     "Return the squared length of each of a batch"
     return gap.double().flatten(1).square().sum(1)
@@ -110,17 +110,14 @@ def _measure_changes(subject:_Subject, i:int) -> dict:
     changes = (result.images - result.x0).square().sum(2).flatten(2)[:, 0] # (S, sites)
     return dict(levels=_numpy(result.sigmas), changes=_numpy(changes))
 
-# %% ../../nbs/cli/36_instruments.ipynb #35d5949c
+# %% ../../nbs/cli/36_instruments.ipynb #3e9a3824
 def _measure_agreement(subject:_Subject, i:int) -> dict:
-    "Return squared differences between the denoiser and each analytic one, and the denoiser's own sums"
-    import torch
-    _, x, sigmas, labels = subject.points(i)
-    with torch.no_grad(): own = subject.denoiser(x, sigmas, labels).double().flatten(1)
-    row = dict(levels=_numpy(sigmas), total=_numpy(own.sum(1)), squares=_numpy(own.square().sum(1)),
-               size=own.shape[1])
+    "Return r^2 of the answers about an image, which each analytic denoiser explains, at each level"
+    from difflow.reproducibility.agreement import denoiser_agreement
+    row, s, (x0, labels) = {}, subject.settings, subject.image(i)
     for name, other in _analytic_denoisers(subject).items():
-        with torch.no_grad(): gap = other(x, sigmas).double().flatten(1) - own
-        row[f'gap_{name}'] = _numpy(_squared(gap))
+        found = denoiser_agreement(other, subject.denoiser, x0, subject.sigmas, [s['seed'] + i], labels)
+        row |= {'levels': found.sigmas, name: found.each[:, 0]}
     return row
 
 _ANALYTIC = 'optimal', 'wiener', 'patch', 'local'
@@ -140,7 +137,7 @@ def _analytic_denoisers(subject:_Subject) -> dict[str, 'Denoiser']:
         _CACHE[id(data)] = {name: one.to(subject.device) for name, one in zip(_ANALYTIC, made)}
     return _CACHE[id(subject.data)]
 
-# %% ../../nbs/cli/36_instruments.ipynb #4f5fc1b0
+# %% ../../nbs/cli/36_instruments.ipynb #7186a7e8
 def _measure_flow(subject:_Subject, i:int) -> dict:
     "Return the squared distance of what the denoiser and its teacher make of the noise of a seed"
     from difflow.reproducibility.flow_distances import flow_distance
@@ -172,7 +169,7 @@ def _measure_gaussian(subject:_Subject, i:int) -> dict:
     return dict(levels=_numpy(torch.tensor(sigmas[:-1])[at]), missed=_numpy(missed[at]),
                 whole=_numpy(whole[at]))
 
-# %% ../../nbs/cli/36_instruments.ipynb #f1659449
+# %% ../../nbs/cli/36_instruments.ipynb #565aef51
 def _mean(name:str) -> Callable[[dict], 'np.ndarray']:
     "Return the mean over the images of an array"
     return lambda rows: rows[name].mean(0)
@@ -188,13 +185,6 @@ def _chi(rows:dict) -> 'np.ndarray': # (S,)
     below = changes.var(0).sum(1)
     with np.errstate(invalid='ignore', divide='ignore'): return changes.sum(2).var(0) / below
 
-def _explained(name:str) -> Callable[[dict], 'np.ndarray']:
-    "Return 1 - |D - D'|^2 / |D - mean D|^2, the mean over pixels and images, for an analytic denoiser D'"
-    def of(rows:dict) -> 'np.ndarray': # (S,)
-        total = rows['squares'].sum(0) - rows['total'].sum(0)**2 / rows['size'].sum(0)
-        return 1 - rows[f'gap_{name}'].sum(0) / total
-    return of
-
 _INSTRUMENTS = dict( # by the words of --what
     likelihood=_Instrument(_measure_likelihood, (
         _Quantity('log likelihood', 'nats', _mean('nats')),
@@ -207,7 +197,7 @@ _INSTRUMENTS = dict( # by the words of --what
     dimension=_Instrument(_measure_dimension, (_Quantity('dimension', '1', _mean('dimension')),)),
     susceptibility=_Instrument(_measure_changes, (_Quantity('susceptibility', 'pixels', _chi),)),
     agreement=_Instrument(_measure_agreement, tuple(
-        _Quantity(f'explained by {name}', '1', _explained(name)) for name in _ANALYTIC), needs='data'),
+        _Quantity(f'explained by {name}', '1', _mean(name)) for name in _ANALYTIC), needs='data'),
     flow=_Instrument(_measure_flow, (
         _Quantity('flow distance', 'grey value', lambda rows: rows['square'].mean(0)**0.5),), level='',
         needs='teacher'),
@@ -215,7 +205,7 @@ _INSTRUMENTS = dict( # by the words of --what
         _Quantity('explained by the Gaussian', '1', lambda rows: 1 - _ratio('missed', 'whole')(rows)),),
         needs='data'))
 
-# %% ../../nbs/cli/36_instruments.ipynb #e99d0630
+# %% ../../nbs/cli/36_instruments.ipynb #25908b4e
 def _interval(of:Callable[[dict], 'np.ndarray'], rows:dict, resamples:int=400) -> 'np.ndarray': # (2, ...)
     "Return the 95 % bootstrap interval of a number of all rows, NaN of one row alone"
     import numpy as np

@@ -9,8 +9,10 @@ import torch
 
 from difflow import (
     EDMDenoiser,
+    PatchDenoiser,
     Scheduler,
     UNet,
+    denoiser_agreement,
     intrinsic_dimension,
     load_denoiser,
     load_images,
@@ -22,7 +24,7 @@ from difflow import (
     susceptibility,
     sweep,
 )
-from difflow.cli.instruments import _INSTRUMENTS, _chi, _summary
+from difflow.cli.instruments import _INSTRUMENTS, _chi
 from difflow.noise import Stream
 from difflow.sweeps import even_levels
 
@@ -79,20 +81,16 @@ def test_two_models_and_what_they_make_of_noise(difflow):
     assert len(shares) == 4 and max(shares) <= 1
 
 
-def test_the_share_explained_is_one_of_itself_and_none_of_noise():
-    rng = np.random.default_rng(0)
-    own = rng.normal(size=(40, 1, 16))
-    sums = dict(total=own.sum(2), squares=(own**2).sum(2), size=np.full((40, 1), 16))
-    gaps = {f'gap_{name}': np.zeros((40, 1)) for name in ('wiener', 'patch', 'local')}
-    gaps['gap_optimal'] = ((rng.normal(size=own.shape) - own) ** 2).sum(2)
-    table = _summary('agreement', sums | gaps | dict(levels=np.ones((40, 1))))
-    value = {row['quantity']: row['value'] for row in table}
-    assert value['explained by wiener'] == 1 and abs(value['explained by optimal'] + 1) < 0.3
-
-
-def test_agreement_is_measured(difflow):
-    rows = rows_of(difflow, 'agreement', '--n 2 --patch 3')
-    assert len(rows) == 8 and all(value <= 1 for value in rows.values())
+def test_agreement_is_that_of_the_library(difflow):
+    rows = rows_of(difflow, 'agreement', '--n 2 --patch 3 --seed 7')
+    images, train = (load_images('digits', split=split) for split in ('test', 'train'))
+    patch = PatchDenoiser(train, patch=3)
+    found = denoiser_agreement(
+        patch, load_denoiser('net.safetensors'), images.tensor(slice(0, 2)), [0.5, 2.0], seeds=[7, 8]
+    )
+    for sigma, value in zip((0.5, 2.0), found.r2):
+        assert abs(rows['explained by patch', sigma] - value) < 1e-4
+    assert len(rows) == 8 and max(rows.values()) <= 1
 
 
 def test_blocks_are_counted():
