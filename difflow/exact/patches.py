@@ -101,10 +101,8 @@ class _WindowProduct(torch.autograd.Function):
         return found.unflatten(0, v.shape[:2]), 0
 
 # %% ../../nbs/exact/10_patches.ipynb #730e3552
-_ROWS_AT_ONCE = 64 # noisy images, or vectors, in one pass
-
-class _WindowDenoiser(_SetDenoiser):
-    "A denoiser that weighs windows of a set of images, pixel by pixel."
+class _WindowSet(_SetDenoiser):
+    "A denoiser that holds a set of images, and which of their windows count."
     def _prepare(self, patch:_Scales, equivariant:bool, share:float, seed:int):
         "Check and keep what windows are compared; find the largest norms of windows."
         _, high, wide = self.image_shape
@@ -134,7 +132,8 @@ class _WindowDenoiser(_SetDenoiser):
             order = uniform((len(self),), self.seed, stream=Stream.WINDOWS).to(members.device)[members]
             order = order.argsort()
             members = members[order[:math.ceil(self.share * len(members))].sort().values]
-        block = self.block or (256 if self.pixels.device.type == 'cpu' else 1024)
+        most, room = (256, 1 << 20) if self.pixels.device.type == 'cpu' else (1024, 1 << 25)
+        block = self.block or min(most, max(16, room // self.pixels.shape[1]))
         return _Images(self.pixels, self.centre, self.halves, self.reach, members, block)
 
     def _kept(self, numbers:Tensor|slice) -> Tensor: # (n, p) int64
@@ -144,6 +143,11 @@ class _WindowDenoiser(_SetDenoiser):
         order = uniform((len(images), pixels), self.seed, stream=Stream.WINDOWS, images=images).argsort(1)
         return order[:, :math.ceil(self.share * pixels)].sort(1).values.to(self.pixels.device)
 
+# %% ../../nbs/exact/10_patches.ipynb #399faa54
+_ROWS_AT_ONCE = 64 # noisy images, or vectors, in one pass
+
+class _WindowDenoiser(_WindowSet):
+    "A denoiser that weighs windows of a set of images, pixel by pixel."
     def _patches(self, sigma:Tensor) -> list[int]:
         "Return the side of the window at each noise level."
         levels = sigma.new_tensor([s for s, _ in self.scales])
@@ -187,46 +191,6 @@ class _WindowDenoiser(_SetDenoiser):
                 out[i:i + step, rows] = moved.reshape(some.shape).to(out.dtype)
         return out
 
-# %% ../../nbs/exact/10_patches.ipynb #6cd3a081
-class PatchDenoiser(_WindowDenoiser):
-    "The exact posterior mean of every pixel, given a window around it (Kamb & Ganguli 2024)."
-    @named_arguments()
-    def __init__(self,
-        images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
-        patch:_Scales, # side of the window, odd, 1..2 max(H, W) - 1; or pairs (largest sigma, side) up to inf
-        equivariant:bool=False, # compare with the windows of all places, wrapped around
-        share:float=1., # weigh a random share of the windows, above 0, at most 1
-        seed:int=0, # of the share, 0..2**64-1
-        labels:Tensor|None=None, # (N,) int64 classes >= 0: x may then come with labels; None: it may not
-        block:int|None=None, # images converted and multiplied at once, >= 1; None: 256, and 1024 off the CPU
-        dtype:torch.dtype=torch.float32, # of the weights; exponents are float64 where float32 would show
-    ):
-        super().__init__(images, block, labels, dtype)
-        self._prepare(patch, equivariant, share, seed)
-
-    def __repr__(self) -> str:
-        shape, kind = 'x'.join(map(str, self.image_shape)), ' at all places' * self.equivariant
-        upto = [f' up to sigma {s:g}' if s < math.inf else '' for s, _ in self.scales]
-        sizes = ', '.join(f'{k}x{k}{words}' for (_, k), words in zip(self.scales, upto))
-        share = f', {self.share:g} of the windows' if self.share < 1 else ''
-        classes = f', {self.num_classes} classes' if self.num_classes else ''
-        return f'PatchDenoiser({len(self)} images, {shape}{classes}, windows{kind} {sizes}{share})'
-
-    @property
-    def options(self) -> dict: # json-able
-        "Return what decides the answers, beside the images."
-        share = (self.share, self.seed) if self.share < 1 else 1.
-        return dict(patch=self.scales, equivariant=self.equivariant, share=share, classes=self.counts)
-
-    def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
-        return _WindowMean.apply(x, sigma, labels, self)
-
-    def patch_at(self,
-        sigma:float, # noise level, > 0
-    ) -> int: # odd
-        "Return the side of the window at this noise level."
-        return self._patches(torch.tensor(check_number('sigma', sigma, above=0), dtype=torch.float64))[0]
-
     def error(self,
         x:Tensor, # (B, C, H, W) noisy images
         sigma:float|Tensor, # noise level, () or (B,), > 0
@@ -256,6 +220,46 @@ class PatchDenoiser(_WindowDenoiser):
             raise ValueError(f'vectors must be ({shape}) or (V, {shape}), got {found}')
         v = vectors.reshape(-1, len(x), self.pixels.shape[1])
         return self._products(x, as_sigma(sigma, x), v, labels, transposed).reshape(vectors.shape)
+
+# %% ../../nbs/exact/10_patches.ipynb #6cd3a081
+class PatchDenoiser(_WindowDenoiser):
+    "The exact posterior mean of every pixel, given a window around it (Kamb & Ganguli 2024)."
+    @named_arguments()
+    def __init__(self,
+        images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
+        patch:_Scales, # side of the window, odd, 1..2 max(H, W) - 1; or pairs (largest sigma, side) up to inf
+        equivariant:bool=False, # compare with the windows of all places, wrapped around
+        share:float=1., # weigh a random share of the windows, above 0, at most 1
+        seed:int=0, # of the share, 0..2**64-1
+        labels:Tensor|None=None, # (N,) int64 classes >= 0: x may then come with labels; None: it may not
+        block:int|None=None, # images multiplied at once, >= 1; None: up to 256, off the CPU 1024
+        dtype:torch.dtype=torch.float32, # of the weights; exponents are float64 where float32 would show
+    ):
+        super().__init__(images, block, labels, dtype)
+        self._prepare(patch, equivariant, share, seed)
+
+    def __repr__(self) -> str:
+        shape, kind = 'x'.join(map(str, self.image_shape)), ' at all places' * self.equivariant
+        upto = [f' up to sigma {s:g}' if s < math.inf else '' for s, _ in self.scales]
+        sizes = ', '.join(f'{k}x{k}{words}' for (_, k), words in zip(self.scales, upto))
+        share = f', {self.share:g} of the windows' if self.share < 1 else ''
+        classes = f', {self.num_classes} classes' if self.num_classes else ''
+        return f'PatchDenoiser({len(self)} images, {shape}{classes}, windows{kind} {sizes}{share})'
+
+    @property
+    def options(self) -> dict: # json-able
+        "Return what decides the answers, beside the images."
+        share = (self.share, self.seed) if self.share < 1 else 1.
+        return dict(patch=self.scales, equivariant=self.equivariant, share=share, classes=self.counts)
+
+    def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
+        return _WindowMean.apply(x, sigma, labels, self)
+
+    def patch_at(self,
+        sigma:float, # noise level, (), > 0
+    ) -> int: # odd
+        "Return the side of the window at this noise level."
+        return self._patches(torch.tensor(check_number('sigma', sigma, above=0), dtype=torch.float64))[0]
 
     def calibrate(self,
         denoiser:Denoiser, # to be like

@@ -61,10 +61,10 @@ class _Own:
         size = (padded - 2 * self.across, wide, (2 * self.across + 1) * channels, n)
         return block.windows.as_strided(size, (channels * n, padded * channels * n, n, 1))
 
-    def _room(self, shape:tuple[int, ...], like:Tensor) -> Tensor: # (h, W + 2 a, B, n)
+    def _room(self, shape:tuple[int, ...], columns:Tensor) -> Tensor: # (h, W + 2 a, B, n)
         "Return an array with a margin of zeros on both sides, the same one for every tile."
-        if self.room is None or self.room.shape != shape or self.room.dtype != like.dtype:
-            self.room = like.new_zeros(shape)
+        if self.room is None or self.room.shape != shape or self.room.dtype != columns.dtype:
+            self.room = columns.new_zeros(shape)
         return self.room
 
     def _over(self, padded:Tensor) -> Tensor: # (h, W + 2 a, B, n) -> (h, W, B, n)
