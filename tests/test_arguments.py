@@ -455,6 +455,22 @@ def samplers():
     )
     kinds |= dict(energy=without(SHARE, 'none') | dict(one=1.0, zero=0.0))
     yield 'jacobian_spectrum', df.jacobian_spectrum, dict(denoiser=gaussian(), x=NOISY, sigma=1.0), kinds
+    kinds = dict(
+        denoiser=OBJECT,
+        x=IMAGES | SHAPED,
+        method=CHOICE,
+        labels=LABELS,
+        sigma_min=without(POSITIVE, 'none') | dict(above=81.0),
+        sigma_max=without(POSITIVE, 'none') | dict(below=0.001),
+    )
+    kinds |= dict(
+        steps=COUNT | dict(one=1),
+        probes=without(COUNT, 'none') | dict(one=1),
+        dequantise=FLAG,
+        seeds=SEEDS,
+        chunk=COUNT,
+    )
+    yield 'log_likelihood', df.log_likelihood, dict(denoiser=gaussian(), x=NOISY, steps=2, probes=2), kinds
 
 
 def studies():

@@ -220,6 +220,10 @@ def calls(tmp_path_factory):
             gaussian, X, 1.0, 2, probes=2, iterations=0, vectors=True
         ),
         'jacobian': lambda: jacobians.jacobian(gaussian, X, 1.0),
+        'log_likelihood': lambda: (
+            *df.log_likelihood(gaussian, X, steps=2, probes=2),
+            *df.log_likelihood(gaussian, X, 'mmse', steps=2, probes=2),
+        ),
         'singular_directions': lambda: jacobians.singular_directions(gaussian, X, 1.0, 2),
         'edit': lambda: jacobians.edit(gaussian, X[:1], 1.0, X[0], [0.0, 1.0], steps=2),
         'trajectory': lambda: jacobians.trajectory(gaussian, seeds=range(2), steps=2),
