@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log_likelihood']
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #aab794ef
+# %% ../../nbs/jacobians/11_likelihood.ipynb #e87c6b7c
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from ..noise import Stream, uniform
 from .log_densities import _flow, _information, _Inquiry
 from .products import _check_point, _Tangent, check_range
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #e00261a2
+# %% ../../nbs/jacobians/11_likelihood.ipynb #29465862
 class _LikelihoodFields(NamedTuple):
     "What a `_Likelihood` is made of"
     nats:Tensor # (B,) float64, ln p of each image at the smallest noise level
@@ -52,7 +52,7 @@ class _Likelihood(Result, _LikelihoodFields):
         ax.set(xlabel='image', ylabel='bits per dimension')
         return ax
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #754b4fd9
+# %% ../../nbs/jacobians/11_likelihood.ipynb #c87a3c6f
 _EXACT_UP_TO = 256 # dimensions; of more, the trace is estimated
 _NUMBERS_AT_ONCE = 1 << 25
 
@@ -90,7 +90,7 @@ def _check_likelihood(denoiser:Denoiser, x:Tensor, labels:Tensor|None, low:float
     _check_point(denoiser, x, low, labels), check_range(denoiser, high)
     return low, high
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #af1656c0
+# %% ../../nbs/jacobians/11_likelihood.ipynb #cfd8573d
 @named_arguments()
 def log_likelihood(
     denoiser:Denoiser, # of images, any

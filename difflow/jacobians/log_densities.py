@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #9e17bf95
+# %% ../../nbs/jacobians/10_log_densities.ipynb #a88be153
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ..denoisers.base import Denoiser
 from ..noise import Stream, normal, uniform
 from .products import _groups, _Tangent
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #c6fa2efa
+# %% ../../nbs/jacobians/10_log_densities.ipynb #d2ddecbd
 class _Inquiry(NamedTuple):
     "Images whose log density is asked for, and between which noise levels."
     denoiser:Denoiser
@@ -75,7 +75,7 @@ def _ends(ask:_Inquiry) -> _Ends:
     own = (ask.x - mean).square().flatten(1).mean(1) # any variance is right, but not any is of use
     return _Ends(mean, torch.stack(variances)[where].clamp(min=1e-12).maximum(own))
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #29813ba3
+# %% ../../nbs/jacobians/10_log_densities.ipynb #e324665c
 class _Path(NamedTuple):
     "States on the way up, `steps` times four and one, at equal steps of ln sigma."
     sigma:Tensor # (P,)
@@ -119,7 +119,7 @@ def _walk(ask:_Inquiry) -> _Path:
         x, slope = end, after
     return _Path(sigma, torch.stack(states), torch.stack(aside))
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #4a332077
+# %% ../../nbs/jacobians/10_log_densities.ipynb #018372e1
 def _traces(ask:_Inquiry, path:_Path, probes:int|None) -> tuple[Tensor, Tensor]: # (P, B), (P, B)
     "Return the trace of the Jacobian at each state and its variance, 0 where it is exact."
     count, (points, images), dim = probes or ask.x[0].numel(), path.x.shape[:2], ask.x[0].numel()
@@ -165,7 +165,7 @@ def _flow(ask:_Inquiry, probes:int) -> tuple[Tensor, Tensor]: # (B,), (B,)
     end, doubt = _gaussian_end(ask, path.x[-1], trace[-1])
     return end - fine.sum(0), ((gap / 3 + doubt)**2 + (weights**2 * variance).sum(0)).sqrt()
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #2feb6dd0
+# %% ../../nbs/jacobians/10_log_densities.ipynb #8e2bd2ba
 class _Errors(NamedTuple):
     "Squared errors over s^2 at one level a draw, for K draws of B images."
     found:Tensor # (B, K) of the denoiser
