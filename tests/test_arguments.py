@@ -472,6 +472,22 @@ def samplers():
     yield 'intrinsic_dimension', df.intrinsic_dimension, given, kinds
     kinds = {'draws': without(COUNT, 'none') | dict(few=63)}
     yield 'intrinsic_dimension of ranks', df.intrinsic_dimension, given | dict(method='ranks'), kinds
+    kinds = dict(
+        denoiser=OBJECT,
+        x=IMAGES | SHAPED,
+        method=CHOICE,
+        labels=LABELS,
+        sigma_min=without(POSITIVE, 'none') | dict(above=81.0),
+        sigma_max=without(POSITIVE, 'none') | dict(below=0.001),
+    )
+    kinds |= dict(
+        steps=COUNT | dict(one=1),
+        probes=without(COUNT, 'none') | dict(one=1),
+        dequantise=FLAG,
+        seeds=SEEDS,
+        chunk=COUNT,
+    )
+    yield 'log_likelihood', df.log_likelihood, dict(denoiser=gaussian(), x=NOISY, steps=2, probes=2), kinds
 
 
 def studies():

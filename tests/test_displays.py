@@ -148,6 +148,9 @@ MADE = dict(
     Score=score,
     _CopyScores=lambda: _CopyScores(score(), score()),
     Rank=lambda: Rank(*ranks(4), 16, 2),
+    _Likelihood=lambda: df.log_likelihood(
+        df.GaussianDenoiser(torch.zeros(1, 4, 4), 0.25), torch.zeros(2, 1, 4, 4), steps=2, probes=2
+    ),
     Spectrum=spectrum,
     RankCurve=rank_curve,
     _Covariance=covariance,

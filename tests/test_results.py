@@ -242,6 +242,9 @@ def calls(tmp_path_factory):
         'intrinsic_dimension': lambda: (
             df.intrinsic_dimension(gaussian, X, 1.0),
             df.intrinsic_dimension(gaussian, X, 1.0, method='ranks'),
+        'log_likelihood': lambda: (
+            *df.log_likelihood(gaussian, X, steps=2, probes=2),
+            *df.log_likelihood(gaussian, X, 'mmse', steps=2, probes=2),
         ),
         'singular_directions': lambda: jacobians.singular_directions(gaussian, X, 1.0, 2),
         'edit': lambda: jacobians.edit(gaussian, X[:1], 1.0, X[0], [0.0, 1.0], steps=2),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log_likelihood']
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #7ff2d01b
+# %% ../../nbs/jacobians/11_likelihood.ipynb #e87c6b7c
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from ..noise import Stream, uniform
 from .log_densities import _flow, _information, _Inquiry
 from .products import _check_point, _Tangent, check_range
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #d8314e43
+# %% ../../nbs/jacobians/11_likelihood.ipynb #29465862
 class _LikelihoodFields(NamedTuple):
     "What a `_Likelihood` is made of"
     nats:Tensor # (B,) float64, ln p of each image at the smallest noise level
@@ -52,7 +52,7 @@ class _Likelihood(Result, _LikelihoodFields):
         ax.set(xlabel='image', ylabel='bits per dimension')
         return ax
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #31b50ee3
+# %% ../../nbs/jacobians/11_likelihood.ipynb #c87a3c6f
 _EXACT_UP_TO = 256 # dimensions; of more, the trace is estimated
 _NUMBERS_AT_ONCE = 1 << 25
 
@@ -90,7 +90,7 @@ def _check_likelihood(denoiser:Denoiser, x:Tensor, labels:Tensor|None, low:float
     _check_point(denoiser, x, low, labels), check_range(denoiser, high)
     return low, high
 
-# %% ../../nbs/jacobians/11_likelihood.ipynb #cc734e04
+# %% ../../nbs/jacobians/11_likelihood.ipynb #cfd8573d
 @named_arguments()
 def log_likelihood(
     denoiser:Denoiser, # of images, any
@@ -100,7 +100,7 @@ def log_likelihood(
     sigma_min:float|None=None, # noise level of the density, > 0; None: 0.002 or the denoiser's least
     sigma_max:float|None=None, # where only noise is left, > sigma_min; None: 80 or the denoiser's largest
     steps:int=24, # of ln sigma, >= 2
-    probes:int|None=None, # >= 2; signs (flow; None: exact up to D = 256, else 8), pairs of noise (mmse; 16)
+    probes:int|None=None, # >= 2, signs (flow; D: exact, None: D to 256, else 8) or pairs of noise (mmse; 16)
     dequantise:bool=False, # spread grey values evenly over their bins of 1 / 127.5
     seeds:int|Sequence[int]=0, # of all that is drawn, one for all or one an image, 0..2**64-1
     chunk:int=256, # rows of the network at once, >= 1: fewer take less memory
@@ -118,11 +118,13 @@ def log_likelihood(
                    numbers, chunk)
     if method == 'flow':
         _Tangent(denoiser, x[:1].to(ask.dtype), x.new_tensor(low, dtype=state), ask.part(slice(1)).labels)
-        probes = 8 if probes is None and dim > _EXACT_UP_TO else probes
-    width = dim * ((4 * steps + 1) * (probes or 1) if method == 'flow' else 4 * (probes or 16))
-    size, solve = max(1, min(256, _NUMBERS_AT_ONCE // width)), _flow if method == 'flow' else _information
-    pairs = probes if method == 'flow' else probes or 16
+        probes = probes or (dim if dim <= _EXACT_UP_TO else 8)
+        solve, width = _flow, (4 * steps + 1) * (1 if probes >= dim else probes)
+    else:
+        probes = probes or 16
+        solve, width = _information, 4 * probes
+    size = max(1, min(256, _NUMBERS_AT_ONCE // (width * dim)))
     with torch.no_grad():
-        parts = [solve(ask.part(slice(i, i + size)), pairs) for i in range(0, len(x), size)]
+        parts = [solve(ask.part(slice(i, i + size)), probes) for i in range(0, len(x), size)]
     nats, error = (torch.cat(values).double() for values in zip(*parts))
     return _Likelihood(nats, -nats / (dim * math.log(2)) + math.log2(127.5), error)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #63139f26
+# %% ../../nbs/jacobians/10_log_densities.ipynb #a88be153
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ..denoisers.base import Denoiser
 from ..noise import Stream, normal, uniform
 from .products import _groups, _Tangent
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #631c614a
+# %% ../../nbs/jacobians/10_log_densities.ipynb #d2ddecbd
 class _Inquiry(NamedTuple):
     "Images whose log density is asked for, and between which noise levels."
     denoiser:Denoiser
@@ -54,7 +54,7 @@ class _Inquiry(NamedTuple):
 class _Ends(NamedTuple):
     "The Gaussian that the data are at the largest noise."
     mean:Tensor # (B, C, H, W)
-    variance:Tensor # (B,) of a pixel, mean over the pixels
+    variance:Tensor # (B,) of a pixel, at least that of the image itself
 
 _PAIRS_AT_END = 8
 
@@ -71,9 +71,11 @@ def _ends(ask:_Inquiry) -> _Ends:
         means.append((there + back).mean(0) / 2)
         variances.append(ask.high * (noise * (there - back)).mean() / 2)
     where = torch.zeros(len(ask.x), dtype=torch.int64, device=ask.x.device) if where is None else where
-    return _Ends(torch.stack(means)[where], torch.stack(variances)[where].clamp(min=1e-12))
+    mean = torch.stack(means)[where]
+    own = (ask.x - mean).square().flatten(1).mean(1) # any variance is right, but not any is of use
+    return _Ends(mean, torch.stack(variances)[where].clamp(min=1e-12).maximum(own))
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #27877698
+# %% ../../nbs/jacobians/10_log_densities.ipynb #e324665c
 class _Path(NamedTuple):
     "States on the way up, `steps` times four and one, at equal steps of ln sigma."
     sigma:Tensor # (P,)
@@ -117,7 +119,7 @@ def _walk(ask:_Inquiry) -> _Path:
         x, slope = end, after
     return _Path(sigma, torch.stack(states), torch.stack(aside))
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #0ee487db
+# %% ../../nbs/jacobians/10_log_densities.ipynb #018372e1
 def _traces(ask:_Inquiry, path:_Path, probes:int|None) -> tuple[Tensor, Tensor]: # (P, B), (P, B)
     "Return the trace of the Jacobian at each state and its variance, 0 where it is exact."
     count, (points, images), dim = probes or ask.x[0].numel(), path.x.shape[:2], ask.x[0].numel()
@@ -144,16 +146,16 @@ def _gaussian_end(ask:_Inquiry, x:Tensor, trace:Tensor) -> tuple[Tensor, Tensor]
     there, back = ask.answer(mean + z, sigma) - mean, ask.answer(mean - z, sigma) - mean
     dot = lambda a, b: (a * b).flatten(1).sum(1) / ask.high**2
     skew = dot(z, there + back) / 6 # third order, which a Gaussian has not
-    volume = -dim / 2 * math.log(2 * math.pi * ask.high**2) + dim / 2 * torch.log1p(-trace / dim)
+    volume = dim / 2 * (torch.log1p(-(trace / dim).clamp(max=0.99)) - math.log(2 * math.pi * ask.high**2))
     return volume - dot(z, z - (there - back) / 2) / 2 + skew, skew.abs() + trace**2 / 4
 
 def _simpson(values:Tensor, h:float) -> Tensor: # (2 n + 1, B) -> (n, B)
     "Return the integrals over pairs of steps of width `h`."
     return h / 3 * (values[:-2:2] + 4 * values[1::2] + values[2::2])
 
-def _flow(ask:_Inquiry, probes:int|None) -> tuple[Tensor, Tensor]: # (B,), (B,)
-    "Return the log density by the probability flow, and its error."
-    path = _walk(ask)
+def _flow(ask:_Inquiry, probes:int) -> tuple[Tensor, Tensor]: # (B,), (B,)
+    "Return the log density by the probability flow, and its error; D probes or more are the whole trace."
+    path, probes = _walk(ask), None if probes >= ask.x[0].numel() else probes
     trace, variance = _traces(ask, path, probes)
     slope, h = trace - ask.x[0].numel() + path.aside, math.log(ask.high / ask.low) / (len(path.sigma) - 1)
     fine = _simpson(slope, h)
@@ -163,7 +165,7 @@ def _flow(ask:_Inquiry, probes:int|None) -> tuple[Tensor, Tensor]: # (B,), (B,)
     end, doubt = _gaussian_end(ask, path.x[-1], trace[-1])
     return end - fine.sum(0), ((gap / 3 + doubt)**2 + (weights**2 * variance).sum(0)).sqrt()
 
-# %% ../../nbs/jacobians/10_log_densities.ipynb #f7b3be4d
+# %% ../../nbs/jacobians/10_log_densities.ipynb #8e2bd2ba
 class _Errors(NamedTuple):
     "Squared errors over s^2 at one level a draw, for K draws of B images."
     found:Tensor # (B, K) of the denoiser

@@ -70,13 +70,13 @@ def test_gaussian(dim, sigma):
 @pytest.mark.parametrize('sigma', [0.01, 0.3])
 def test_optimal_denoiser_is_the_sum_over_its_images(sigma):
     images = normal((40, 1, 4, 4), 1).clamp(-1, 1)
-    x = images[:24] + sigma * normal((24, 1, 4, 4), 2)
+    x = images[:8] + sigma * normal((8, 1, 4, 4), 2)
     exact, denoiser = sum_over(images, x, sigma), OptimalDenoiser(images)
     for method in METHODS:
-        found = log_likelihood(denoiser, x, method, sigma_min=sigma)
+        found = log_likelihood(denoiser, x, method, sigma_min=sigma, steps=12)
         assert (far_off(found, exact) < 4).all(), method
-    flow = log_likelihood(denoiser, x.double(), sigma_min=sigma)
-    assert (flow.nats - exact).abs().max() < 0.05 and flow.error.max() < 0.3
+    flow = log_likelihood(denoiser, x[:3].double(), sigma_min=sigma)
+    assert (flow.nats - exact[:3]).abs().max() < 0.05 and flow.error.max() < 0.3
 
 
 def test_tree_is_the_sum_over_its_strings():
@@ -138,19 +138,19 @@ def test_even_grey_values_cost_eight_bits(method):
 
 def test_dequantised_is_the_density_at_greys_spread_evenly():
     denoiser, log_density = full_gaussian(16)
-    x = (uniform((500, 1, 16, 1), 7) * 256).floor() / 127.5 - 1
+    x = (uniform((150, 1, 16, 1), 7) * 256).floor() / 127.5 - 1
     exact = log_density(x, 1.0)
-    found = log_likelihood(denoiser, x, sigma_min=1.0, steps=4, dequantise=True, seeds=2)
-    again = log_likelihood(denoiser, x, sigma_min=1.0, steps=4, dequantise=True, seeds=2)
-    other = log_likelihood(denoiser, x, sigma_min=1.0, steps=4, dequantise=True, seeds=3)
+    found = log_likelihood(denoiser, x, sigma_min=1.0, steps=2, dequantise=True, seeds=2)
+    again = log_likelihood(denoiser, x, sigma_min=1.0, steps=2, dequantise=True, seeds=2)
+    other = log_likelihood(denoiser, x, sigma_min=1.0, steps=2, dequantise=True, seeds=3)
     assert torch.equal(found.nats, again.nats) and not torch.equal(found.nats, other.nats)
-    moved = found.nats - log_likelihood(denoiser, x, sigma_min=1.0, steps=4).nats
+    moved = found.nats - log_likelihood(denoiser, x, sigma_min=1.0, steps=2).nats
     slope = (denoiser(x.double(), 1.0) - x).flatten(
         1
     )  # a bin is narrow: the change is slope . u, on average 0
     spread = (slope.square().sum(1) / 12).sqrt() / 127.5
-    assert 0.9 < (moved / spread).square().mean().sqrt() < 1.1
-    assert (found.nats - exact).abs().max() < 0.1
+    assert 0.85 < (moved / spread).square().mean().sqrt() < 1.15
+    assert (found.nats - exact).abs().max() < 0.3
     with pytest.raises(ValueError, match='x must hold the grey values'):
         log_likelihood(denoiser, x + 0.002, dequantise=True)
 
@@ -178,9 +178,9 @@ def test_labels_choose_the_class(method):
     denoiser = OptimalDenoiser(images, labels=classes)
     x, labels = images[:6] + 0.2 * normal((6, 1, 3, 3), 2), torch.tensor([0, 1, 2, 0, 0, 2])
     exact = torch.cat([sum_over(images[classes == c], x[i : i + 1], 0.2) for i, c in enumerate(labels)])
-    found = log_likelihood(denoiser, x, method, labels, sigma_min=0.2)
+    found = log_likelihood(denoiser, x, method, labels, sigma_min=0.2, steps=8)
     assert (far_off(found, exact) < 4).all()
-    free = log_likelihood(denoiser, x, method, sigma_min=0.2)
+    free = log_likelihood(denoiser, x, method, sigma_min=0.2, steps=8)
     assert (far_off(free, sum_over(images, x, 0.2)) < 4).all()
 
 
