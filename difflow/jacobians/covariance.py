@@ -263,6 +263,7 @@ def posterior_covariance(
     check_kind('denoiser', denoiser, Denoiser).check_noisy(x)
     labels = denoiser.labels_of(labels, len(x))
     sigma, x = _check_point(denoiser, x, sigma, labels), x.detach()
+    if sigma.numel() == 1: sigma = sigma.reshape(())
     if probes is not None: probes = check_number('probes', probes, 2, whole=True)
     seed = check_number('seed', seed, 0, 2**64 - 1, whole=True)
     chunk = check_number('chunk', chunk, 1, whole=True)

@@ -194,6 +194,13 @@ def test_an_answer_does_not_depend_on_its_neighbours(probes):
         torch.testing.assert_close(whole.components(2)[0][b], alone.components(2)[0][0], rtol=1e-4, atol=1e-5)
 
 
+def test_one_level_in_a_list_is_that_of_all_images():
+    x = MOLRG.sample(5)[0]
+    whole, listed = (posterior_covariance(MOLRG.denoiser, x, s, chunk=32) for s in (0.5, torch.tensor([0.5])))
+    assert torch.equal(whole.trace, listed.trace) and torch.equal(whole.sigma, listed.sigma)
+    assert torch.equal(whole.components(2)[0], listed.components(2)[0])
+
+
 class Counted(GaussianDenoiser):
     "Counts the noisy images that it is asked for"
 
