@@ -151,24 +151,9 @@ class _SusceptibilityFields(NamedTuple):
     pairs:np.ndarray|None=None # (D,) int, pairs (i, j) of sites at each distance, i = j at 0
     correlation:np.ndarray|None=None # (D,) or (S, D), covariance at each distance over the variance
 
-# %% ../../nbs/sweeps/06_site_correlations.ipynb #2f40864f
-class _Susceptibility(Result, _SusceptibilityFields):
-    "How many sites change together, at each level, with a bootstrap; the correlation by distance."
-    _shapes = dict(chi='*', resamples='R*', constant='*', levels='S', distances='D', pairs='D')
-
-    @classmethod
-    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_Susceptibility':
-        "Return what `_arrays` named; ValueError for other names, types and shapes."
-        self = super()._of_arrays(data)
-        shape, place = self.chi.shape, (self.distances, self.pairs, self.correlation)
-        wanted = [(self.constant, shape), (self.resamples, (len(self.resamples), *shape))]
-        wanted.append((self.levels, shape if shape else None))
-        wanted += [(v, v if place[0] is None else place[0].shape) for v in place[:2]]
-        wanted.append((place[2], None if place[0] is None else shape + place[0].shape))
-        if any(getattr(v, 'shape', None) != w for v, w in wanted) or len(shape) > 1:
-            raise ValueError(f'its arrays do not fit chi, which is {shape}')
-        return self
-
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #4904fb44
+class _ShownSusceptibility(Result):
+    "How a `_Susceptibility` shows itself"
     def __repr__(self) -> str:
         still = f', no change at {np.isnan(self.chi).sum()} levels' if np.isnan(self.chi).any() else ''
         of = f' of {self.samples} samples, {self.sites} sites'
@@ -181,33 +166,6 @@ class _Susceptibility(Result, _SusceptibilityFields):
     def __float__(self) -> float:
         if self.chi.size > 1: raise ValueError(f'float() is for one level, chi has {self.chi.size}')
         return float(self.chi.item())
-
-    @property
-    def interval(self) -> np.ndarray: # (2,) or (2, S)
-        "Return the 95 % interval of chi, NaN where chi is."
-        import warnings
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', RuntimeWarning) # of levels at which all are NaN
-            found = np.nanquantile(self.resamples, [0.025, 0.975], axis=0)
-        return np.where(np.isnan(self.chi), np.nan, found)
-
-    @property
-    def length(self) -> np.ndarray|None: # () or (S,)
-        "Return the correlation length: where the correlation has fallen to 1/e; None without positions."
-        if self.correlation is None: return None
-        each = [_length(self.distances, c) for c in np.atleast_2d(self.correlation)]
-        return np.array(each).reshape(self.chi.shape)
-
-    @property
-    def peak(self) -> _Peak:
-        "Return level and height of the largest chi, with intervals; ValueError where there are no levels."
-        if not self.chi.ndim or np.isnan(self.chi).all():
-            raise ValueError('a peak needs levels at which sites vary: changes (S, N, sites)')
-        order = self.levels.argsort()
-        curves = np.vstack([self.chi, self.resamples])[:, order]
-        tops = np.array([_top(self.levels[order], c) for c in curves if not np.isnan(c).all()])
-        low, high = np.quantile(tops[1:], [0.025, 0.975], axis=0)
-        return _Peak(*(float(v) for i in (0, 1) for v in (tops[0, i], low[i], high[i])))
 
     def rows(self) -> list[dict]:
         "Return a row for each level: chi, its interval, sites that never vary, and the length if known."
@@ -238,3 +196,48 @@ class _Susceptibility(Result, _SusceptibilityFields):
         ax.set(xlabel=self.axis if self.chi.ndim else '', ylabel='susceptibility, sites')
         if not self.chi.ndim: ax.set_xticks([])
         return ax
+
+# %% ../../nbs/sweeps/06_site_correlations.ipynb #2f40864f
+class _Susceptibility(_ShownSusceptibility, _SusceptibilityFields):
+    "How many sites change together, at each level, with a bootstrap; the correlation by distance."
+    _shapes = dict(chi='*', resamples='R*', constant='*', levels='S', distances='D', pairs='D')
+
+    @classmethod
+    def _of_arrays(cls, data:dict[str, np.ndarray]) -> '_Susceptibility':
+        "Return what `_arrays` named; ValueError for other names, types and shapes."
+        self = super()._of_arrays(data)
+        shape, place = self.chi.shape, (self.distances, self.pairs, self.correlation)
+        wanted = [(self.constant, shape), (self.resamples, (len(self.resamples), *shape))]
+        wanted.append((self.levels, shape if shape else None))
+        wanted += [(v, v if place[0] is None else place[0].shape) for v in place[:2]]
+        wanted.append((place[2], None if place[0] is None else shape + place[0].shape))
+        if any(getattr(v, 'shape', None) != w for v, w in wanted) or len(shape) > 1:
+            raise ValueError(f'its arrays do not fit chi, which is {shape}')
+        return self
+
+    @property
+    def interval(self) -> np.ndarray: # (2,) or (2, S)
+        "Return the 95 % interval of chi, NaN where chi is."
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', RuntimeWarning) # of levels at which all are NaN
+            found = np.nanquantile(self.resamples, [0.025, 0.975], axis=0)
+        return np.where(np.isnan(self.chi), np.nan, found)
+
+    @property
+    def length(self) -> np.ndarray|None: # () or (S,)
+        "Return the correlation length: where the correlation has fallen to 1/e; None without positions."
+        if self.correlation is None: return None
+        each = [_length(self.distances, c) for c in np.atleast_2d(self.correlation)]
+        return np.array(each).reshape(self.chi.shape)
+
+    @property
+    def peak(self) -> _Peak:
+        "Return level and height of the largest chi, with intervals; ValueError where there are no levels."
+        if not self.chi.ndim or np.isnan(self.chi).all():
+            raise ValueError('a peak needs levels at which sites vary: changes (S, N, sites)')
+        order = self.levels.argsort()
+        curves = np.vstack([self.chi, self.resamples])[:, order]
+        tops = np.array([_top(self.levels[order], c) for c in curves if not np.isnan(c).all()])
+        low, high = np.quantile(tops[1:], [0.025, 0.975], axis=0)
+        return _Peak(*(float(v) for i in (0, 1) for v in (tops[0, i], low[i], high[i])))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from difflow import fit_transition
+from difflow.statistics import Transition
 
 LEVELS = np.linspace(0, 1, 13)
 GAP = LEVELS[1]
@@ -108,3 +109,19 @@ NAN = np.where(np.arange(13)[:, None] == 3, np.nan, KEPT)
 def test_bad_curves_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         fit_transition(**(dict(levels=LEVELS, kept=KEPT, chance=0.1) | change))
+
+
+@pytest.mark.parametrize('chance', [0.0, 0.1, 0.5])
+@pytest.mark.parametrize('q', [0.01, 0.1, 0.2])
+def test_the_critical_window_is_where_the_curve_says(chance, q):
+    fall = Transition(0.4, 0.3, 0.5, 0.05, 0.04, 0.06, chance)
+    low, high = fall.window(q)
+    assert fall.curve([low, high]) == pytest.approx([1 - q, chance + q], abs=1e-12)
+    assert low < 0.4 < high and low + high == pytest.approx(0.8)
+
+
+def test_a_window_has_two_ends():
+    fall = Transition(0.4, 0.3, 0.5, 0.05, 0.04, 0.06, 0.5)
+    for q in (0, 0.25, -1, float('nan'), 'x', None):
+        with pytest.raises(ValueError, match='q must be a number > 0 and < 0.25'):
+            fall.window(q)
