@@ -410,6 +410,20 @@ def samplers():
         given,
         dict(labels=LABELS | dict(large=7, minus=-1), guidance=NUMBER),
     )
+    kinds = dict(
+        denoiser=OBJECT,
+        data=without(IMAGES, 'complex') | SHAPED,
+        n=COUNT | dict(one=1),
+        seeds=SEEDS,
+        steps=COUNT,
+        sampler=CHOICE | dict(random='ddpm'),
+        labels=LABELS,
+        scheduler=without(OBJECT, 'none'),
+        batch_size=COUNT,
+        progress=FLAG,
+    )
+    given = dict(denoiser=gaussian(), data=NOISY, n=2, steps=2, progress=False)
+    yield 'gaussian_structure', df.gaussian_structure, given, kinds
     common = dict(
         denoiser=OBJECT, x0=PIXELS | SHAPED, steps=COUNT, sampler=CHOICE, seeds=SEEDS, labels=LABELS
     )
@@ -529,6 +543,21 @@ def studies():
     kinds |= dict(sigmas=without(LEVELS, 'number'), labels=without(LABELS, 'none'), batch_size=COUNT)
     given = dict(a=gaussian(), b=gaussian(), images=NOISY, sigmas=[0.5, 1.0])
     yield 'denoiser_agreement', df.denoiser_agreement, given, kinds
+    kinds = dict.fromkeys('ab', OBJECT) | dict(
+        n=COUNT | dict(one=1),
+        seeds=without(SEEDS, 'none'),
+        features=dict(number=3, text='x', empty=[]),
+        steps=COUNT,
+        sampler=CHOICE | dict(random='ddpm'),
+        labels=LABELS,
+        scheduler=without(OBJECT, 'none'),
+        batch_size=COUNT,
+        progress=FLAG,
+    )
+    given = dict(a=gaussian(), b=gaussian(), n=2, steps=2, progress=False)
+    yield 'flow_distance', df.flow_distance, given, kinds
+    kinds = dict.fromkeys('ab', FEATURES | dict(few=unit()[:3]))
+    yield 'flow_distance of samples', df.flow_distance, dict(a=unit(), b=unit()), kinds
     kinds = dict(
         backbone=CHOICE, dims=COUNT, p=POSITIVE, threshold=without(NUMBER, 'none'), preprocess=PART, card=PART
     )

@@ -132,6 +132,11 @@ def posterior():
     return df.OptimalDenoiser(images).examine(images[:2], 1.0, k=3)
 
 
+def gaussian_structure():
+    images = df.normal((5, 1, 4, 4)).clamp(-1, 1)
+    return df.gaussian_structure(df.OptimalDenoiser(images), images, 3, steps=4, progress=False)
+
+
 def transition():
     kept = np.random.default_rng(0).random((9, 30)) < np.linspace(1, 0, 9)[:, None]
     return df.fit_transition(np.linspace(0, 1, 9), kept, 0.1, bootstrap=20)
@@ -167,6 +172,8 @@ MADE = dict(
         [0.5, 1.0, 2.0],
     ),
     _Beliefs=beliefs,
+    _FlowDistance=lambda: df.flow_distance(df.normal((8, 3)), df.normal((8, 3), 1)),
+    _GaussianStructure=gaussian_structure,
     _Posterior=lambda: df.OptimalDenoiser(df.normal((5, 1, 4, 4)).clamp(-1, 1)).examine(
         torch.zeros(2, 1, 4, 4), 1.0, k=3
     ),
@@ -311,7 +318,7 @@ def test_a_file_of_another_class_is_refused_by_name(result, results, tmp_path):
 OPTIONAL = {  # arrays that a file may lack: fields that are None then
     'x0hat', 'done', 'noised_sigmas', 'sigmas', 'labels', 'steps', 'run', 'm2/stem', 'm2/head', 'indices',
     'synthetic/indices', 'real_test/indices', 'names', 'seeds', 'model', 'preprocess', 'classes', 'folder',
-    'valid', 'train_accuracy', 'mean',
+    'valid', 'train_accuracy', 'mean', 'basis',
 }  # fmt: skip
 
 

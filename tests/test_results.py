@@ -216,6 +216,7 @@ def calls(tmp_path_factory):
             patch.jacobian_product(X, 1.0, X),
         ),
         'sample': lambda: heard(df.sample, edm, 2, steps=2, progress=False, **classes),
+        'gaussian_structure': lambda: df.gaussian_structure(edm, labelled, 2, steps=2, progress=False),
         'ablation_sample': lambda: heard(samplers.ablation_sample, gaussian, 2, 2, progress=False),
         'ddim_reverse': lambda: samplers.ddim_reverse(gaussian, X, [1.0, 2.0]),
         **{
@@ -288,6 +289,7 @@ def calls(tmp_path_factory):
             for name in mixers
         },
         'denoiser_agreement': lambda: df.denoiser_agreement(gaussian, gaussian, X, 1.0),
+        'flow_distance': lambda: df.flow_distance(edm, edm, 2, steps=2, progress=False),
         'rp_score': lambda: df.rp_score(unit, unit),
         'm_score': lambda: df.m_score(unit, unit),
         'gl_score': lambda: df.gl_score(unit, unit),

@@ -108,7 +108,7 @@ def _as_described(source:_Samples, features:Callable|None, name:str) -> Features
     if isinstance(source, (str, Path)): return load_features(source)
     if isinstance(source, Features): return source
     if isinstance(source, ImageSet): source = source.tensor()
-    if not isinstance(source, (Tensor, np.ndarray)) or source.ndim < 2:
+    if not isinstance(source, (Tensor, np.ndarray)) or source.ndim < 2 or 0 in source.shape:
         raise ValueError(f'{name} must be a Denoiser, samples (N, ...) or Features, got {shown(source)}')
     return Features(check_features(source.reshape(len(source), -1), name, rows=2, unit=False))
 

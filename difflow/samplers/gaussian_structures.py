@@ -6,7 +6,6 @@
 __all__ = ['gaussian_structure']
 
 # %% ../../nbs/samplers/14_gaussian_structures.ipynb #30f41e1b
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +85,7 @@ class _Walks:
             skipped.append(guided.calls)
             x, memory = ahead, (sigma, x0hat)
         ends = torch.cat([x, jump(self.sigmas[-1])]).unflatten(0, (-1, n))
-        last = torch.full_like(parts[0], math.nan)
+        last = torch.ones_like(parts[0]) # of nothing that is asked at level 0: a share of 0
         for row, to in zip(last, (ends[-1].cpu().double(), self.gaussian.mean.reshape(x.shape[1:]))):
             row[0] = _squares(ends[0], to)
         return ends.clone(), torch.stack([*parts, last]), skipped
@@ -113,17 +112,18 @@ def _bootstrap_shares(parts:Tensor, # (S, 2, 3, N) what is not explained, and al
 class _StructureFields:
     "What a `_GaussianStructure` is made of; S levels, falling, the last is 0"
     sigmas:Tensor # (S,) float64
-    shares:Tensor # (3, S) float64, explained of state, output and score; NaN at 0 for the latter two
+    shares:Tensor # (3, S) float64, explained of state, output and score; 0 at level 0 for the latter two
     intervals:Tensor # (3, S, 2) float64, 95 %, bootstrap over the samples
     skipped:Tensor # (S,) int64, evaluations of a walk from the first level that one from this level has not
     distances:Tensor # (S, N) float64, of its end point from that of the walk from the first level
     errors:Tensor # (S, N) float64, of its end point from that of a walk in four times as many steps
-    mean:Tensor # (C, H, W) float64
+    image_shape:tuple[int, ...] # (C, H, W)
+    mean:Tensor # (D,) float64
     values:Tensor # (K,) float64, eigenvalues of the covariance
     basis:Tensor|None # (D, K) float64, its eigenvectors; None: pixels
     sampler:str # name of the sampler
     _shapes = dict(sigmas='S', shares='ES', intervals='ESF', skipped='S', distances='SN', errors='SN',
-                   mean='*', values='K', basis='DK')
+                   image_shape='A', mean='D', values='K', basis='DK')
 
     @property
     def evaluations(self) -> int: # of the whole walk
@@ -156,15 +156,14 @@ class _GaussianStructure(_StructureFields, Result):
     _panels, _figure = 2, (9., 3.)
 
     def __repr__(self) -> str:
-        least = zip(_SHARES, self.shares.nan_to_num(1).amin(1))
-        shares = ', '.join(f'{name} {share:.3f}' for name, share in least)
+        end, output = self.shares[0, -1], self.shares[1, :-1].min()
         return (f'GaussianStructure: {self.errors.shape[1]} samples, {self.sampler}, {self.saved} of '
-                f'{self.evaluations} evaluations saved; least share of {shares}')
+                f'{self.evaluations} evaluations saved; end {end:.3f} explained, output {output:.3f} or more')
 
     def rows(self) -> list[dict]:
         "Return a row for each level: shares explained, evaluations skipped, and how far the end then is."
         rms = [d.square().mean(1).sqrt().tolist() for d in (self.distances, self.errors)]
-        shares = [[None if v != v else v for v in share] for share in self.shares.tolist()]
+        shares = self.shares[0].tolist(), *([*share, None] for share in self.shares[1:, :-1].tolist())
         columns = self.sigmas.tolist(), *shares, self.skipped.tolist(), *rms, self.equal.tolist()
         names = 'sigma', *_SHARES, 'skipped', 'distance', 'error', 'equal'
         return [dict(zip(names, row)) for row in zip(*columns)]
@@ -176,8 +175,8 @@ class _GaussianStructure(_StructureFields, Result):
     ) -> Tensor: # (n, C, H, W) float32
         "Return states at level `sigma` on the Gaussian's path, to go on from by `sample` with `scheduler`."
         n, sigma = check_number('n', n, 1, whole=True), self._level(sigma)
-        noise = normal((n, *self.mean.shape), check_seeds(seeds, n), 0, Stream.FORWARD)
-        gaussian = _Gaussian(self.mean.flatten(), self.values, self.basis)
+        noise = normal((n, *self.image_shape), check_seeds(seeds, n), 0, Stream.FORWARD)
+        gaussian = _Gaussian(self.mean, self.values, self.basis)
         return gaussian.move(self.sigmas[0] * noise, self.sigmas[0].item(), sigma).float()
 
     def scheduler(self,
@@ -263,5 +262,5 @@ def gaussian_structure(
         found.append((parts, *far))
     parts, distances, errors = (torch.cat(p, -1) for p in zip(*found))
     return _GaussianStructure(torch.tensor(sigmas, dtype=torch.float64), *_bootstrap_shares(parts),
-                              torch.tensor(skipped), distances, errors, gaussian.mean.reshape(shape[1:]),
+                              torch.tensor(skipped), distances, errors, tuple(shape[1:]), gaussian.mean,
                               gaussian.values, gaussian.basis, sampler.name)

@@ -42,9 +42,12 @@ def rms(distances):
 @pytest.mark.parametrize('steps', [6, 18])
 def test_of_a_gaussian_everything_is_explained_and_saved(sampler, steps):
     r = gaussian_structure(gaussian(3), gaussian(3), 20, steps=steps, sampler=sampler, **QUIET)
-    assert r.equal.all() and r.saved == r.evaluations == (2 * steps - 1 if sampler == 'heun' else steps)
-    assert r.shares[1:, :-1].numpy() == pytest.approx(1, abs=1e-6) and r.shares[:, 0].eq(1).all() or steps
-    assert r.shares[0].min() > (0.95 if steps == 18 else 0.7)
+    assert r.saved == r.evaluations == (2 * steps - 1 if sampler == 'heun' else steps)
+    assert r.shares[0, 0].item() == pytest.approx(1) and r.shares[1, :-1].numpy() == pytest.approx(
+        1, abs=1e-6
+    )
+    assert r.shares[2, :-1].numpy() == pytest.approx(1, abs=1e-3)  # float32 against D - x at sigma = 0.002
+    assert steps < 18 or (r.shares[0].min() > 0.9 and r.equal.all())
     assert rms(r.errors)[-1] < r.error and r.sigma_start == r.sigmas[-2]
 
 
@@ -92,10 +95,10 @@ def test_two_points_in_closed_form_at_every_level():
     "In one dimension the flow keeps the quantile: the state of the optimal denoiser is known on any noise"
     length = 3.0
     points = torch.tensor([length, -length]).reshape(2, 1, 1, 1)
-    r = gaussian_structure(OptimalDenoiser(points), points, 60, 2, steps=200, **QUIET)
-    x_first = 80 * normal((60, 1), 2).double().flatten()
+    r = gaussian_structure(OptimalDenoiser(points), points, 40, 2, steps=40, **QUIET)
+    x_first = 80 * normal((40, 1), 2).double().flatten()
     p = (PHI((x_first - length) / 80) + PHI((x_first + length) / 80)) / 2
-    for i, s in list(enumerate(r.sigmas.tolist()))[::20]:
+    for i, s in list(enumerate(r.sigmas.tolist()))[::4]:
         x = quantile(p, max(s, 1e-3), length)
         g = x_first * math.sqrt((length**2 + s**2) / (length**2 + 80**2))
         assert r.shares[0, i].item() == pytest.approx(
@@ -111,7 +114,7 @@ def test_two_points_in_closed_form_at_every_level():
 def test_points_at_right_angles_collapse_below_speciation(k):
     "The end is the point of the largest of k normal numbers; the Gaussian's is linear in them"
     points = 8 * torch.eye(k).reshape(k, 1, 1, k)
-    r = gaussian_structure(OptimalDenoiser(points), points, 400, steps=30, **QUIET)
+    r = gaussian_structure(OptimalDenoiser(points), points, 300, steps=8, **QUIET)
     z = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     largest = torch.trapezoid(z * k * PHI(z) ** (k - 1) * (-(z**2) / 2).exp() / math.sqrt(2 * math.pi), z)
     end = 2 * largest.item() / (math.sqrt(k) * (1 - 1 / k)) - 1
@@ -120,7 +123,7 @@ def test_points_at_right_angles_collapse_below_speciation(k):
     speciation = 8 / math.sqrt(k)
     assert r.shares[0, r.sigmas > 4 * speciation].min() > 0.98
     assert speciation / 2 < r.sigmas[r.shares[1, :-1].argmin()] < 2 * speciation
-    assert 0 < r.saved < r.evaluations and r.sigma_start > speciation / 4
+    assert 0 < r.saved < r.evaluations and not r.equal[-1]
 
 
 class Counting(Denoiser):
@@ -156,20 +159,43 @@ def test_the_table_is_what_separate_walks_give(sampler):
     assert r.errors[0].numpy() == pytest.approx((own - truth).flatten(1).norm(dim=1).numpy(), abs=2e-4)
 
 
+class SoftTop(Denoiser):
+    "Ends in no point of a set: half of the answer is the optimal one's, half the Gaussian's"
+
+    def __init__(self, images):
+        super().__init__()
+        x = images.tensor()
+        self.parts = OptimalDenoiser(images), GaussianDenoiser(x.mean(0), x.flatten(1).double().T.cov())
+        self.image_shape = images.image_shape
+
+    def denoise(self, x, sigma, labels):
+        return sum(part(x, sigma) for part in self.parts) / 2
+
+
+def test_end_points_that_are_the_same_are_equal():
+    "Walks of one image end there, from wherever they start: rounding decides nothing"
+    image = normal((1, 1, 2, 4)).clamp(-1, 1)
+    r = gaussian_structure(OptimalDenoiser(image), image, 4, steps=6, **QUIET)
+    assert r.equal.all() and r.saved == r.evaluations and r.errors.max() < 1e-4
+
+
 def test_the_verdict_is_that_of_its_table():
-    images = load_images('digits', max_images=200)
-    r = gaussian_structure(OptimalDenoiser(images), images, 32, steps=10, **QUIET)
+    images = load_images('digits', max_images=60)
+    denoiser = SoftTop(images)
+    r = gaussian_structure(denoiser, images, 32, steps=10, **QUIET)
     rows = r.rows()
     own = rows[0]['error']
     equal = [min(row['distance'], row['error']) <= own for row in rows]
     assert equal == [row['equal'] for row in rows] and own == pytest.approx(r.error)
+    assert own > 1e-3
     assert r.saved == max(row['skipped'] for row, good in zip(rows, equal) if good)
     assert r.sigma_start == min(row['sigma'] for row, good in zip(rows[:-1], equal) if good)
     assert rows[-1]['output'] is None and rows[-1]['skipped'] == 19 and not rows[-1]['equal']
-    end = sample(OptimalDenoiser(images), r.start(32), scheduler=r.scheduler(), progress=False)
-    own_end = sample(OptimalDenoiser(images), 32, steps=10, progress=False)
+    end = sample(denoiser, r.start(32), scheduler=r.scheduler(), progress=False)
+    own_end = sample(denoiser, 32, steps=10, progress=False)
     far = (end - own_end).flatten(1).norm(dim=1).square().mean().sqrt()
-    assert far == pytest.approx(rms(r.distances)[(r.sigmas == r.sigma_start).nonzero()[0, 0]], rel=1e-3)
+    there = rms(r.distances)[r.sigmas == r.sigma_start]
+    assert far.item() == pytest.approx(there.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize('count', [5, 30])
@@ -178,7 +204,7 @@ def test_mean_and_covariance_are_those_of_the_images(count):
     images = normal((count, 1, 2, 4)).clamp(-1, 1)
     r = gaussian_structure(OptimalDenoiser(images), images, 2, steps=2, **QUIET)
     flat = images.flatten(1).double()
-    assert r.mean.flatten().numpy() == pytest.approx(flat.mean(0).numpy(), abs=1e-9)
+    assert r.mean.numpy() == pytest.approx(flat.mean(0).numpy(), abs=1e-9)
     truth = (flat - flat.mean(0)).T @ (flat - flat.mean(0)) / count
     assert ((r.basis * r.values) @ r.basis.T).numpy() == pytest.approx(truth.numpy(), abs=1e-9)
     same = [
@@ -198,7 +224,7 @@ def test_batches_and_companions_change_nothing():
     more = gaussian_structure(d, images, 10, steps=5, **QUIET)
     for other in (batched.distances, more.distances[:, :6]):
         assert other.numpy() == pytest.approx(one.distances.numpy(), abs=1e-4)
-    assert batched.shares.nan_to_num(0).numpy() == pytest.approx(one.shares.nan_to_num(0).numpy(), abs=1e-5)
+    assert batched.shares.numpy() == pytest.approx(one.shares.numpy(), abs=1e-5)
     each = gaussian_structure(d, images, 3, seeds=[7, 8, 9], steps=5, **QUIET)
     again = gaussian_structure(d, images, 2, seeds=[9, 7], steps=5, **QUIET)
     assert each.errors[:, [2, 0]].numpy() == pytest.approx(again.errors.numpy(), abs=1e-4)
@@ -208,7 +234,8 @@ def test_intervals_cover():
     "The share at the end of two points, over many draws of a few samples"
     points, truth, inside = torch.tensor([4.0, -4.0]).reshape(2, 1, 1, 1), 2 * math.sqrt(2 / math.pi) - 1, []
     for seed in range(40):
-        r = gaussian_structure(OptimalDenoiser(points), points, 60, 500 + seed, steps=4, sampler='euler', **QUIET)  # fmt: skip
+        seeds = range(60 * seed, 60 * seed + 60)
+        r = gaussian_structure(OptimalDenoiser(points), points, 60, seeds, steps=4, sampler='ddim', **QUIET)
         low, high = r.intervals[0, -1]
         inside.append(bool(low < truth < high))
     assert np.mean(inside) > 0.85
