@@ -92,9 +92,7 @@ def test_beside_the_studio(studio, images, tmp_path, name, timestep):
         lambda: denoiser(x, sigma), lambda: model.denoise(latents, torch.tensor(timestep))
     )
     gap = (found - other).abs().max().item()
-    print(
-        f'\n{name} at sigma {sigma:.2f}: {s / t:.1f} times as fast ({t:.3f} s), their answer differs by {gap:.1e}'
-    )
+    print(f'\n{name} at sigma {sigma:.2f}: {s / t:.1f} times as fast ({t:.3f} s), apart by {gap:.1e}')
 
 
 def test_their_local_answer_depends_on_its_batch_size(studio, images, tmp_path):
@@ -107,15 +105,13 @@ def test_their_local_answer_depends_on_its_batch_size(studio, images, tmp_path):
             latents, _, sigma = noisy(model, pixels[:4], timestep)
             answers.append(model.denoise(latents, torch.tensor(timestep)))
         gap = (answers[0] - answers[1]).abs()
-        print(
-            f'\nsigma {sigma:.2f}: the two answers differ by up to {gap.max():.2g}, {gap.mean():.2g} on average'
-        )
+        print(f'\nsigma {sigma:.2f}: two answers, up to {gap.max():.2g} apart, {gap.mean():.2g} on average')
         assert gap.max() > 0.01
 
 
 @pytest.mark.parametrize('sigma', [0.1, 1.0, 3.0, 10.0])
 def test_beside_all_differences(images, sigma):
-    "The local denoiser against one pass of all squared differences in float32, and against masks times them"
+    "Against one pass of all squared differences in float32, and against masks times them"
     denoiser, pixels = LocalDenoiser(images), images.tensor().flatten(1)
     x = images.tensor()[:BATCH] + sigma * normal((BATCH, 1, 28, 28), seeds=1)
     masks = denoiser.windows(sigma).float() / (-2 * sigma**2)
@@ -130,5 +126,5 @@ def test_beside_all_differences(images, sigma):
     ours, pass_, *_ = in_turns(lambda: denoiser(x, sigma), squares)
     again, plain, *_ = in_turns(lambda: denoiser(x, sigma), obvious)
     print(
-        f'\nsigma {sigma}: {ours:.3f} s, {ours / pass_:.1f} passes, {plain / again:.1f} times faster than masks'
+        f'\nsigma {sigma}: {ours:.3f} s, {ours / pass_:.1f} passes, {plain / again:.1f} times as fast as masks'
     )
