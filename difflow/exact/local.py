@@ -21,6 +21,8 @@ from .optimal import _pixels_of
 from .wiener import _principal
 
 # %% ../../nbs/exact/12_local.ipynb #6752dd60
+_LEVELS_KEPT = 64 # noise levels whose windows are remembered
+
 def _windows(values:Tensor, basis:Tensor, variance:float, threshold:float,
              floor:float) -> Tensor: # (D, D) bool
     "Return which pixels n (rows) are in the window of pixel m (columns), from the principal components."
@@ -211,8 +213,6 @@ class _LocalProduct(torch.autograd.Function):
         return _LocalProduct.apply(x, v.flatten(0, 1), sigma, *rest[1:]).unflatten(0, (times, -1)), 0
 
 # %% ../../nbs/exact/12_local.ipynb #3a6c58f4
-_LEVELS_KEPT = 64 # noise levels whose windows are remembered
-
 class LocalDenoiser(Denoiser):
     "The posterior mean over a set, each pixel by a window of its own that the covariance of the set gives."
     @named_arguments()
@@ -236,7 +236,6 @@ class LocalDenoiser(Denoiser):
         self._kept = OrderedDict() # variance of the noise: tiles
 
     def __len__(self) -> int: return self.count
-
     def __repr__(self) -> str:
         shape = 'x'.join(map(str, self.image_shape))
         return f'LocalDenoiser({self.count} images, {shape}, threshold {self.threshold:g})'
