@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LocalDenoiser']
 
-# %% ../../nbs/exact/12_local.ipynb #78e70f63
+# %% ../../nbs/exact/12_local.ipynb #7f890513
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,7 +20,9 @@ from ..denoisers.base import Denoiser
 from .optimal import _pixels_of
 from .wiener import _principal
 
-# %% ../../nbs/exact/12_local.ipynb #9f0ca2dc
+# %% ../../nbs/exact/12_local.ipynb #6752dd60
+_LEVELS_KEPT = 64 # noise levels whose windows are remembered
+
 def _windows(values:Tensor, basis:Tensor, variance:float, threshold:float,
              floor:float) -> Tensor: # (D, D) bool
     "Return which pixels n (rows) are in the window of pixel m (columns), from the principal components."
@@ -30,8 +32,8 @@ def _windows(values:Tensor, basis:Tensor, variance:float, threshold:float,
     filtered.abs_()
     return filtered >= threshold * filtered.max().clamp(min=1e-300)
 
-# %% ../../nbs/exact/12_local.ipynb #497d2899
-_PIXELS_AT_ONCE, _SAME = 32, 4 # pixels of a tile; so many with one window are a tile of their own
+# %% ../../nbs/exact/12_local.ipynb #a7a979de
+_PIXELS_AT_ONCE, _SAME = 16, 4 # pixels of a tile; so many with one window are a tile of their own
 
 class _Tile(NamedTuple):
     "Some pixels, and what is in their windows."
@@ -64,7 +66,7 @@ def _tiles(windows:Tensor, shape:tuple[int, ...]) -> list[_Tile]: # windows (D, 
     parts = [mixed[i:i + _PIXELS_AT_ONCE] for i in range(0, len(mixed), _PIXELS_AT_ONCE)]
     return [_tile(part, windows) for part in parts + [g for g in groups.values() if len(g) >= _SAME]]
 
-# %% ../../nbs/exact/12_local.ipynb #80ef1276
+# %% ../../nbs/exact/12_local.ipynb #900d9f5b
 class _Rows(NamedTuple):
     "Noisy images, all of one noise level."
     z:Tensor # (B, D) in the units of the pixels, measured from the centre, float64
@@ -89,71 +91,73 @@ def _is_rough(images:_Set, tile:_Tile, rows:_Rows) -> Tensor: # (B,) bool
     terms = (rows.z[:, at].abs() * peaks).sum(1) + peaks.square().sum() / 2
     return terms * (torch.finfo(torch.float32).eps / 16) > 2e-6 * rows.variance
 
-def _scores(images:_Set, tile:_Tile, z:Tensor, dtype:torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    "Yield (which images, minus half their squared distances (B, M or 1, n)), block by block."
+def _scores(images:_Set, tile:_Tile, rows:_Rows, dtype:torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    "Yield (which images, the exponents of their weights (B, M or 1, n) up to a constant), block by block."
+    z, rate = rows.z / rows.variance, 0.5 / rows.variance
     masks = tile.masks.to(dtype)
     products = (masks * z[:, None, tile.others].to(dtype)).flatten(0, 1) # (B M, K)
     for i in range(0, images.columns.shape[1], images.block):
         where, scores = slice(i, i + images.block), 0.
         if len(tile.common):
             y = images.part(tile.common, where, z.dtype)
-            scores = (z[:, tile.common] @ y - y.square().sum(0) / 2)[:, None].to(dtype)
+            scores = (z[:, tile.common] @ y - y.square().sum(0) * rate)[:, None].to(dtype)
         if len(tile.others):
             y = images.part(tile.others, where, dtype)
             found = (products @ y).unflatten(0, (len(z), -1))
-            scores = found.add_(scores).sub_(masks @ y.square_().div_(2))
+            scores = found.add_(scores - masks @ y.square_().mul_(rate))
         yield where, scores
 
-# %% ../../nbs/exact/12_local.ipynb #4a2df8e6
-def _relative(scores:Tensor, best:Tensor, variance:float) -> Tensor: # shape and dtype of `scores`
-    "Return exp((scores - best) / variance), 0 where float32 would be denormal; `scores` are overwritten."
-    return scores.sub_(best.to(scores.dtype)).mul_(1 / variance).clamp_(min=-87.).exp_()
-
+# %% ../../nbs/exact/12_local.ipynb #d7974c14
 class _Answer(NamedTuple):
     "What a pass over all images finds for the pixels of a tile."
     mean:Tensor # (B, M) measured from the centre
-    best:Tensor # (B, M or 1, 1) the best score
+    best:Tensor # (B, M or 1) the largest exponent
     total:Tensor # (B, M or 1) sum of the weights relative to it
 
-def _pass(images:_Set, tile:_Tile, z:Tensor, variance:float, dtype:torch.dtype) -> _Answer:
-    "Return the means of the pixels of a tile, with products in `dtype`."
-    best = total = sums = None
-    for where, scores in _scores(images, tile, z, dtype):
-        top = scores.amax(2, keepdim=True)
-        before, best = (top, top) if best is None else (best, torch.maximum(best, top))
-        weights = _relative(scores, best, variance).to(torch.float32)
-        y = images.part(tile.pixels, where, torch.float32)
-        new = weights[:, 0] @ y.T if weights.shape[1] == 1 else torch.linalg.vecdot(weights, y)
-        fade = _relative((before - best).to(z.dtype), before.new_zeros(()), variance)[..., 0]
-        more = weights.sum(2).to(z.dtype)
-        total = more if total is None else total.mul_(fade).add_(more)
-        sums = new.to(z.dtype) if sums is None else sums.mul_(fade).add_(new)
-    return _Answer(sums / total, best, total)
+def _merged(a:_Answer|None, b:_Answer) -> _Answer:
+    "Return what two parts of the images find together."
+    if a is None: return b
+    best = torch.maximum(a.best, b.best)
+    old, new = a.total * (a.best - best).exp(), b.total * (b.best - best).exp()
+    return _Answer((old * a.mean + new * b.mean) / (old + new), best, old + new)
+
+def _pass(images:_Set, tile:_Tile, rows:_Rows, dtype:torch.dtype, kind:torch.dtype=torch.float32) -> _Answer:
+    "Return the means of the pixels of a tile, with products in `dtype`, and weights in `kind`."
+    answer, double = None, rows.z.dtype
+    for where, scores in _scores(images, tile, rows, dtype):
+        best = scores.amax(2, keepdim=True)
+        weights = scores.sub_(best).to(kind).softmax(2)
+        y = images.part(tile.pixels, where, kind)
+        mean = weights[:, 0] @ y.T if weights.shape[1] == 1 else torch.linalg.vecdot(weights, y)
+        total = 1 / weights.amax(2).to(double) # the largest weight is 1 / sum
+        answer = _merged(answer, _Answer(mean.to(double), best[..., 0].to(double), total))
+    return answer
 
 def _means(images:_Set, tiles:list[_Tile], rows:_Rows) -> Tensor: # (B, D) measured from the centre
     "Return the answers for all pixels, float32 products where their rounding does not show."
     out = torch.zeros_like(rows.z) # the mean of the set, where a window is empty
     for tile in tiles:
         rough = _is_rough(images, tile, rows)
-        for dtype, some in ((torch.float32, ~rough), (rows.z.dtype, rough)):
-            at = some.nonzero()[:, 0]
+        for dtype, which in ((torch.float32, ~rough), (rows.z.dtype, rough)):
+            at = which.nonzero()[:, 0]
             if not len(at): continue
-            out[at[:, None], tile.pixels] = _pass(images, tile, rows.z[at], rows.variance, dtype).mean
+            some = _Rows(rows.z[at], rows.variance)
+            out[at[:, None], tile.pixels] = _pass(images, tile, some, dtype).mean
     return out
 
-# %% ../../nbs/exact/12_local.ipynb #0588e698
+# %% ../../nbs/exact/12_local.ipynb #121f5154
 def _entries(images:_Set, tile:_Tile, rows:_Rows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     "Yield (pixels m (P,), pixels n (Q,), their entries of the Jacobian (B, P, Q)), of a tile."
-    z, variance, dtype = rows.z, rows.variance, rows.z.dtype
-    answer, at = _pass(images, tile, z, variance, dtype), torch.cat([tile.common, tile.others])
+    z, dtype, at = rows.z, rows.z.dtype, torch.cat([tile.common, tile.others])
+    answer = _pass(images, tile, rows, dtype, dtype)
     for pixels in torch.arange(len(tile.pixels), device=z.device).split(_PIXELS_AT_ONCE):
         found = z.new_zeros(len(z), len(pixels), len(at))
-        for where, scores in _scores(images, tile, z, dtype):
-            weights = _relative(scores, answer.best, variance) / answer.total[..., None]
+        for where, scores in _scores(images, tile, rows, dtype):
+            weights = scores.sub_(answer.best[..., None]).exp_() / answer.total[..., None]
             off = images.part(tile.pixels[pixels], where, dtype) - answer.mean[:, pixels, None]
             found += (off.mul_(weights).flatten(0, 1) @ images.part(at, where, dtype).T).view_as(found)
         if len(tile.others): found[:, :, len(tile.common):] *= tile.masks[pixels]
-        yield tile.pixels[pixels], at, found.div_(variance)
+        yield tile.pixels[pixels], at, found.div_(rows.variance)
 
 def _products(images:_Set, tiles:list[_Tile], rows:_Rows, v:Tensor, transposed:bool) -> Tensor: # v (V, B, D)
     "Return J v, or the transposed Jacobian times v, for all vectors."
@@ -208,9 +212,7 @@ class _LocalProduct(torch.autograd.Function):
         x = x.movedim(in_dims[0], 0).flatten(0, 1)
         return _LocalProduct.apply(x, v.flatten(0, 1), sigma, *rest[1:]).unflatten(0, (times, -1)), 0
 
-# %% ../../nbs/exact/12_local.ipynb #91fff601
-_LEVELS_KEPT = 64 # noise levels whose windows are remembered
-
+# %% ../../nbs/exact/12_local.ipynb #3a6c58f4
 class LocalDenoiser(Denoiser):
     "The posterior mean over a set, each pixel by a window of its own that the covariance of the set gives."
     @named_arguments()
@@ -218,7 +220,7 @@ class LocalDenoiser(Denoiser):
         images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
         threshold:float=0.02, # share of the largest entry at which a pixel is in a window, 0..1; 0: all are
         floor:float=1e-6, # diagonal entries below it do not divide their row, >= 0
-        block:int=512, # images multiplied at once, >= 1
+        block:int=1024, # images multiplied at once, >= 1
     ):
         super().__init__()
         pixels = _pixels_of(images)
@@ -234,7 +236,6 @@ class LocalDenoiser(Denoiser):
         self._kept = OrderedDict() # variance of the noise: tiles
 
     def __len__(self) -> int: return self.count
-
     def __repr__(self) -> str:
         shape = 'x'.join(map(str, self.image_shape))
         return f'LocalDenoiser({self.count} images, {shape}, threshold {self.threshold:g})'
