@@ -243,6 +243,7 @@ def calls(tmp_path_factory):
         'intrinsic_dimension': lambda: (
             df.intrinsic_dimension(gaussian, X, 1.0),
             df.intrinsic_dimension(gaussian, X, 1.0, method='ranks'),
+        ),
         'log_likelihood': lambda: (
             *df.log_likelihood(gaussian, X, steps=2, probes=2),
             *df.log_likelihood(gaussian, X, 'mmse', steps=2, probes=2),
