@@ -204,10 +204,12 @@ class _Softmax(NamedTuple):
     mean:Tensor # (H, W, B, C) mean of the pixels, measured from the centre
 
 def _combine(weights:Tensor, block:_Block, tile:slice) -> Tensor: # weights (h, W, B, n) -> (h, W, B, C)
-    "Return the sums of pixels times weights."
-    y = block.middle
-    if y.ndim == 2: return (weights.flatten(0, 2) @ y.T).unflatten(0, weights.shape[:3])
-    return torch.bmm(weights.flatten(0, 1), y[tile].flatten(0, 1).mT).unflatten(0, weights.shape[:2])
+    "Return sums of pixels times weights, 256 windows at a time: long sums of equal terms round one way."
+    anywhere = block.middle.ndim == 2
+    y = block.middle if anywhere else block.middle[tile].flatten(0, 1)
+    rows = weights.flatten(0, 2 if anywhere else 1)
+    parts = [a @ b.mT for a, b in zip(rows.split(256, -1), y.split(256, -1))]
+    return (torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]).reshape(*weights.shape[:3], -1)
 
 _SMALLEST = -80. # log of the smallest weight beside the largest so far, no denormal number
 

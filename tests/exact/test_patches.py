@@ -82,6 +82,15 @@ def test_exact_to_1e5_on_images_of_digits(sigma):
             assert (found - direct(y / 127.5 - 1, x, sigma, k, False)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize('sigma', [0.9, 1.8, 4.0])
+def test_many_equal_windows_do_not_round_one_way(sigma):
+    "Half of the windows of digits are blank: thousands of equal terms in one sum"
+    y = load_images('mnist5k', max_images=25).images
+    x = y[:1] / 127.5 - 1 + sigma * normal((1, 1, 28, 28), 18)
+    found = PatchDenoiser(y, 3, equivariant=True)(x, sigma)
+    assert (found - direct(y / 127.5 - 1, x, sigma, 3, True)).abs().max() < 3e-6
+
+
 def test_float64_is_used_where_float32_would_show(monkeypatch):
     y = (300 + 0.3 * normal((100, 3, 12, 12), 3)).double()
     x = y[:2] + 0.5 * normal((2, 3, 12, 12), 4)
