@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/cli/36_instruments.ipynb #ac171143
+# %% ../../nbs/cli/36_instruments.ipynb #9b7c7758
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from difflow.data.sets import ImageSet
     from difflow.denoisers.base import Denoiser
 
-# %% ../../nbs/cli/36_instruments.ipynb #49c74a0c
+# %% ../../nbs/cli/36_instruments.ipynb #f2e8e28b
 class _Subject(NamedTuple):
     "A denoiser, the images that it is asked about, and how"
     denoiser:'Denoiser'
@@ -62,7 +62,7 @@ class _Instrument(NamedTuple):
     level:str = 'sigma' # the name of what `levels` in the arrays are; empty: one number for all
     needs:str = '' # an option without which it cannot be had
 
-# %% ../../nbs/cli/36_instruments.ipynb #a83cb362
+# %% ../../nbs/cli/36_instruments.ipynb #c2f41acc
 def _squared(gap:'Tensor') -> 'Tensor': # (B,) float64
     "Return the squared length of each of a batch"
     return gap.double().flatten(1).square().sum(1)
@@ -110,7 +110,7 @@ def _measure_changes(subject:_Subject, i:int) -> dict:
     changes = (result.images - result.x0).square().sum(2).flatten(2)[:, 0] # (S, sites)
     return dict(levels=_numpy(result.sigmas), changes=_numpy(changes))
 
-# %% ../../nbs/cli/36_instruments.ipynb #3e9a3824
+# %% ../../nbs/cli/36_instruments.ipynb #cf4fcfa3
 def _measure_agreement(subject:_Subject, i:int) -> dict:
     "Return r^2 of the answers about an image, which each analytic denoiser explains, at each level"
     from difflow.reproducibility.agreement import denoiser_agreement
@@ -137,7 +137,7 @@ def _analytic_denoisers(subject:_Subject) -> dict[str, 'Denoiser']:
         _CACHE[id(data)] = {name: one.to(subject.device) for name, one in zip(_ANALYTIC, made)}
     return _CACHE[id(subject.data)]
 
-# %% ../../nbs/cli/36_instruments.ipynb #7186a7e8
+# %% ../../nbs/cli/36_instruments.ipynb #a669bb6b
 def _measure_flow(subject:_Subject, i:int) -> dict:
     "Return the squared distance of what the denoiser and its teacher make of the noise of a seed"
     from difflow.reproducibility.flow_distances import flow_distance
@@ -169,7 +169,7 @@ def _measure_gaussian(subject:_Subject, i:int) -> dict:
     return dict(levels=_numpy(torch.tensor(sigmas[:-1])[at]), missed=_numpy(missed[at]),
                 whole=_numpy(whole[at]))
 
-# %% ../../nbs/cli/36_instruments.ipynb #565aef51
+# %% ../../nbs/cli/36_instruments.ipynb #59c87c43
 def _mean(name:str) -> Callable[[dict], 'np.ndarray']:
     "Return the mean over the images of an array"
     return lambda rows: rows[name].mean(0)
@@ -205,7 +205,7 @@ _INSTRUMENTS = dict( # by the words of --what
         _Quantity('explained by the Gaussian', '1', lambda rows: 1 - _ratio('missed', 'whole')(rows)),),
         needs='data'))
 
-# %% ../../nbs/cli/36_instruments.ipynb #25908b4e
+# %% ../../nbs/cli/36_instruments.ipynb #2f48a8be
 def _interval(of:Callable[[dict], 'np.ndarray'], rows:dict, resamples:int=400) -> 'np.ndarray': # (2, ...)
     "Return the 95 % bootstrap interval of a number of all rows, NaN of one row alone"
     import numpy as np

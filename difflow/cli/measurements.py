@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/cli/37_measurements.ipynb #07c4ea32
+# %% ../../nbs/cli/37_measurements.ipynb #ec2b297d
 import json
 import math
 import time
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
     from difflow.runs.folder import Report
 
-# %% ../../nbs/cli/37_measurements.ipynb #1bcca2b0
+# %% ../../nbs/cli/37_measurements.ipynb #7ce649c8
 def _name(what:str, i:int) -> str:
     "Return the name of a row"
     return f'{what}/{i}'
@@ -82,7 +82,7 @@ def _measured(subject:_Subject, names:Sequence[str]) -> Iterator[dict]:
         what, _, i = name.partition('/')
         yield _INSTRUMENTS[what].measure(subject, int(i)) | dict(what=what, image=int(i))
 
-# %% ../../nbs/cli/37_measurements.ipynb #7481bfc1
+# %% ../../nbs/cli/37_measurements.ipynb #be66dccc
 def _instruments_of(text:str) -> list[str]:
     "Return the instruments that --what names; ValueError for others"
     names = list(_INSTRUMENTS) if text == 'all' else list(dict.fromkeys(text.split(',')))
@@ -118,7 +118,7 @@ def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], patch:i
         shapes = f'{teacher.image_shape}, those of the model {denoiser.image_shape}'
         raise ValueError(f'--teacher: its images are {shapes}')
 
-# %% ../../nbs/cli/37_measurements.ipynb #f0163003
+# %% ../../nbs/cli/37_measurements.ipynb #e1b3ed96
 _ModelArgument = Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist or digits (embedded), '
                                                'or a checkpoint', autocompletion=_completed(_MODELS.split()))]
 _TABLE = dict(what='instrument', quantity='what it measures', sigma='noise level, or none',
