@@ -251,7 +251,7 @@ class LocalDenoiser(Denoiser):
         return super()._apply(lambda t: fn(t.view(torch.uint8)).view(t.dtype), recurse)
 
     def windows(self,
-        sigma:float, # noise level, > 0
+        sigma:float, # noise level, (), > 0
     ) -> Tensor: # (C H W, C H W) bool: whether pixel n (row) is in the window of pixel m (column)
         "Return the windows of all pixels at a noise level; raise ValueError for a level that is not > 0."
         variance = (check_number('sigma', sigma, above=0) * self.unit)**2

@@ -52,7 +52,9 @@ class SmoothedDenoiser(Denoiser):
         "Return the standard deviation of the jitter at a noise level, relative to the data."
         return self.jitter * _SCALES[self.coordinates](torch.as_tensor(sigma, dtype=torch.float64))
 
-    def jitters(self, device:str|torch.device|None=None) -> Tensor: # (draws, C, H, W)
+    def jitters(self,
+        device:str|torch.device|None=None, # where to make it; None: the CPU
+    ) -> Tensor: # (draws, C, H, W)
         "Return the standard normal jitter, the same for every image."
         return normal((self.draws, *self.image_shape), self.seed, device=device)
 

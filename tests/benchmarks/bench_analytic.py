@@ -74,9 +74,7 @@ def noisy(model, x0, timestep):
 OURS = dict(
     pca_locality=LocalDenoiser, optimal=OptimalDenoiser, wiener=WienerDenoiser, scfdm=SmoothedDenoiser
 )
-SETTINGS = dict(
-    scfdm=dict(num_noise=10, smoothing_std=0.1, num_neighbors=200), optimal=dict(num_neighbors=200)
-)
+SETTINGS = dict(scfdm=dict(num_noise=10, smoothing_std=0.1))  # and their default, the 2,000 nearest images
 
 
 @pytest.mark.parametrize('timestep', [20, 200, 500, 900])
@@ -106,7 +104,7 @@ def test_their_local_answer_depends_on_its_batch_size(studio, images, tmp_path):
             answers.append(model.denoise(latents, torch.tensor(timestep)))
         gap = (answers[0] - answers[1]).abs()
         print(f'\nsigma {sigma:.2f}: two answers, up to {gap.max():.2g} apart, {gap.mean():.2g} on average')
-        assert gap.max() > 0.01
+        assert gap.max() > 1e-3
 
 
 @pytest.mark.parametrize('sigma', [0.1, 1.0, 3.0, 10.0])
