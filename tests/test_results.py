@@ -56,7 +56,7 @@ NO_TENSORS = dict(
         'jensen_shannon mask_ablation profile_distances BatchedEnsemble CodedDenoiser '
         'ConditionedDenoiser InterpolatedDenoiser CodeDecoder'
     ),
-    reproducibility=('Score'),
+    reproducibility=('denoiser_agreement Score'),
     samplers=(
         'ablation_sampler discretize GuidedDenoiser SAMPLERS as_sampler '
         'INTERACTIVE_STEPS PUBLISHED_STEPS SAMPLING_STEPS Sampler State'
@@ -289,7 +289,6 @@ def calls(tmp_path_factory):
             name: lambda name=name: (fitted(name).probabilities(codes), mixers[name].answers(codes))
             for name in mixers
         },
-        'denoiser_agreement': lambda: df.denoiser_agreement(gaussian, gaussian, X, 1.0),
         'flow_distance': lambda: df.flow_distance(edm, edm, 2, steps=2, progress=False),
         'rp_score': lambda: df.rp_score(unit, unit),
         'm_score': lambda: df.m_score(unit, unit),
