@@ -123,9 +123,9 @@ def test_slabs_do_not_matter(monkeypatch, blocks):
 
 def test_streams_of_one_purpose_are_apart():
     names = {name: number for name, number in vars(Stream).items() if name.isupper()}
-    assert len(names) == 25 and all(isinstance(number, int) for number in names.values())
+    assert len(names) == 26 and all(isinstance(number, int) for number in names.values())
     drawn = {number: tuple(normal((1, 2), 5, stream=number)[0].tolist()) for number in names.values()}
-    assert len(set(drawn.values())) == len(set(names.values())) == 10
+    assert len(set(drawn.values())) == len(set(names.values())) == 11
 
 
 @pytest.mark.parametrize('numbers', [range(4), range(7, 1, -3), range(0), [], [3, 0, 2**62], (5,)])
