@@ -192,6 +192,7 @@ _INSTRUMENTS = dict( # by the words of --what
         _Quantity('error of one image', 'nats', lambda rows: (rows['error']**2).mean(0)**0.5)), level=''),
     covariance=_Instrument(_measure_covariance, (
         _Quantity('expected squared error', 'squared grey value', _mean('expected')),
+        _Quantity('trace of the Jacobian', '1', lambda rows: (rows['expected'] / rows['levels']**2).mean(0)),
         _Quantity('realised over expected', '1', _ratio('realised', 'expected')),
         _Quantity('asymmetry', '1', _mean('asymmetry')))),
     dimension=_Instrument(_measure_dimension, (_Quantity('dimension', '1', _mean('dimension')),)),

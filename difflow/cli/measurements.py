@@ -128,8 +128,9 @@ _TABLE = dict(what='instrument', quantity='what it measures', sigma='noise level
 def _line(row:dict) -> str:
     "Return a row of the table as it is printed"
     level = '' if row['sigma'] is None else f'sigma {row["sigma"]:.4g}'
-    return (f'{row["what"]:14} {row["quantity"]:26} {level:14} {row["value"]:11.4g} '
-            f'({row["low"]:.4g}..{row["high"]:.4g}) {row["unit"]}')
+    interval = f'({row["low"]:.4g}..{row["high"]:.4g})' if row['images'] > 1 else '(of one image)'
+    unit = '' if row['unit'] == '1' else row['unit']
+    return f'{row["what"]:14} {row["quantity"]:26} {level:14} {row["value"]:11.4g} {interval} {unit}'.rstrip()
 
 @app.command('measure', table=_TABLE, short_help='Likelihood, dimension, covariance, ... over many images.')
 @_with_options(**_foreign_options())
@@ -145,7 +146,7 @@ def _measure_command(
     patch:_count('side of the windows of the patch denoiser, odd')=7,
     method:_option(str, 'of the likelihood: flow or mmse', words='flow mmse')='flow',
     probes:_option(int|None, 'random vectors that estimate a trace; default: exact up to 256 dimensions, '
-                             'else 32', min=2)=None,
+                             'else 16', min=2)=None,
     steps:_count('noise levels of the walks of susceptibility, flow and gaussian', least=2)=50,
     seed:_count('seed of the first image; the next one has one more', least=0)=0,
     out:_option(Path, 'what was measured of each image, an npz')=Path('measure.npz'),
@@ -163,7 +164,7 @@ def _measure_command(
     if n > len(images): raise ValueError(f'--n {n}: allowed is 1..{len(images)} ({data}, {split})')
     compared = any(_INSTRUMENTS[w].needs == 'data' for w in names)
     known = _images_of(denoiser, data, reference) if compared else None
-    if probes is None and math.prod(denoiser.image_shape) > 256: probes = 32
+    if probes is None and math.prod(denoiser.image_shape) > 256: probes = 16
     settings = dict(sigmas=levels, seed=seed, steps=steps, probes=probes, method=method, patch=patch)
     subject = _Subject(denoiser, images, known, other, levels, settings)
     traces = 'exact traces' if probes is None else f'traces by {probes} random vectors'
