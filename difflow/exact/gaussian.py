@@ -26,7 +26,9 @@ class GaussianDenoiser(Denoiser):
             if not check_kind(name, value, Tensor).isfinite().all() or not value.numel():
                 raise ValueError(f'{name} must be finite numbers, got others or none: {shown(value)}')
         values, basis = self.spectrum(mean, covariance.to(torch.float64))
-        if not bool((values > -1e-9 * values.abs().max().clamp(min=1e-30)).all()):
+        kind = covariance.dtype if covariance.is_floating_point() else torch.float64
+        rounding = max(1e-9, mean.numel() * torch.finfo(kind).eps) # of the numbers that came
+        if not bool((values > -rounding * values.abs().max().clamp(min=1e-30)).all()):
             raise ValueError(f'covariance must have eigenvalues >= 0, got {values.min().item():g}')
         self.image_shape = tuple(mean.shape)
         self.register_buffer('mean', mean.to(torch.float32))
@@ -39,7 +41,10 @@ class GaussianDenoiser(Denoiser):
         n = mean.numel()
         if covariance.ndim == 0: return covariance.expand(n).clone(), None
         if covariance.shape == mean.shape: return covariance.flatten(), None
-        if covariance.shape == (n, n): return torch.linalg.eigh(covariance)
+        if covariance.shape == (n, n):
+            gap, size = (covariance - covariance.mT).abs().max(), covariance.abs().max()
+            if gap > 1e-4 * size: raise ValueError(f'covariance must be symmetric, off by {gap.item():g}')
+            return torch.linalg.eigh(covariance)
         shapes = f'(), {tuple(mean.shape)} or ({n}, {n})'
         raise ValueError(f'covariance must be {shapes}, got {tuple(covariance.shape)}')
 
