@@ -100,6 +100,13 @@ def _images_of(denoiser:'Denoiser', data:str, split:str) -> 'ImageSet':
         raise ValueError(f'--data {data} has no classes, and the model needs 0..{denoiser.num_classes - 1}')
     return images
 
+def _reference_of(denoiser:'Denoiser', data:str, split:str, what:list[str]) -> 'ImageSet|None':
+    "Return the part of the data to compare with, None where there is none and no instrument needs it"
+    try: return _images_of(denoiser, data, split)
+    except ValueError:
+        if any(_INSTRUMENTS[name].needs == 'data' for name in what): raise
+        return None
+
 def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], patch:int,
                 teacher:'Denoiser|None') -> None:
     "Raise ValueError where an instrument cannot be used on this model as it was asked, before any work"
@@ -160,30 +167,28 @@ def _measure_command(
     denoiser = _load_model(model, device, **_overrides(options))
     other = None if teacher is None else _load_model(teacher, device)
     _check_fits(denoiser, names, levels, patch, other)
-    images = _images_of(denoiser, data, split)
+    images, known = _images_of(denoiser, data, split), _reference_of(denoiser, data, reference, names)
     if n > len(images): raise ValueError(f'--n {n}: allowed is 1..{len(images)} ({data}, {split})')
-    compared = any(_INSTRUMENTS[w].needs == 'data' for w in names)
-    known = _images_of(denoiser, data, reference) if compared else None
     if probes is None and math.prod(denoiser.image_shape) > 256: probes = 16
     settings = dict(sigmas=levels, seed=seed, steps=steps, probes=probes, method=method, patch=patch)
-    subject = _Subject(denoiser, images, known, other, levels, settings)
-    traces = 'exact traces' if probes is None else f'traces by {probes} random vectors'
+    subject, traces = _Subject(denoiser, images, known, other, levels, settings), 'exact traces'
+    if probes is not None: traces = f'traces by {probes} random vectors'
     _print_used(f'{_model_facts(model, denoiser)}; the first {n} of {_data_facts(images)}; '
                 f'{", ".join(names)}; {traces}')
-    report = _fill_measured(subject, out, [_name(w, i) for w in names for i in range(n)], restart,
-                            dict(reference=f'{data} {reference}', teacher=teacher))
+    report = _fill_measured(subject, out, [_name(w, i) for w in names for i in range(n)], restart)
     if not report.tells: return _print_share(report)
     rows = [row for w, arrays in _read_measured(out).items() for row in _summary(w, arrays)]
     print(*map(_line, rows), sep='\n')
-    count = len(_known_measured(out))
-    _print_done(f'{count} measurements of {model}', [out], start, rows)
+    _print_done(f'{len(_known_measured(out))} measurements of {model}', [out], start, rows)
 
-def _fill_measured(subject:_Subject, path:Path, names:list[str], restart:bool, more:dict) -> 'Report':
+def _fill_measured(subject:_Subject, path:Path, names:list[str], restart:bool) -> 'Report':
     "Write the rows of `names` that are missing; ValueError for a file of another run"
-    from difflow.runs.identity import model_hash, run_identity
+    from difflow.runs.identity import run_identity
     from difflow.runs.tables import fill_table
-    if subject.teacher is not None: more |= dict(teacher=model_hash(subject.teacher))
-    made_of = run_identity(subject.denoiser, subject.images, **subject.settings, **more)
+    teacher = run_identity(subject.teacher).get('model')
+    reference = run_identity(images=subject.data).get('images')
+    made_of = run_identity(subject.denoiser, subject.images, teacher=teacher, reference=reference,
+                           **subject.settings)
     join = partial(_write_measured, path=path, made_of=made_of)
     return fill_table(path, made_of, names, partial(_measured, subject), join,
                       known=partial(_known_measured, path), restart=restart, progress=_shows_bars(),

@@ -1,11 +1,13 @@
 """`difflow measure` as people get it: what the library says, going on, shares, and errors in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from option_changes import call, check_change, command_options
 
 from difflow import (
     EDMDenoiser,
@@ -31,13 +33,18 @@ from difflow.sweeps import even_levels
 LINE = 'measure net.safetensors --data digits --sigmas 2,0.5 --steps 4 --out m.npz'
 
 
-@pytest.fixture
-def difflow(difflow_here, tmp_path):
-    "Run a line in this process, beside an untrained network of 8x8 images whose output follows its input"
-    torch.manual_seed(0)
+def save_network(path, seed=0):
+    "Write an untrained network of 8x8 images whose output follows its input"
+    torch.manual_seed(seed)
     net = UNet(8, 1, 32, 1, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), patch_size=2)
     torch.nn.init.normal_(net.out[2].weight, std=0.05)
-    save(EDMDenoiser(net), tmp_path / 'net.safetensors', card={'steps': 0})
+    save(EDMDenoiser(net), path, card={'steps': 0})
+
+
+@pytest.fixture
+def difflow(difflow_here, tmp_path):
+    "Run a line in this process, beside a network"
+    save_network(tmp_path / 'net.safetensors')
     return difflow_here
 
 
@@ -151,3 +158,50 @@ def test_errors_are_one_line(words, error, difflow):
     code, out, err = difflow(f'{LINE} {words}')
     assert code == 2 and error in err and err.count('\n') == 1
     assert not Path('m.npz').exists()
+
+
+# An option changed between two runs
+
+SMALL = f'{LINE} --what dimension --n 2'
+CHANGES = {
+    'model': None,  # another file of the name: below
+    'data': ('mnist5k', 'images'),
+    'split': ('train', 'images'),
+    'what': None,  # is added: above
+    'n': '3',
+    'sigmas': '1',
+    'reference': 'test',
+    'teacher': 'digits',
+    'patch': '3',
+    'method': 'mmse',
+    'probes': '4',
+    'steps': '5',
+    'seed': '1',
+    'out': 'other.npz',
+    'restart': '',
+    'device': 'cpu',
+}
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    "A folder with a network, and one in which the line has run, too"
+    inputs = tmp_path_factory.mktemp('inputs') / 'here'
+    inputs.mkdir()
+    save_network(inputs / 'net.safetensors')
+    finished = shutil.copytree(inputs, inputs.with_name('finished'))
+    assert call(SMALL, finished)[0] == 0
+    return inputs, finished
+
+
+@pytest.mark.parametrize('option', command_options('measure'))
+def test_an_option_changed_between_two_runs(option, folders, tmp_path):
+    inputs, finished = folders
+    check_change(option, SMALL, CHANGES, finished, tmp_path, inputs)
+
+
+def test_another_network_of_the_name(folders, tmp_path):
+    here = shutil.copytree(folders[1], tmp_path / 'here')
+    save_network(here / 'net.safetensors', seed=1)
+    code, printed = call(SMALL, here)
+    assert code == 2 and 'm.npz is of another run: model ' in printed
