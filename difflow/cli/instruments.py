@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/cli/36_instruments.ipynb #9b7c7758
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from difflow.denoisers.base import Denoiser
 
 # %% ../../nbs/cli/36_instruments.ipynb #f2e8e28b
-class _Subject(NamedTuple):
+@dataclass
+class _Subject:
     "A denoiser, the images that it is asked about, and how"
     denoiser:'Denoiser'
     images:'ImageSet' # those that are measured
@@ -25,6 +27,7 @@ class _Subject(NamedTuple):
     teacher:'Denoiser|None' # for the flow distance
     sigmas:list[float] # rising
     settings:dict # seed, steps, probes, method, patch
+    made:dict[str, 'Denoiser'] = field(default_factory=dict) # analytic denoisers of `data`, by name
 
     def image(self, i:int) -> tuple['Tensor', 'Tensor|None']: # (1, C, H, W), (1,)
         "Return an image as the denoiser takes it, and its label where the denoiser has classes"
@@ -115,27 +118,24 @@ def _measure_agreement(subject:_Subject, i:int) -> dict:
     "Return r^2 of the answers about an image, which each analytic denoiser explains, at each level"
     from difflow.reproducibility.agreement import denoiser_agreement
     row, s, (x0, labels) = {}, subject.settings, subject.image(i)
-    for name, other in _analytic_denoisers(subject).items():
+    for name in _ANALYTIC:
+        other = _analytic(subject, name)
         found = denoiser_agreement(other, subject.denoiser, x0, subject.sigmas, [s['seed'] + i], labels)
         row |= {'levels': found.sigmas, name: found.each[:, 0]}
     return row
 
 _ANALYTIC = 'optimal', 'wiener', 'patch', 'local'
-_CACHE:dict[int, dict[str, 'Denoiser']] = {} # of the last data alone
 
-def _analytic_denoisers(subject:_Subject) -> dict[str, 'Denoiser']:
-    "Return the denoisers that know the data in closed form, made once"
+def _analytic(subject:_Subject, name:str) -> 'Denoiser': # one of `_ANALYTIC`
+    "Return a denoiser that knows the data in closed form, made once"
     from difflow.exact.local import LocalDenoiser
     from difflow.exact.optimal import OptimalDenoiser
     from difflow.exact.patches import PatchDenoiser
     from difflow.exact.wiener import WienerDenoiser
-    if id(subject.data) not in _CACHE:
-        data = subject.data
-        made = (OptimalDenoiser(data), WienerDenoiser(data),
-                PatchDenoiser(data, patch=subject.settings['patch']), LocalDenoiser(data))
-        _CACHE.clear()
-        _CACHE[id(data)] = {name: one.to(subject.device) for name, one in zip(_ANALYTIC, made)}
-    return _CACHE[id(subject.data)]
+    kinds = dict(optimal=OptimalDenoiser, wiener=WienerDenoiser, local=LocalDenoiser,
+                 patch=lambda data: PatchDenoiser(data, patch=subject.settings['patch']))
+    if name not in subject.made: subject.made[name] = kinds[name](subject.data).to(subject.device)
+    return subject.made[name]
 
 # %% ../../nbs/cli/36_instruments.ipynb #a669bb6b
 def _measure_flow(subject:_Subject, i:int) -> dict:
@@ -154,7 +154,7 @@ def _measure_gaussian(subject:_Subject, i:int) -> dict:
 
     from difflow.noise import Stream, normal
     from difflow.samplers.steps import heun
-    wiener, s = _analytic_denoisers(subject)['wiener'], subject.settings
+    wiener, s = _analytic(subject, 'wiener'), subject.settings
     sigmas = subject.denoiser.steps(s['steps']).walk()
     label = None if subject.denoiser.num_classes is None else subject.image(i)[1]
     shape = 1, *subject.denoiser.image_shape

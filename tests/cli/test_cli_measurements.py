@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_agreement_is_that_of_the_library(difflow):
     for sigma, value in zip((0.5, 2.0), found.r2):
         assert abs(rows['explained by patch', sigma] - value) < 1e-4
     assert len(rows) == 8 and max(rows.values()) <= 1
+
+
+def test_another_line_in_the_same_process_has_denoisers_of_its_own(difflow, monkeypatch):
+    "What was made for the line before, of the very same set, is not taken for other windows"
+    monkeypatch.setattr('difflow.data.sets.load_images', cache(load_images))
+    found = [
+        rows_of(difflow, 'agreement', f'--n 1 --out {i}.npz --patch {k}') for i, k in enumerate((3, 1, 3))
+    ]
+    patch = [rows['explained by patch', 2.0] for rows in found]
+    assert patch[0] == patch[2] != patch[1]
 
 
 def test_blocks_are_counted():
