@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/checkpoints/11_guided_unets.ipynb #4a3f1c89
 import re
 from functools import partial
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -24,21 +25,30 @@ def _unet_architecture(tensors:dict[str, Tensor]) -> dict:
         names = _abbreviated(list(tensors))
         raise ValueError(f'no guided-diffusion U-Net ({error}), it has {names}') from None
 
+def _blocks_of_levels(outputs:int, ups:list[str]) -> list[int]:
+    "Return how many residual blocks each level has, finest first, from where the decoder grows."
+    lasts = sorted(int(name.split('.')[1]) for name in ups)
+    return [last - before - 1 for before, last in pairwise([-1, *lasts, outputs - 1])][::-1]
+
 def _architecture(shapes:dict[str, tuple]) -> dict:
     "Work out the arguments of `UNet` from the `shapes` of its weights."
     embedding, width = shapes['time_embed.0.weight']
     outputs = 1 + max(int(name.split('.')[1]) for name in shapes if name.startswith('output_blocks.'))
     ups = [n for n in shapes if re.fullmatch(r'output_blocks\.\d+\.(\d\.conv|[12]\.in_layers\.0)\.weight', n)]
-    per_level = outputs // (len(ups) + 1)
-    firsts = [f'input_blocks.{1 + level * per_level}' for level in range(len(ups) + 1)]
-    widths = [shapes[f'{first}.0.in_layers.2.weight'][0] for first in firsts]
+    blocks = _blocks_of_levels(outputs, ups)
+    starts = [1 + sum(blocks[:level]) + level for level in range(len(blocks))]
+    ends = [sum(blocks[level + 1:]) + len(blocks) - 1 - level for level in range(len(blocks))]
+    widths = [shapes[f'output_blocks.{end}.0.in_layers.2.weight'][0] for end in ends]
+    if any(count and f'input_blocks.{start}.0.in_layers.2.weight' not in shapes
+           for start, count in zip(starts, blocks)): raise KeyError('input_blocks')
     return dict(
         in_channels=shapes['input_blocks.0.0.weight'][1], out_channels=shapes['out.2.weight'][0],
-        model_channels=width, time_embed_mult=embedding // width, num_res_blocks=per_level - 1,
+        model_channels=width, time_embed_mult=embedding // width,
+        num_res_blocks=blocks if len({*blocks}) > 1 else blocks[0],
         channel_mult=[int(w / width) if w % width == 0 else w / width for w in widths],
-        attention_levels=[i for i, first in enumerate(firsts) if f'{first}.1.qkv.weight' in shapes],
+        attention_levels=[i for i, end in enumerate(ends) if f'output_blocks.{end}.1.qkv.weight' in shapes],
         num_classes=shapes.get('label_emb.weight', [None])[0],
-        use_scale_shift_norm=shapes[f'{firsts[0]}.0.emb_layers.1.weight'][0] == 2 * widths[0],
+        use_scale_shift_norm=shapes['middle_block.0.emb_layers.1.weight'][0] == 2 * widths[-1],
         resblock_updown=bool(ups) and not any(name.endswith('.conv.weight') for name in ups))
 
 # %% ../../nbs/checkpoints/11_guided_unets.ipynb #3e22e355

@@ -15,23 +15,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from difflow.cli.training_runs import (
-    _LOG,
-    _edm_state,
-    _Journal,
-    _mirrored,
-    _options_in_words,
-    _precision,
-    _print_plan,
-    _PublishedWeights,
-    _run_name,
-    _spoken,
-)
-
 from ..runs.ranks import rank_and_world
-from .options import _given_options, _option, _with_options
+from .options import _given_options, _numbers, _option, _with_options
 from .root import _shows_bars, _write_rows, app
-from .training_options import _DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
+from .training_options import (_DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION,
+                                          _SETTINGS, _START)
+from .training_runs import (_LOG, _Journal, _PublishedWeights, _edm_state, _mirrored,
+                                       _options_in_words, _precision, _print_plan, _run_name, _spoken)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +76,8 @@ def _resolve(context:typer.Context) -> dict:
     _take_keys(context)
     options, given = dict(context.params), _given_options(context)
     _check_given(options, given)
+    blocks = _numbers(options['num_res_blocks'], '--num-res-blocks')
+    options['num_res_blocks'] = blocks if len(blocks) > 1 else blocks[0]
     if options['arch'] is None and options['dataset']: options['arch'] = 'UNet'
     if options['arch'] is None and options['outdir']: options['arch'] = 'ddpmpp' # as EDM's script
     if options['arch'] == 'plain': options['arch'] = None

@@ -32,7 +32,7 @@ _NETWORK = dict(
                             '--model-channels', '--cbase', min=1), 64),
     channel_mult=(_option(str, 'width of each resolution in model channels, finest first', '--channel-mult',
                           '--cres'), '1,2'),
-    num_res_blocks=(_count('residual blocks a resolution'), 2),
+    num_res_blocks=(_option(str, 'residual blocks a resolution, or of each, finest first, as 0,1,1'), '2'),
     attention_resolutions=(_option(str, 'sides of the feature maps with attention, in pixels'), '8,7'),
     num_heads=(_count('attention heads'), 4),
     num_head_channels=(_option(int, 'channels a head, instead of their number; -1: by the number'), -1),

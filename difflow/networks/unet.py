@@ -6,6 +6,7 @@
 __all__ = ['unet_levels', 'as_numbers', 'UNet']
 
 # %% ../../nbs/networks/03_unet.ipynb #cb617ed9
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -60,11 +61,27 @@ def as_numbers(name:str, values:str|int|float|list|tuple) -> list:
         raise ValueError(f"{name} must be numbers like '1,2,4' or (1, 2, 4), got {values!r}") from None
     return [int(value) if value.is_integer() else check_number(name, value) for value in floats]
 
+def _checked_blocks(blocks:int|list|tuple) -> int|list:
+    "Return the number of blocks of all levels, or a list of one for each; raise ValueError otherwise."
+    if not isinstance(blocks, (list, tuple)): return check_number('num_res_blocks', blocks, 1, whole=True)
+    return [check_number('num_res_blocks', number, 0, whole=True) for number in blocks]
+
+def _check_blocks(blocks:int|list, widths:list[int]):
+    "Raise ValueError unless each level has a number of blocks, and a block where its width is a new one."
+    if not isinstance(blocks, list): return
+    if len(blocks) != len(widths):
+        raise ValueError(f'num_res_blocks must have {len(widths)} numbers, one a level, got {blocks}')
+    for i, (finer, coarser) in enumerate(pairwise(widths), 1):
+        if not blocks[i] and finer != coarser:
+            raise ValueError('num_res_blocks must be >= 1 where the width changes, here '
+                             f'from {finer} to {coarser} channels, got {blocks}')
+
 def _check_arguments(config:dict):
     "Raise ValueError, naming the argument, when one of `config` is out of its range."
-    counts = ['image_size', 'in_channels', 'model_channels', 'out_channels', 'num_res_blocks', 'patch_size',
+    counts = ['image_size', 'in_channels', 'model_channels', 'out_channels', 'patch_size',
               'time_embed_mult'] + ['num_classes'] * (config['num_classes'] is not None)
     for name in counts: config[name] = check_number(name, config[name], 1, whole=True)
+    config['num_res_blocks'] = _checked_blocks(config['num_res_blocks'])
     check_number('dropout', config['dropout'], 0, below=1)
     check_number('num_heads', config['num_heads'], 1, whole=True)
     for name in ('num_head_channels', 'num_heads_upsample'):
@@ -90,6 +107,7 @@ def _complete(config:dict) -> dict:
         for value in config[name]: check_number(name, value, least)
     if levels[-1].size < 1:
         raise ValueError(f'channel_mult {multipliers} has too many levels for {size} pixels')
+    _check_blocks(config['num_res_blocks'], [level.width for level in levels])
     for level in levels:
         if level.width < 32 or level.width % 32:
             raise ValueError(f'channels must divide by 32, got {level.width} at {level.size} pixels')
@@ -130,12 +148,17 @@ def _stage(config:dict, in_channels:int, level:_Level, decoder:bool=False) -> _B
     return block
 
 # %% ../../nbs/networks/03_unet.ipynb #213e4671
+def _blocks(config:dict) -> list[int]:
+    "Return the number of residual blocks of each level of the encoder, finest first."
+    blocks = config['num_res_blocks']
+    return blocks if isinstance(blocks, list) else [blocks] * len(config['channel_mult'])
+
 def _encoder(config:dict, levels:list[_Level]) -> tuple[nn.ModuleList, list[int]]:
     "Return the blocks from the finest level to the coarsest, and the width each of them puts out."
     inputs, width = config['in_channels'] * config['patch_size']**2, levels[0].width
     blocks, widths = [_Block(_Conv2d(inputs, width, 3, padding=1))], [width]
-    for i, level in enumerate(levels):
-        for _ in range(config['num_res_blocks']):
+    for i, (level, count) in enumerate(zip(levels, _blocks(config))):
+        for _ in range(count):
             blocks.append(_stage(config, widths[-1], level))
             widths.append(level.width)
         if i < len(levels) - 1:
@@ -150,8 +173,8 @@ def _middle(config:dict, width:int) -> _Block:
 def _decoder(config:dict, levels:list[_Level], skips:list[int]) -> nn.ModuleList:
     "Return the blocks from the coarsest level to the finest; each takes one of the encoder's outputs."
     blocks, width, skips = [], levels[-1].width, list(skips)
-    for i, level in reversed(list(enumerate(levels))):
-        for _ in range(config['num_res_blocks'] + 1):
+    for i, level, count in reversed(list(zip(range(len(levels)), levels, _blocks(config)))):
+        for _ in range(count + 1):
             blocks.append(_stage(config, width + skips.pop(), level, decoder=True))
             width = level.width
         if i > 0: blocks[-1].append(_resampler(config, width, 'up'))
@@ -241,7 +264,7 @@ class UNet(_UNetModules):
         in_channels:int=3, # of the image, >= 1
         model_channels:int=128, # the width that `channel_mult` multiplies, >= 1
         out_channels:int=3, # >= 1; 6 for a colour image with a learned variance
-        num_res_blocks:int=2, # per level of the encoder, >= 1; the decoder has one more
+        num_res_blocks:int|list=2, # of each level, >= 1, or a list, >= 0; one more in the decoder
         attention_resolutions:tuple|str=(16, 8), # sides of the feature maps that attend, (16, 8) or '16,8'
         channel_mult:tuple|str|None=None, # width of each level, finest first; None: by `image_size`
         num_heads:int=4, # attention heads, >= 1, where `num_head_channels` is -1

@@ -54,6 +54,8 @@ def test_the_callers_attention_order_is_used(tmp_path):
         dict(resblock_updown=True),
         dict(channel_mult='1,1,2', num_classes=5, null_class=True, patch_size=2),
         dict(channel_mult='1', attention_resolutions=()),
+        dict(channel_mult='1,1,2', num_res_blocks=[0, 1, 2], attention_resolutions='8,14'),
+        dict(channel_mult='1,2,2', num_res_blocks=[2, 1, 0], resblock_updown=True),
         dict(channel_mult='0.5,1', model_channels=64),
         dict(use_scale_shift_norm=False, resblock_updown=True, num_res_blocks=2, out_channels=2),
         dict(time_embed_mult=2, resblock_updown=True, num_res_blocks=3, attention_resolutions='28,16,14'),

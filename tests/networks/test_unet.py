@@ -147,6 +147,29 @@ def test_half_precision(dtype):
         assert (out - exact).abs().mean() < 32 * torch.finfo(dtype).eps * exact.abs().mean()
 
 
+@pytest.mark.parametrize('updown', [False, True])
+def test_blocks_may_differ_from_level_to_level(updown):
+    same, listed = tiny_unet(resblock_updown=updown), tiny_unet(resblock_updown=updown, num_res_blocks=[1, 1])
+    x, t = wave((2, 3, 32, 32)), torch.tensor([17.0, 999.0])
+    assert [*same.state_dict()] == [*listed.state_dict()]
+    with torch.inference_mode():
+        assert torch.equal(same(x, t), listed(x, t))
+    # a finest level of no blocks: the one below is the network without it, and two convolutions lead there
+    options = dict(model_channels=32, resblock_updown=updown, attention_resolutions=(8,))
+    inner = on_meta(16, 32, **options, channel_mult=(1, 2), num_res_blocks=2)
+    outer = on_meta(32, 3, **options, channel_mult=(1, 1, 2), num_res_blocks=[0, 2, 2])
+
+    for key, tensor in inner.state_dict().items():
+        room, _, rest = key.partition('.')
+        if room == 'input_blocks':
+            number, _, rest = rest.partition('.')
+            if number == '0':
+                continue
+            key = f'input_blocks.{int(number) + 1}.{rest}'
+        if room != 'out':
+            assert outer.state_dict()[key].shape == tensor.shape
+
+
 def test_one_timestep_serves_the_batch():
     net, x = tiny_unet(num_classes=4, null_class=True), wave((3, 3, 32, 32))
     seen = []
@@ -189,6 +212,13 @@ def test_checkpointing_keeps_gradients_and_dropout():
         (dict(dropout=1.5), 'dropout .* got 1.5'),
         (dict(num_classes=-1), 'num_classes .* got -1'),
         (dict(num_res_blocks='2'), "num_res_blocks .* got '2'"),
+        (dict(num_res_blocks=[1, 1]), 'num_res_blocks must have 4 numbers, one a level, got .1, 1.'),
+        (dict(num_res_blocks=[1, 1, -1, 1]), 'num_res_blocks .* got -1'),
+        (dict(num_res_blocks=[1, 1.5, 1, 1]), 'num_res_blocks .* got 1.5'),
+        (
+            dict(num_res_blocks=[1, 0, 1, 1]),
+            'num_res_blocks must be >= 1 where the width changes.* 128 to 256',
+        ),
         (dict(null_class=True), 'null_class=True needs num_classes'),
     ],
 )
