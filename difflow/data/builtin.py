@@ -6,6 +6,7 @@
 __all__ = ['EMBEDDED']
 
 # %% ../../nbs/data/03_builtin.ipynb #cef8d60a
+import lzma
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -112,7 +113,41 @@ def _mnist_m5k(seed:int) -> _ImageSource:
     names = _numbered('mnist_m5k', len(images))
     return _ImageSource(_ArrayReader(images), grey.labels, names, grey.classes, grey.parts)
 
+# %% ../../nbs/data/03_builtin.ipynb #f6610dd0
+def _unpacked(name:str, pixels:str) -> dict[str, np.ndarray]:
+    "Return the arrays of an embedded set, its `pixels` decompressed as uint8"
+    file = package_file('embedded', f'{name}.npz')
+    with file.open('rb') as f, np.load(f) as data: arrays = dict(data)
+    return arrays | {pixels: np.frombuffer(lzma.decompress(arrays[pixels]), np.uint8)}
+
+def _emoji64(seed:int) -> _ImageSource:
+    "Return the embedded 1,949 colour emoji, 64x64 on white; labels (N,): their group"
+    data = _unpacked('emoji', 'images')
+    images = data['images'].reshape(-1, 64, 64, 3)
+    names, classes = data['names'].tolist(), data['classes'].tolist()
+    return _ImageSource(_ArrayReader(images), data['labels'], names, classes, _train_test(data['test']))
+
+def _emoji(seed:int) -> _ImageSource:
+    "Return the emoji, 32x32: each pixel is the mean of 2 x 2 of `_emoji64`, halves rounded up"
+    large = _emoji64(seed)
+    x = large.read.images
+    x = np.add(x[:, ::2], x[:, 1::2], dtype=np.uint16)
+    images = (x[:, :, ::2] + x[:, :, 1::2] + np.uint16(2) >> 2).astype(np.uint8)
+    return large._replace(read=_ArrayReader(images))
+
+# %% ../../nbs/data/03_builtin.ipynb #d89a2d42
+def _photos(seed:int) -> _ImageSource:
+    "Cut the embedded crops, 32x32, out of six photographs; labels (N,): which of them"
+    data, side = _unpacked('photos', 'photographs'), 32
+    widths, labels, classes = data['widths'].astype(int), data['labels'], data['classes'].tolist()
+    strip = data['photographs'].reshape(-1, widths.sum(), 3) # side by side
+    top, left = data['corners'].T.astype(int)
+    windows = np.lib.stride_tricks.sliding_window_view(strip, (side, side), (0, 1))
+    crops = windows[top, (widths.cumsum() - widths)[labels] + left].transpose(0, 2, 3, 1)
+    names = [f'{classes[k]}-{y:03}-{x:03}' for k, y, x in zip(labels, top, left)]
+    return _ImageSource(_ArrayReader(crops), labels, names, classes, _train_test(data['test']))
+
 # %% ../../nbs/data/03_builtin.ipynb #f5682bdd
 EMBEDDED:dict[str, Callable[[int], _ImageSource]] = { # name -> source by a seed, of the colours
     'digits': _digits, 'mnist5k': _mnist5k, 'colored_mnist': _colored_mnist, 'shapes': _shapes,
-    'mnist_m5k': _mnist_m5k}
+    'mnist_m5k': _mnist_m5k, 'emoji': _emoji, 'emoji64': _emoji64, 'photos': _photos}
