@@ -1,5 +1,6 @@
 """The built-in sets: their origin, and pixels that follow their labels."""
 
+import functools
 import hashlib
 import io
 import lzma
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difflow import ImageSet, load_images
+from difflow import ImageSet, load_denoiser, load_images
 from difflow.data.builtin import _PALETTE
 from difflow.files import package_file
 
@@ -58,8 +59,11 @@ def test_colored_mnist_pixels_follow_labels():
     assert torch.equal(load_images('colored_mnist', seed=5).images, s.images)
 
 
+loaded = functools.cache(load_images)
+
+
 def of_parts(name):
-    return load_images(name, split='train'), load_images(name, split='test')
+    return loaded(name, split='train'), loaded(name, split='test')
 
 
 def channels_last(images):
@@ -74,14 +78,14 @@ def squared_distances(a, b):
 
 @pytest.mark.parametrize('name', EMOJI)
 def test_emoji_are_those_pixels_in_any_order(name):
-    s = load_images(name)
+    s = loaded(name)
     order = np.argsort(np.array(s.names))
     assert len(set(s.names)) == len(s) == 1949 and s.images.dtype == torch.uint8
     assert hashlib.sha256(np.ascontiguousarray(channels_last(s)[order])).hexdigest() == PIXELS[name]
 
 
 def test_emoji_are_the_pictures_of_twemoji():
-    s = load_images('emoji64')
+    s = loaded('emoji64')
     with np.load(Path(__file__).parents[1] / 'fixtures' / 'twemoji.npz') as z:
         originals = {name: z[name].tobytes() for name in z.files if name != 'origin'}
         assert 'CC BY 4.0' in str(z['origin']) and len(originals) == 7
@@ -95,8 +99,8 @@ def test_emoji_are_the_pictures_of_twemoji():
 
 
 def test_small_emoji_are_means_of_the_large_ones():
-    large = load_images('emoji64').images.double().reshape(1949, 3, 32, 2, 32, 2)
-    small = load_images('emoji')
+    large = loaded('emoji64').images.double().reshape(1949, 3, 32, 2, 32, 2)
+    small = loaded('emoji')
     assert torch.equal(small.images.double(), torch.floor(large.mean((3, 5)) + 0.5))
     for other in of_parts('emoji64'):
         chosen = torch.tensor([small.names.index(name) for name in other.names])
@@ -104,7 +108,7 @@ def test_small_emoji_are_means_of_the_large_ones():
 
 
 def test_emoji_have_the_classes_of_unicode():
-    s = load_images('emoji')
+    s = loaded('emoji')
     classes = dict(zip(s.names, (s.classes[k] for k in s.labels)))
     wanted = dict(
         flag='1f1e9-1f1ea 1f3f4-200d-2620-fe0f 1f3c1',
@@ -152,7 +156,7 @@ def test_no_test_emoji_has_a_twin_to_train_on():
 def test_photographs_are_those_of_scikit_image():
     with np.load(package_file('embedded', 'photos.npz')) as z:
         strip = np.frombuffer(lzma.decompress(z['photographs'].tobytes()), np.uint8).reshape(192, -1, 3)
-    left, s = 0, load_images('photos')
+    left, s = 0, loaded('photos')
     assert s.classes == list(PHOTOGRAPHS) and strip.shape[1] == sum(w for _, w in PHOTOGRAPHS.values())
     photographs = {}
     for name, (digest, width) in PHOTOGRAPHS.items():
@@ -183,12 +187,26 @@ def test_crops_to_test_on_share_no_pixel_with_those_to_train_on():
 def test_new_sets_are_used_as_the_others_are(name, tmp_path):
     s, other = load_images(name, max_images=40), load_images(name, max_images=40)
     assert s.names == other.names and len(torch.unique(s.labels)) == len(s.classes)
-    assert torch.equal(load_images(name, seed=7).images, load_images(name).images)  # nothing is drawn
+    assert torch.equal(load_images(name, seed=7).images, loaded(name).images)  # nothing is drawn
     assert load_images(name, max_images=2, size=16, channels=1).tensor().shape == (2, 1, 16, 16)
     again = ImageSet.load(s.save(tmp_path / 'set.npz'))
     assert torch.equal(again.images, s.images) and again.classes == s.classes and again.names == s.names
     with pytest.raises(ValueError, match='split must be one of'):
         load_images(name, split='val')
+
+
+@pytest.mark.parametrize('name', ['emoji', 'photos'])
+def test_commands_take_the_new_sets_by_name(name, difflow_here, tmp_path):
+    small = '--steps 1 --batch-size 2 --model-channels 32 --channel-mult 1 --num-res-blocks 1'
+    code, *printed = difflow_here(f'train --data {name} --split train --class-cond --out model {small}')
+    assert code == 0, printed
+    denoiser = load_denoiser(tmp_path / 'model/model.safetensors')
+    images = loaded(name, split='train')
+    assert denoiser.image_shape == images.image_shape and denoiser.num_classes == len(images.classes)
+    code, *printed = difflow_here(
+        f'sweep --model model/model.safetensors --data {name} --split test --levels 2 --steps 2 --out a.png'
+    )
+    assert code == 0 and loaded(name, split='test').names[0] in ''.join(printed)
 
 
 def test_every_embedded_set_states_its_licence():
