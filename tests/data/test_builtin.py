@@ -209,6 +209,14 @@ def test_commands_take_the_new_sets_by_name(name, difflow_here, tmp_path):
     assert code == 0 and loaded(name, split='test').names[0] in ''.join(printed)
 
 
+def test_a_folder_of_the_same_name_is_reached_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('photos').mkdir()
+    Image.new('RGB', (5, 4)).save('photos/mine.png')
+    assert len(load_images('photos')) == 5250
+    assert load_images('./photos').names == ['mine.png']
+
+
 def test_every_embedded_set_states_its_licence():
     folder = package_file('embedded')
     files = {file.stem: file for file in folder.glob('*.npz')}
