@@ -28,7 +28,7 @@ _ThresholdOption = _option(float, 'similarity above which two images are the sam
 
 @_sscd_app.command('feature', short_help='Describe the images of a folder.')
 def _feature_command(
-    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+    images:_option(str, 'a folder, zip or npz of images; or mnist5k, emoji, ... (embedded)',
                    words=_SETS),
     features:_option(Path, 'the npz to write'),
     model:_option(str, 'sscd_disc_large (fetched), mnist5k (for digits), or a file',

@@ -169,7 +169,7 @@ def _padded(source:str, images:'ImageSet') -> 'ImageSet':
 @app.command('dataset', short_help='Write images as a data set that EDM reads.')
 def _dataset_command(
     source:_option(str, 'a folder, zip or npz of images; cifar-10-python.tar.gz, '
-                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or digits, mnist5k, ... (embedded)',
+                        'train-images-idx3-ubyte.gz, a folder ..._lmdb; or mnist5k, emoji, ... (embedded)',
                    words=_SETS),
     dest:_option(Path, 'a name ending in .zip, or an empty folder'),
     max_images:_option(int|None, 'the first so many by name; default: all', min=1)=None,

@@ -74,7 +74,7 @@ _DISTANCE = dict(distance='Fréchet distance of the Gaussians, in squared units 
 
 @_fid_app.command('calc', table=_DISTANCE, short_help='Print the distance of images from statistics.')
 def _calc_command(
-    images:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+    images:_option(str, 'a folder, zip or npz of images; or mnist5k, emoji, ... (embedded)',
                    words=_SETS),
     ref:_option(str, 'npz of mu and sigma, of fid ref or of EDM; a path or a URL'),
     num:_count('images to use, at random', least=2)=50_000, seed:_option(int, 'of their choice')=0,
@@ -96,7 +96,7 @@ def _calc_command(
 
 @_fid_app.command('ref', short_help='Write the statistics of a data set.')
 def _ref_command(
-    data:_option(str, 'a folder, zip or npz of images; or digits, mnist5k, ... (embedded)',
+    data:_option(str, 'a folder, zip or npz of images; or mnist5k, emoji, ... (embedded)',
                  words=_SETS),
     dest:_option(Path, 'the npz to write'), batch:_count('images at once')=64,
     features:_NetworkOption='inception', device:_DeviceOption='auto',

@@ -210,7 +210,7 @@ def _run(options:dict) -> None:
 def _forward_backward_command(context:typer.Context,
     model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model',
                        words=_MODELS),
-    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; digits, mnist5k, ...', words=_SETS)=
+    data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; mnist5k, emoji, ...', words=_SETS)=
         'datasets/ILSVRC2012/validation',
     step_reverse:_option(list[str]|None, 'levels, each in 0..steps: 25 50 100; default: 10')=None,
     num_classes:_option(int|None, 'the first so many classes that are there; default: all', min=1)=None,

@@ -61,11 +61,11 @@ def _without_effect(text:str, kind:type=str, *names:str) -> object:
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
 _MODELS, _SAMPLERS = 'colored-mnist digits mnist mnist-class', 'ddpm ddim euler heun dpmpp_2m'
-_SETS = 'digits mnist5k colored_mnist mnist_m5k shapes'
+_SETS = 'digits mnist5k colored_mnist mnist_m5k shapes emoji emoji64 photos'
 _PUBLISHED_NAMES = 'mnist mnist_m cifar10 melanoma afhq celeba cars flowers gtsrb'
 _ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint',
                        words=_MODELS)
-_DataOption = _option(str, 'a built-in set, as digits or mnist5k; a folder, zip or npz; a torchvision name',
+_DataOption = _option(str, 'a built-in set, as emoji or mnist5k; a folder, zip or npz; a torchvision name',
                       words=_SETS)
 _SplitOption = _option(str, 'part of the data: train, test or all', words='train test all')
 _SamplerOption = _option(str, 'ddpm, ddim, euler, heun or dpmpp_2m', words=_SAMPLERS)

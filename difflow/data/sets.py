@@ -244,7 +244,7 @@ class ImageSet(_KeptImages):
 # %% ../../nbs/data/08_sets.ipynb #0fe4fa2c
 @named_arguments(words=lambda: ('root', 'download', 'torchvision_split'), near=0.85)
 def load_images(
-    name_or_path:str|Path,       # a built-in set, as 'digits' or 'mnist5k'; a path; a torchvision name
+    name_or_path:str|Path,       # a built-in set, as 'emoji' or 'mnist5k'; a path; a torchvision name
     size:int|None=None,          # side in pixels of the squares to make, >= 1; None as it is
     channels:int|None=None,      # 1 grey, 3 RGB; None as it is
     max_images:int|None=None,    # a random subset of this many, >= 1, classes in their shares; None all
