@@ -25,7 +25,7 @@ TEACHING = (  # rooms whose chapters have something to see
     'schedulers denoisers exact samplers features statistics '
     'sweeps reproducibility jacobians representations synthetic_data tutorials'
 ).split()
-EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits']
+EMBEDDED_MODELS = ['mnist', 'mnist-class', 'colored-mnist', 'digits', 'emoji', 'photos']
 
 
 def dotted(path):

@@ -208,7 +208,7 @@ def _run(options:dict) -> None:
 @app.command('forward-backward', short_help='Noise a data set to several levels and return.')
 @_takes_model
 def _forward_backward_command(context:typer.Context,
-    model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, digits', '--model-path', '--model',
+    model_path:_option(str, 'a checkpoint file; or mnist, mnist-class, emoji, ...', '--model-path', '--model',
                        words=_MODELS),
     data_dir:_option(str, 'a folder or zip, ImageNet in its usual forms; mnist5k, emoji, ...', words=_SETS)=
         'datasets/ILSVRC2012/validation',

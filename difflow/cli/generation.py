@@ -170,7 +170,7 @@ def _generate(options:dict) -> None:
 @_with_options(**_foreign_options(*_OWN))
 def _generate_command(context:typer.Context,
     outdir:_option(Path, 'folder of the images'),
-    network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; with '
+    network:_option(str|None, 'mnist, emoji, ... (embedded), or a checkpoint file; with '
                               '--optimal_denoiser only whose size and noise levels are used',
                     words=_MODELS)=None,
     seeds:_option(str, 'numbers and ranges, both ends included: 0-63,100')='0-63',

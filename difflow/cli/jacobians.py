@@ -206,7 +206,7 @@ _TABLE = dict(sigma='noise level', snr='1 / sigma', rank='mean over points', sha
              short_help='Rank of the Jacobian at every noise level, over many samples.')
 @_with_options(**_CHURN, **_ELSE, **_foreign_options())
 def _jacobian_command(
-    network:_option(str|None, 'mnist, mnist-class or digits (embedded), or a checkpoint file; default: mnist',
+    network:_option(str|None, 'mnist, emoji, ... (embedded), or a checkpoint file; default: mnist',
                    '--network', '--model', words=_MODELS)=None,
     network_pkl:_option(str|None, 'the same, and one point a level, as published; default: none')=None,
     steps:_count('noise levels of the walk')=18,

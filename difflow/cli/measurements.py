@@ -126,7 +126,7 @@ def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], patch:i
         raise ValueError(f'--teacher: its images are {shapes}')
 
 # %% ../../nbs/cli/37_measurements.ipynb #e1b3ed96
-_ModelArgument = Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist or digits (embedded), '
+_ModelArgument = Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist, digits, emoji or photos (embedded), '
                                                'or a checkpoint', autocompletion=_completed(_MODELS.split()))]
 _TABLE = dict(what='instrument', quantity='what it measures', sigma='noise level, or none',
               value='over all images', low='lower end of its 95 % interval over the images',

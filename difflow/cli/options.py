@@ -60,10 +60,10 @@ def _without_effect(text:str, kind:type=str, *names:str) -> object:
                    callback=noted)
 
 # %% ../../nbs/cli/01_options.ipynb #0120e2c3
-_MODELS, _SAMPLERS = 'colored-mnist digits mnist mnist-class', 'ddpm ddim euler heun dpmpp_2m'
+_MODELS, _SAMPLERS = 'colored-mnist digits emoji mnist mnist-class photos', 'ddpm ddim euler heun dpmpp_2m'
 _SETS = 'digits mnist5k colored_mnist mnist_m5k shapes emoji emoji64 photos'
 _PUBLISHED_NAMES = 'mnist mnist_m cifar10 melanoma afhq celeba cars flowers gtsrb'
-_ModelOption = _option(str, 'mnist, mnist-class, colored-mnist or digits (embedded), or a checkpoint',
+_ModelOption = _option(str, 'mnist, mnist-class, colored-mnist, digits, emoji, photos (embedded), a checkpoint',
                        words=_MODELS)
 _DataOption = _option(str, 'a built-in set, as emoji or mnist5k; a folder, zip or npz; a torchvision name',
                       words=_SETS)

@@ -8,7 +8,6 @@ __all__ = ['NeighbourExplorer']
 # %% ../../nbs/widgets/09_neighbours.ipynb #f4b2cc6c
 from collections.abc import Sequence
 from heapq import heappush, heapreplace
-from pathlib import Path
 
 import torch
 import traitlets
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from ..data.canvas import image_grid
 from ..data.sets import ImageSet
-from ..features.sscd import SSCD
 from .answers import _ToolbarExplorer
 from .base import _check_int, _script, _style
-from .notes import _describer
+from .notes import _Descriptor, _describer
 from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #065c3b86
@@ -149,7 +147,7 @@ class NeighbourExplorer(_NeighbourFiles, _ToolbarExplorer):
     def __init__(self,
         samples:ImageSet|Tensor, # 1..1000 generated images; a tensor is (B, C, H, W) in [-1, 1]
         train:ImageSet|Tensor, # training images, (N, C, H, W), in the order in which N counts them
-        descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
+        descriptor:_Descriptor='mnist5k', # or what `load_descriptor` takes, or images -> (B, D)
         k:int=6, # neighbours shown, 1..16
         threshold:float|None=None, # similarity above which one is a copy, -1..1; None: the descriptor's
         sample:int=0, # the one shown first, an index from 0 on

@@ -12,23 +12,33 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..data.sets import ImageSet
-from ..features.descriptors import sscd_features
+from ..features.descriptors import check_features, sscd_features
 from ..features.sscd import SSCD, load_descriptor
 from ..reproducibility.scores import nearest
 
 # %% ../../nbs/widgets/05_notes.ipynb #d66d37c8
+_Descriptor = SSCD|str|Path|Callable[[Tensor], Tensor] # the last: images (B, C, H, W) in [-1, 1] -> (B, D)
+
+def _described(images:ImageSet|Tensor, function:Callable[[Tensor], Tensor], batch_size:int=250) -> Tensor:
+    "Return what a function makes of images, (N, D) of length 1; raise ValueError for anything but floats."
+    images = ImageSet.of(images)
+    parts = [function(images.tensor(rows)) for rows in torch.arange(len(images)).split(batch_size)]
+    return F.normalize(check_features(torch.cat(parts), 'descriptors', unit=False).float())
+
 def _describer(
-    descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
+    descriptor:_Descriptor='mnist5k', # or what `load_descriptor` takes, or images -> (B, D)
     threshold:float|None=None, # similarity above which two images are copies, -1..1; None: the descriptor's
 ) -> tuple[Callable[[ImageSet|Tensor], Tensor], float]: # extract(images) -> (N, D), and the threshold
     "Return how a descriptor reads images, and its threshold; raise ValueError where it has none."
-    model = descriptor if isinstance(descriptor, SSCD) else load_descriptor(descriptor)
-    threshold = model.threshold if threshold is None else threshold
+    known = isinstance(descriptor, SSCD) or not callable(descriptor)
+    model = load_descriptor(descriptor) if known and not isinstance(descriptor, SSCD) else descriptor
+    threshold = getattr(model, 'threshold', None) if threshold is None else threshold
     if threshold is None or not -1 <= threshold <= 1:
         raise ValueError(f'threshold must be in -1..1, got {threshold}')
-    return partial(sscd_features, model=model), threshold
+    return partial(sscd_features, model=model) if known else partial(_described, function=model), threshold
 
 def _verdict(
     other:float|None, # similarity to the other model's image; None: there is no other
@@ -49,7 +59,7 @@ def _note(other:float|None, nearest:float|None, row:str, threshold:float) -> str
 _NoteFunction = Callable[[dict[str, Tensor], Tensor], list[list[str]]] # rows of images, x0 -> rows, levels
 
 def verdicts(
-    descriptor:SSCD|str|Path='mnist5k', # or what `load_descriptor` takes
+    descriptor:_Descriptor='mnist5k', # or what `load_descriptor` takes, or images -> (B, D)
     train:ImageSet|Tensor|None=None, # the training images; None: nothing is called memorised
     threshold:float|None=None, # similarity above which two images are copies, -1..1; None: the descriptor's
 ) -> _NoteFunction:

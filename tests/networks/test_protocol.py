@@ -63,7 +63,7 @@ def test_a_compiled_network_states_the_same():
     assert network_facts(torch.compile(net)) == network_facts(net)
 
 
-@pytest.mark.parametrize('name', ['mnist', 'mnist-class', 'colored-mnist', 'digits'])
+@pytest.mark.parametrize('name', ['mnist', 'mnist-class', 'colored-mnist', 'digits', 'emoji', 'photos'])
 def test_shipped_networks_conform(name):
     denoiser = load_denoiser(name)
     assert (

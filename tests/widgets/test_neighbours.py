@@ -56,6 +56,26 @@ def test_a_training_image_is_a_copy_once_n_passes_it():
     assert explore(threshold=-1.0).m_score == 1 and explore(threshold=1.0).m_score == 0
 
 
+def test_any_function_describes_colour_as_well():
+    train = load_images('emoji', split='train')[:40]
+    x = train.tensor()
+    explorer = NeighbourExplorer(x[[5, 30]], train, lambda images: images.flatten(1) + 2, k=3, threshold=0.9)
+    rows = torch.nn.functional.normalize(x.flatten(1) + 2)
+    for sample, own in enumerate((5, 30)):
+        explorer.sample, explorer.n = sample, 40
+        expected = (rows[own] @ rows.T).topk(3)
+        assert explorer.neighbours.tolist() == expected.indices.tolist() and explorer.neighbours[0] == own
+        torch.testing.assert_close(explorer.similarity, expected.values, atol=1e-5, rtol=0)
+    for wrong, message in (
+        (dict(threshold=None), 'threshold must be in -1..1, got None'),
+        (dict(descriptor=lambda images: images), r'descriptors must be floats \(N, dims\)'),
+        (dict(descriptor=lambda images: images.flatten(1) * torch.nan), 'hold NaN'),
+    ):
+        options = dict(descriptor=lambda images: images.flatten(1), threshold=0.5) | wrong
+        with pytest.raises(ValueError, match=message):
+            NeighbourExplorer(x[:2], train, **options)
+
+
 @pytest.mark.parametrize('k', [1, 3, 10])
 def test_entrants_hold_the_answer_for_every_n(k):
     s = torch.randint(0, 20, (3, 60), generator=torch.Generator().manual_seed(k)).float()  # with ties
