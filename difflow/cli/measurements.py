@@ -126,8 +126,9 @@ def _check_fits(denoiser:'Denoiser', what:list[str], sigmas:list[float], patch:i
         raise ValueError(f'--teacher: its images are {shapes}')
 
 # %% ../../nbs/cli/37_measurements.ipynb #e1b3ed96
-_ModelArgument = Annotated[str, typer.Argument(help='mnist, mnist-class, colored-mnist, digits, emoji, photos '
-                                               '(embedded), or a checkpoint', autocompletion=_completed(_MODELS.split()))]
+_ModelArgument = Annotated[str, typer.Argument(
+    help='mnist, mnist-class, colored-mnist, digits, emoji, photos (embedded), or a checkpoint',
+    autocompletion=_completed(_MODELS.split()))]
 _TABLE = dict(what='instrument', quantity='what it measures', sigma='noise level, or none',
               value='over all images', low='lower end of its 95 % interval over the images',
               high='upper end', unit='of the value', images='how many, or seeds')
