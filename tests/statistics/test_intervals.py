@@ -1,7 +1,10 @@
 """The intervals of shares against resampling one by one and exact limits."""
 
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from difflow.statistics import bootstrap_interval, mean_error
 
@@ -74,3 +77,72 @@ def test_bad_means_are_refused(values, draws, message):
 
 def test_numbers_of_numpy_are_numbers():
     assert bootstrap_interval(np.int64(3), np.int64(10)) == bootstrap_interval(3, 10)
+
+
+@pytest.mark.parametrize('n', [2, 5, 16, 60])
+def test_interval_of_a_mean_is_that_of_students_t(n):
+    "Half the width of resampled means, at the tail of t, is t s / sqrt(n) but for the tails of 2 or 5 values"
+    rng = np.random.default_rng(n)
+    ratios = []
+    for _ in range(20):
+        values = rng.normal(3, 2, n)
+        low, high = bootstrap_interval(values=values, resamples=1500)
+        half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5
+        assert low <= values.mean() <= high
+        ratios.append((high - low) / 2 / half)
+    if n >= 16:
+        assert 0.93 < np.mean(ratios) < 1.04
+    assert max(ratios) < 1.15  # a resample reaches no further than its values
+
+
+def test_what_is_drawn_again_is_the_last_axis_with_all_that_belongs_to_it():
+    "Copies of a grammar's numbers at many levels add nothing: the interval is that of one level"
+    values = np.random.default_rng(0).normal(size=16)
+    one = bootstrap_interval(values=values, resamples=500)
+    many = bootstrap_interval(values=np.tile(values, (7, 1)), statistic=np.mean, resamples=500)
+    np.testing.assert_allclose(one, many, rtol=1e-12)
+    low, high = bootstrap_interval(values=np.tile(values, (7, 1)), resamples=500)
+    np.testing.assert_allclose([low, high], np.repeat(np.array(one)[:, None], 7, 1), rtol=1e-12)
+
+
+def test_interval_of_a_statistic_moves_with_it():
+    values = np.random.default_rng(1).normal(size=(2, 20))
+
+    def ratio(drawn):
+        return drawn[0].mean() / (3 + drawn[1].mean())
+
+    low, high = bootstrap_interval(values=values, statistic=ratio, resamples=300)
+    again = bootstrap_interval(values=values, statistic=lambda drawn: 5 - 2 * ratio(drawn), resamples=300)
+    np.testing.assert_allclose(again, (5 - 2 * high, 5 - 2 * low), rtol=1e-12)
+    assert low < ratio(values) < high
+    wide = bootstrap_interval(values=values, statistic=ratio, resamples=300, level=0.99)
+    assert wide[0] < low and high < wide[1]
+    assert bootstrap_interval(values=values, statistic=ratio, resamples=300) == (low, high)
+    assert bootstrap_interval(values=values, statistic=ratio, resamples=300, seed=1) != (low, high)
+
+
+def test_a_resample_without_an_answer_leaves_none():
+    low, high = bootstrap_interval(values=np.arange(4.0), statistic=lambda drawn: np.nan, resamples=20)
+    assert np.isnan(low) and np.isnan(high)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(values=[1.0]), r'values must be finite \(..., N\) with N >= 2'),
+        (dict(values=3.0), r'values must be finite \(..., N\) with N >= 2'),
+        (dict(values=[1.0, math.inf]), 'values must be finite'),
+        (dict(values=['a', 'b']), 'values must be numbers'),
+        (dict(successes=1), 'successes and n, or values, can be given'),
+        (dict(n=4), 'successes and n, or values, can be given'),
+        (dict(statistic=3), 'statistic must be'),
+        (dict(values=None), 'statistic is of values, got no values'),
+        (dict(values=None, statistic=None), 'successes and n, or values, are needed'),
+        (dict(level=1), 'level must be'),
+        (dict(resamples=0), 'resamples must be'),
+        (dict(seed=-1), 'seed must be'),
+    ],
+)
+def test_bad_values_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(**(dict(values=[1.0, 2.0], statistic=np.mean, resamples=20) | change))
