@@ -29,7 +29,7 @@ GROUPS = {  # rooms in the order of imports
     'What we ask of it': 'sweeps reproducibility jacobians representations synthetic_data'.split(),
     'Where people meet it': 'widgets cli'.split(),
 }
-TUTORIALS = 'tutorials', 'One chapter a paper, one on the embedded models, one with all explorers in colour and one on clusters.'
+TUTORIALS = 'tutorials', 'A chapter a paper; the embedded models, all explorers in colour, and clusters.'
 EXPORTED = re.compile(r'^#\| *exports?\b', re.M)
 HIDDEN = re.compile(r'^#\| *(hide|default_exp|exporti)\b', re.M)
 
