@@ -15,13 +15,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from difflow.cli.training_runs import (
+    _LOG,
+    _edm_state,
+    _Journal,
+    _mirrored,
+    _options_in_words,
+    _precision,
+    _print_plan,
+    _PublishedWeights,
+    _run_name,
+    _spoken,
+)
+
 from ..runs.ranks import rank_and_world
 from .options import _given_options, _numbers, _option, _with_options
 from .root import _shows_bars, _write_rows, app
-from .training_options import (_DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION,
-                                          _SETTINGS, _START)
-from .training_runs import (_LOG, _Journal, _PublishedWeights, _edm_state, _mirrored,
-                                       _options_in_words, _precision, _print_plan, _run_name, _spoken)
+from .training_options import _DATA, _ELSEWHERE, _FOLDER, _KEPT, _NETWORK, _PARAMETRISATION, _SETTINGS, _START
 
 if TYPE_CHECKING:
     from torch import Tensor

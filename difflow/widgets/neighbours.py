@@ -18,7 +18,7 @@ from ..data.canvas import image_grid
 from ..data.sets import ImageSet
 from .answers import _ToolbarExplorer
 from .base import _check_int, _script, _style
-from .notes import _Descriptor, _describer
+from .notes import _describer, _Descriptor
 from .strips import _gif, _sheet, _with_legend
 
 # %% ../../nbs/widgets/09_neighbours.ipynb #065c3b86
