@@ -148,16 +148,16 @@ def _stage(config:dict, in_channels:int, level:_Level, decoder:bool=False) -> _B
     return block
 
 # %% ../../nbs/networks/03_unet.ipynb #213e4671
-def _blocks(config:dict) -> list[int]:
+def _blocks(config:dict, levels:list[_Level]) -> list[int]:
     "Return the number of residual blocks of each level of the encoder, finest first."
     blocks = config['num_res_blocks']
-    return blocks if isinstance(blocks, list) else [blocks] * len(config['channel_mult'])
+    return blocks if isinstance(blocks, list) else [blocks] * len(levels)
 
 def _encoder(config:dict, levels:list[_Level]) -> tuple[nn.ModuleList, list[int]]:
     "Return the blocks from the finest level to the coarsest, and the width each of them puts out."
     inputs, width = config['in_channels'] * config['patch_size']**2, levels[0].width
     blocks, widths = [_Block(_Conv2d(inputs, width, 3, padding=1))], [width]
-    for i, (level, count) in enumerate(zip(levels, _blocks(config))):
+    for i, (level, count) in enumerate(zip(levels, _blocks(config, levels))):
         for _ in range(count):
             blocks.append(_stage(config, widths[-1], level))
             widths.append(level.width)
@@ -173,7 +173,7 @@ def _middle(config:dict, width:int) -> _Block:
 def _decoder(config:dict, levels:list[_Level], skips:list[int]) -> nn.ModuleList:
     "Return the blocks from the coarsest level to the finest; each takes one of the encoder's outputs."
     blocks, width, skips = [], levels[-1].width, list(skips)
-    for i, level, count in reversed(list(zip(range(len(levels)), levels, _blocks(config)))):
+    for i, level, count in reversed(list(zip(range(len(levels)), levels, _blocks(config, levels)))):
         for _ in range(count + 1):
             blocks.append(_stage(config, width + skips.pop(), level, decoder=True))
             width = level.width
