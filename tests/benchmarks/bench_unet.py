@@ -164,6 +164,29 @@ def test_a_step_at_64_pixels():
         assert published / ours > (1.05 if batch > 1 else 1)  # the two alternate in this process
 
 
+def test_full_resolution_by_a_level_of_no_blocks():
+    "A training step at 28 px, batch 64: folded pixels, a finest level of no blocks, and of one."
+    torch.set_num_threads(1)
+    inner = dict(image_size=28, in_channels=1, model_channels=32, out_channels=1, num_head_channels=32)
+    inner |= dict(attention_resolutions=(7, 4))
+    nets = {
+        'folded': UNet(**inner, channel_mult=(1, 2, 3), num_res_blocks=1, patch_size=2),
+        'none': UNet(**inner, channel_mult=(1, 1, 2, 3), num_res_blocks=[0, 1, 1, 1]),
+        'one': UNet(**inner, channel_mult=(1, 1, 2, 3), num_res_blocks=1),
+    }
+    x, t = normal((64, 1, 28, 28), 0), torch.linspace(-1, 1, 64)
+    for dtype in (torch.float32, torch.bfloat16):
+        times = {name: [] for name in nets}
+        for _ in range(4):
+            for name, net in nets.items():
+                with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+                    spent, _ = seconds(lambda net=net: net(x, t).float().square().mean().backward(), 'cpu')
+                times[name].append(spent)
+        ratios = {name: median(spent[1:]) / median(times['folded'][1:]) for name, spent in times.items()}
+        print(f'\n{dtype}: {ratios["none"]:.2f} times a folded step, a block there {ratios["one"]:.2f}')
+        assert ratios['none'] < ratios['one']
+
+
 if __name__ == '__main__':
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--size', type=int, default=64, choices=(64, 256))
