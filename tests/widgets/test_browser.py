@@ -232,8 +232,8 @@ def test_slider_moves_the_picture_in_jupyterlab(tmp_path):
 
         def agree(i):  # the canvas shows what Python holds for level i, and Python knows the level
             frame = f'{EXPLORER}.images[{i}, 0]'
-            frame = kernel.ask(f"__import__('difflow').data.to_uint8({frame}).flatten().tolist()")
-            assert returned.evaluate(PIXELS) == frame, (
+            frame = kernel.ask(f"__import__('difflow').data.to_uint8({frame}).numpy().tobytes()")
+            assert returned.evaluate(PIXELS) == list(frame), (
                 f'the canvas is not the frame of step_reverse {levels[i]}'
             )
             assert float(slider.input_value()) == i
