@@ -33,12 +33,12 @@ def _describer(
     threshold:float|None=None, # similarity above which two images are copies, -1..1; None: the descriptor's
 ) -> tuple[Callable[[ImageSet|Tensor], Tensor], float]: # extract(images) -> (N, D), and the threshold
     "Return how a descriptor reads images, and its threshold; raise ValueError where it has none."
-    known = isinstance(descriptor, SSCD) or not callable(descriptor)
-    model = load_descriptor(descriptor) if known and not isinstance(descriptor, SSCD) else descriptor
+    model = descriptor if callable(descriptor) else load_descriptor(descriptor)
     threshold = getattr(model, 'threshold', None) if threshold is None else threshold
     if threshold is None or not -1 <= threshold <= 1:
         raise ValueError(f'threshold must be in -1..1, got {threshold}')
-    return partial(sscd_features, model=model) if known else partial(_described, function=model), threshold
+    if isinstance(model, SSCD): return partial(sscd_features, model=model), threshold
+    return partial(_described, function=model), threshold
 
 def _verdict(
     other:float|None, # similarity to the other model's image; None: there is no other
