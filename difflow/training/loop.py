@@ -64,7 +64,8 @@ class _RunSteps(_RunState):
     def step(self, step:int, x0:Tensor, labels:Tensor|None):
         "Take one optimiser step on the rows of this process."
         s, rows = self.settings, range(self.rank, self.settings.batch_size, self.world)
-        torch.manual_seed(((s.seed * 1_000_003 + step) * 4096 + self.rank) % 2**63) # of a network's own
+        seeded = torch.default_generator if self.device.type == 'cpu' else torch # which seeds all devices
+        seeded.manual_seed(((s.seed * 1_000_003 + step) * 4096 + self.rank) % 2**63) # of a network's own
         for group in self.optimizer.param_groups: group['lr'] = s.rate(step)
         size = len(rows) // s.accumulate
         for i in range(0, len(rows), size):

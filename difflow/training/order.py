@@ -56,6 +56,15 @@ class _Pairs(torch.utils.data.Dataset):
         image, label = item if isinstance(item, tuple) else (item, None)
         return image, label if self.labelled else None
 
+    def __getitems__(self, places:list[tuple[int, int]]) -> list[tuple[Tensor, int|None]]:
+        "Return the pairs of a batch, read at once where nothing is drawn anew."
+        whole = isinstance(self.images, ImageSet) and not hasattr(self.images, 'drawn')
+        if not whole: return [self[place] for place in places]
+        rows = torch.tensor([i for i, _ in places], dtype=torch.long)
+        labels = [None] * len(rows)
+        if self.labelled and self.images.labels is not None: labels = list(self.images.labels[rows])
+        return list(zip(self.images.tensor(rows), labels, strict=True))
+
 # %% ../../nbs/training/02_order.ipynb #c34fb6aa
 def _training_set(images:ImageSet|Tensor) -> ImageSet: # or what draws its images anew
     "Return what a user trains on as a set; ValueError for none and for values that are no images."
