@@ -137,7 +137,7 @@ def _set_energy(path:Path, energy:float) -> bool: # whether the file had another
     return True
 
 def _draw_ranks(curve:'RankCurve', path:Path, title:str) -> None:
-    "Draw rank / dimension and rank against 1 / sigma, all of the file or nothing"
+    "Draw rank / dimension and rank against sigma, all of the file or nothing"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -132,11 +132,11 @@ class RankCurve(Result):
         ax:Any=None, # Matplotlib's axes; None: the current ones
         label:str|None=None, # of the line in the legend
     ) -> Any: # the axes
-        "Draw rank / dimension against 1 / sigma, with its interval; hollow where some ranks were not found."
+        "Draw rank / dimension against sigma, falling to the right; hollow where some ranks were not found."
         if ax is None:
             import matplotlib.pyplot as plt
             ax = plt.gca()
-        ax, x, mean = self._axes(ax), 1 / self.sigmas, self.mean() / self.dim
+        ax, x, mean = self._axes(ax), self.sigmas, self.mean() / self.dim
         line, = ax.plot(x, mean, label=label)
         low, high = (t / self.dim for t in self.interval())
         ax.fill_between(x, low.clamp(min=0), high.clamp(max=1), color=line.get_color(), alpha=0.2, lw=0)
@@ -144,7 +144,8 @@ class RankCurve(Result):
             chosen = self.found.all(1) == full
             face = line.get_color() if full else 'white'
             ax.plot(x[chosen], mean[chosen], 'o', ms=4, color=line.get_color(), mfc=face)
-        ax.set(xscale='log', xlabel='1 / $\\sigma$', ylabel='rank / dimension')
+        ax.set(xscale='log', xlabel='noise level sigma', ylabel='rank / dimension')
+        if not ax.xaxis_inverted(): ax.invert_xaxis()
         if label is not None: ax.legend(fontsize=8)
         return ax
 
