@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from difflow import DDPMDenoiser, Scheduler, UNet
+from difflow import DDPMDenoiser, Scheduler, UNet, load_images
 from difflow.checkpoints import published_config
 from difflow.networks.unet_blocks import _AttentionBlock
 from difflow.training import recipe
 from difflow.training.loop import _Run
+from difflow.training.order import _Pairs
 from difflow.training.recipes import settings_of
 
 BATCH, ROUNDS = 16, 3
@@ -167,3 +168,24 @@ def test_a_step_in_a_thread_costs_little():
     plain, handed = (min(turn[i] for turn in turns) for i in range(2))
     print(f'\na step of {plain * 1e6:.0f} us takes {(handed - plain) * 1e6:+.0f} us more in a thread')
     assert handed - plain < 500e-6
+
+
+def test_a_batch_is_read_at_once():
+    "The batches of an epoch of digits, image by image and at once, in turn; the same bits"
+    pairs = _Pairs(load_images('digits', split='train'), labelled=True)
+    batches = [[(i, i) for i in range(start, start + 64)] for start in range(0, len(pairs) - 63, 64)]
+
+    def one_by_one():
+        return [[pairs[place] for place in batch] for batch in batches]
+
+    def at_once():
+        return [pairs.__getitems__(batch) for batch in batches]
+
+    for slow, fast in zip(one_by_one(), at_once(), strict=True):
+        assert all(torch.equal(a, b) and k == c for (a, k), (b, c) in zip(slow, fast, strict=True))
+    turns = [(seconds(one_by_one), seconds(at_once)) for _ in range(5)]
+    slow, fast = (min(turn[i] for turn in turns) / len(batches) for i in range(2))
+    print(
+        f'\na batch of 64 digits: {slow * 1e3:.2f} ms one by one, {fast * 1e3:.2f} at once, {slow / fast:.1f} x'
+    )
+    assert slow / fast >= 3
