@@ -185,7 +185,5 @@ def test_a_batch_is_read_at_once():
         assert all(torch.equal(a, b) and k == c for (a, k), (b, c) in zip(slow, fast, strict=True))
     turns = [(seconds(one_by_one), seconds(at_once)) for _ in range(5)]
     slow, fast = (min(turn[i] for turn in turns) / len(batches) for i in range(2))
-    print(
-        f'\na batch of 64 digits: {slow * 1e3:.2f} ms one by one, {fast * 1e3:.2f} at once, {slow / fast:.1f} x'
-    )
+    print(f'\n64 digits: {slow * 1e3:.2f} ms one by one, {fast * 1e3:.2f} at once, {slow / fast:.1f} x')
     assert slow / fast >= 3
