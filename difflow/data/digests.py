@@ -139,6 +139,9 @@ def _each(images:ImageSet|Tensor|Any) -> tuple[list[str], dict]:
         return _contents(files.read, files.indices), dict(size=files.size, channels=files.channels)
     held = images if isinstance(images, Tensor) else getattr(images, '_held', None)
     held = images.images if held is None else getattr(held, 'x', held) # floats as they are
+    if getattr(images, 'streamed', False):
+        parts = (held.stack(slice(i, i + 512)) for i in range(0, len(held), 512))
+        return [_pixel_digest(pixels) for part in parts for pixels in part], {}
     return [_pixel_digest(held[i]) for i in range(len(held))], {}
 
 def _as_images(images:Any) -> Any:

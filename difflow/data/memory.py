@@ -6,17 +6,21 @@
 __all__ = []
 
 # %% ../../nbs/data/07_memory.ipynb #01c2a908
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from .canvas import _decode, _to_mode, to_uint8
-from .readers import _ArrayReader, _channels_last, _LazyImages, _pixels
+from .canvas import _decode, _texts, _to_mode, to_float, to_uint8
+from .checks import check_number
+from .readers import _ArrayReader, _channels_last, _LazyImages, _pixels, _StreamedImages
 from .sources import _labels, _targets
+from .subsets import _Index, _index
 
 # %% ../../nbs/data/07_memory.ipynb #6b80674d
 class _FloatImages:
@@ -180,3 +184,87 @@ def _is_float(image:np.ndarray|Tensor|Image.Image) -> bool:
     "Return whether an image is an array or a tensor of floats"
     if isinstance(image, Tensor): return image.is_floating_point()
     return isinstance(image, np.ndarray) and image.dtype.kind == 'f'
+
+# %% ../../nbs/data/07_memory.ipynb #1b05defa
+class _ImageStore(Dataset):
+    "Images in memory or decoded on access, with the names that errors are about"
+    def __init__(self, images:Tensor|_LazyImages|_FloatImages, names:Sequence[str]|None):
+        kind = f'{getattr(images, "dtype", type(images).__name__)} {tuple(getattr(images, "shape", ()))}'
+        if not isinstance(images, (_LazyImages, _FloatImages)):
+            if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+                raise ValueError(f'images must be uint8 (N,C,H,W), not {kind}; ImageSet.of takes other forms')
+            if images.shape[1] not in (1, 3):
+                raise ValueError(f'images must be uint8 (N,C,H,W), C = 1 or 3, not {kind}; ImageSet.of takes '
+                                 '(N,H,W,C)')
+        self._held, n = images, len(images)
+        self._files = images if isinstance(images, _LazyImages) else None # what the pixels are decoded from
+        self.names = [f'{i:06d}' for i in range(n)] if names is None else _texts('names', names, n)
+
+    def __len__(self) -> int: return len(self._held)
+
+    @property
+    def decoded(self) -> bool:
+        "Whether all pixels are in memory"
+        return not isinstance(self._held, _LazyImages)
+
+    @property
+    def streamed(self) -> bool:
+        "Whether the pixels stay in an array on disk, of which `bytes` and `tensor` read a part"
+        return isinstance(self._held, _StreamedImages)
+
+    def bytes(self, indices:slice|Tensor) -> Tensor: # int64 (B,), each in 0..N-1
+        "Return the images at a slice or at `indices` as uint8 (B,C,H,W); no more than these are read"
+        if self.streamed: return self._held.stack(indices if isinstance(indices, slice) else indices.numpy())
+        return self.images[indices]
+
+    @property
+    def images(self) -> Tensor:
+        "All images as uint8 (N,C,H,W), decoded and kept"
+        if not self.decoded: self._held = self._stack(range(len(self)))
+        return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
+
+    def decode(self, workers:int=0) -> '_ImageStore': # workers: threads, >= 0; 0: this one alone
+        "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
+        if check_number('workers', workers, 0, whole=True) and not self.decoded:
+            with ThreadPoolExecutor(workers) as pool:
+                self._held = self._stack(range(len(self)), pool.map(self.pixels, range(len(self))))
+        _ = self.images
+        return self
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        "(C, H, W) of the first image"
+        return tuple(self._held[0].shape)
+
+    def _stack(self, indices:Sequence[int]|Tensor, decoded:Iterable[Tensor]|None=None) -> Tensor:
+        "Return the images at `indices` as one uint8 batch; ValueError where their shapes differ"
+        if self.streamed: return self._held.stack(np.asarray(indices))
+        images = []
+        for i, pixels in zip(indices, decoded or (self._held[int(i)] for i in indices)):
+            images.append(pixels)
+            if images[-1].shape != images[0].shape:
+                raise ValueError(f'{self.names[int(indices[0])]} is {tuple(images[0].shape)} (C,H,W), '
+                                 f'{self.names[int(i)]} {tuple(images[-1].shape)}: pass size= and channels=')
+        return torch.stack(images) if images else torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
+
+    def _floats(self, i:int|Tensor) -> Tensor:
+        "Return image `i` as float32 (C,H,W), or those at the indices `i` as (B,C,H,W)"
+        if isinstance(self._held, _FloatImages): return self._held.x[i]
+        return to_float(self._held[i] if self.decoded or isinstance(i, int) else self._stack(i))
+
+    def pixels(self, i:int) -> Tensor: # its index in -N..N-1 -> uint8 (C,H,W)
+        "Return image `i` as bytes, whatever shapes the others have"
+        return self._held[i]
+
+    def tensor(self, indices:_Index|None=None) -> Tensor: # indices: a slice, indices or a mask; None: all
+        "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
+        i = _index(slice(None) if indices is None else indices, len(self))
+        return self._floats(torch.tensor([i]) if isinstance(i, int) else i)
+
+    def broken(self) -> dict[int, str]:
+        "Decode every image and return {index: reason} of those that cannot be read"
+        reasons = {}
+        for i in range(len(self)):
+            try: self._held[i]
+            except ValueError as e: reasons[i] = str(e)
+        return reasons

@@ -8,7 +8,9 @@ __all__ = []
 # %% ../../nbs/data/02_readers.ipynb #9f1679f6
 import gzip
 import math
+import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,3 +207,93 @@ class _LazyImages:
             picture = _in_8_bits(self.read, int(self.indices[i]), self.channels)
             return _pixels(picture, self.channels, self.size)
         return _LazyImages(self.read, self.indices[i.numpy()], self.size, self.channels)
+
+# %% ../../nbs/data/02_readers.ipynb #bffac4ca
+_TOUCHED = 1 << 26 # bytes of a file that may be in memory because somebody has looked at them
+
+class _ArrayFile:
+    "The rows of an array on disk, an npy file: in memory are a few of them, those looked at last"
+    def __init__(self, path:Path, facts:tuple[int, int]|None=None): # of the file that is meant; None: of this
+        self.path, self._touched = Path(path), 0
+        with Gate.named_errors(path, 'unreadable npy'), open(Gate.regular_file(path), 'rb') as file:
+            version = np.lib.format.read_magic(file)
+            read = getattr(np.lib.format, f'read_array_header_{1 if version == (1, 0) else 2}_0')
+            self.shape, columns_first, self.dtype = read(file)
+            if self.dtype.hasobject or columns_first or not self.shape:
+                raise ValueError(f'{self.dtype} {self.shape}, wanted are rows of numbers, one after another')
+            count, self._file = math.prod(self.shape), os.dup(file.fileno())
+            size, needed = self._changes()[0], file.tell() + count * self.dtype.itemsize
+            if size < needed: raise ValueError(f'{self.shape} needs {needed} bytes, it has {size}')
+            self._facts, self._map = facts or self._changes(), self._mapped()
+            self._rows = np.frombuffer(self._map, self.dtype, count, file.tell()).reshape(self.shape)
+
+    def _changes(self) -> tuple[int, int]:
+        "Return what changes with the content of the file: its size, and when it was written, in ns"
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
+    def _mapped(self) -> mmap.mmap:
+        "Map the file: what is written to it by mistake stays in this process, and none counts as memory"
+        private, spared = getattr(mmap, 'MAP_PRIVATE', None), 0x4000 if sys.platform == 'linux' else 0
+        if private is None: return mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
+        flags = private | getattr(mmap, 'MAP_NORESERVE', spared)
+        return mmap.mmap(self._file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def __reduce__(self) -> tuple: return _ArrayFile, (self.path, self._facts) # in another process
+
+    def __del__(self):
+        if hasattr(self, '_file'): os.close(self._file)
+
+    def __len__(self) -> int: return self.shape[0]
+
+    def __getitem__(self, rows:slice|np.ndarray) -> np.ndarray: # int (n,), each in 0..N-1
+        "Return some rows, a view or a copy; ValueError where the file was written to since it was opened"
+        if self._changes() != self._facts:
+            raise ValueError(f'{self.path} was changed since it was opened: load it again')
+        if isinstance(rows, np.ndarray) and len(rows) > 1 and (np.diff(rows) == 1).all():
+            rows = slice(int(rows[0]), int(rows[-1]) + 1)
+        found = self._rows[rows]
+        self._touched += found.nbytes if isinstance(rows, slice) else len(rows) << 16 # neighbours come along
+        if self._touched > _TOUCHED and hasattr(mmap, 'MADV_DONTNEED'):
+            self._map.madvise(mmap.MADV_DONTNEED) # what is looked at again comes again
+            self._touched = 0
+        return found
+
+class _FileArrayReader:
+    "Pictures out of an array on disk: uint8 (N,H,W), (N,H,W,C) or (N,C,H,W), C = 1 or 3"
+    def __init__(self, path:Path):
+        self.rows = _ArrayFile(path)
+        shape, dtype = self.rows.shape, self.rows.dtype
+        like = _channels_last(np.empty((0, *shape[1:]), np.uint8)).shape # as NumPy lays images out
+        if dtype != np.uint8 or 0 in shape or len(like) != 3 and like[3:] != (3,):
+            raise ValueError(f'{path}: {dtype} {shape}, wanted uint8 0..255 of shape (N,H,W), (N,H,W,C) or '
+                             '(N,C,H,W), C = 1 or 3')
+        self.shape = (like[3] if len(like) == 4 else 1, *like[1:3]) # (C,H,W)
+        self.last = self.shape[0] > 1 and shape[1:] == like[1:] # the channels, in the file
+
+    def tensor(self, indices:np.ndarray) -> Tensor:
+        "Return the images at `indices` as uint8 (B,C,H,W)"
+        pixels = torch.from_numpy(self.rows[indices])
+        return pixels.permute(0, 3, 1, 2).contiguous() if self.last else pixels.reshape(-1, *self.shape)
+
+    def place(self, i:int) -> str: return f'{self.rows.path}: row {i}'
+
+    def __call__(self, i:int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(_channels_last(self.rows[np.array([i])])[0]))
+
+# %% ../../nbs/data/02_readers.ipynb #52c9acc3
+class _StreamedImages(_LazyImages):
+    "Images in an array on disk, read when they are indexed, as many at once as are asked for"
+    def __init__(self, read:_FileArrayReader, indices:np.ndarray): super().__init__(read, indices)
+
+    @property
+    def shape(self) -> tuple[int, ...]: return len(self), *self.read.shape
+
+    def stack(self, i:slice|np.ndarray) -> Tensor:
+        "Return the images at a slice or at indices as uint8 (B,C,H,W)"
+        return self.read.tensor(self.indices[i])
+
+    def __getitem__(self, i:int|Tensor) -> 'Tensor|_StreamedImages':
+        "Read image `i` as uint8 (C,H,W); an index tensor gives another `_StreamedImages`"
+        if isinstance(i, int): return self.read.tensor(self.indices[[i]])[0]
+        return _StreamedImages(self.read, self.indices[i.numpy()])

@@ -6,8 +6,7 @@
 __all__ = ['ImageSet', 'load_images', 'check_images']
 
 # %% ../../nbs/data/08_sets.ipynb #654548f1
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,85 +18,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..files import Gate, load_npz, save_npz
-from .canvas import _axes_of, _picture, _texts, image_grid, to_float, to_uint8
-from .checks import check_kind, check_number, named_arguments, shown
-from .memory import _FloatImages, _in_memory, _tensor_images
-from .readers import _ArrayReader, _LazyImages, _pixels
+from .canvas import _axes_of, _picture, _texts, image_grid
+from .checks import check_kind, named_arguments, shown
+from .memory import _FloatImages, _ImageStore, _in_memory, _tensor_images
+from .readers import _ArrayReader, _FileArrayReader, _LazyImages, _pixels, _StreamedImages
 from .sources import _find, _labels
 from .subsets import _check_options, _choose, _Index, _index
-
-# %% ../../nbs/data/08_sets.ipynb #1b05defa
-class _ImageStore(Dataset):
-    "Images in memory or decoded on access, with the names that errors are about"
-    def __init__(self, images:Tensor|_LazyImages|_FloatImages, names:Sequence[str]|None):
-        kind = f'{getattr(images, "dtype", type(images).__name__)} {tuple(getattr(images, "shape", ()))}'
-        if not isinstance(images, (_LazyImages, _FloatImages)):
-            if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-                raise ValueError(f'images must be uint8 (N,C,H,W), not {kind}; ImageSet.of takes other forms')
-            if images.shape[1] not in (1, 3):
-                raise ValueError(f'images must be uint8 (N,C,H,W), C = 1 or 3, not {kind}; ImageSet.of takes '
-                                 '(N,H,W,C)')
-        self._held, n = images, len(images)
-        self._files = images if isinstance(images, _LazyImages) else None # what the pixels are decoded from
-        self.names = [f'{i:06d}' for i in range(n)] if names is None else _texts('names', names, n)
-
-    def __len__(self) -> int: return len(self._held)
-
-    @property
-    def decoded(self) -> bool:
-        "Whether all pixels are in memory"
-        return not isinstance(self._held, _LazyImages)
-
-    @property
-    def images(self) -> Tensor:
-        "All images as uint8 (N,C,H,W), decoded and kept"
-        if not self.decoded: self._held = self._stack(range(len(self)))
-        return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
-
-    def decode(self, workers:int=0) -> 'ImageSet': # workers: threads, >= 0; 0: this one alone
-        "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
-        if check_number('workers', workers, 0, whole=True) and not self.decoded:
-            with ThreadPoolExecutor(workers) as pool:
-                self._held = self._stack(range(len(self)), pool.map(self.pixels, range(len(self))))
-        _ = self.images
-        return self
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        "(C, H, W) of the first image"
-        return tuple(self._held[0].shape)
-
-    def _stack(self, indices:Sequence[int]|Tensor, decoded:Iterable[Tensor]|None=None) -> Tensor:
-        "Return the images at `indices` as one uint8 batch; ValueError where their shapes differ"
-        images = []
-        for i, pixels in zip(indices, decoded or (self._held[int(i)] for i in indices)):
-            images.append(pixels)
-            if images[-1].shape != images[0].shape:
-                raise ValueError(f'{self.names[int(indices[0])]} is {tuple(images[0].shape)} (C,H,W), '
-                                 f'{self.names[int(i)]} {tuple(images[-1].shape)}: pass size= and channels=')
-        return torch.stack(images) if images else torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
-
-    def _floats(self, i:int|Tensor) -> Tensor:
-        "Return image `i` as float32 (C,H,W), or those at the indices `i` as (B,C,H,W)"
-        if isinstance(self._held, _FloatImages): return self._held.x[i]
-        return to_float(self._held[i] if self.decoded or isinstance(i, int) else self._stack(i))
-
-    def pixels(self, i:int) -> Tensor: # its index in -N..N-1 -> uint8 (C,H,W)
-        "Return image `i` as bytes, whatever shapes the others have"
-        return self._held[i]
-
-    def tensor(self, indices:_Index|None=None) -> Tensor: # indices: a slice, indices or a mask; None: all
-        "Return the images at `indices` (default all) as float32 (B,C,H,W) in [-1, 1]"
-        i = _index(slice(None) if indices is None else indices, len(self))
-        return self._floats(torch.tensor([i]) if isinstance(i, int) else i)
-
-    def broken(self) -> dict[int, str]:
-        "Decode every image and return {index: reason} of those that cannot be read"
-        reasons = {}
-        for i in range(len(self)):
-            try: self._held[i]
-            except ValueError as e: reasons[i] = str(e)
-        return reasons
 
 # %% ../../nbs/data/08_sets.ipynb #81a271b8
 class _ShownImages(_ImageStore):
@@ -203,7 +129,9 @@ class ImageSet(_KeptImages):
         return result
 
     def __repr__(self) -> str:
-        shape = 'x'.join(str(s) for s in self._held.shape[1:]) if self.decoded else 'decoded on access'
+        known = self.decoded or self.streamed
+        shape = 'x'.join(str(s) for s in self._held.shape[1:]) if known else 'decoded on access'
+        shape += ', read from disk' * self.streamed
         labels = '' if self.labels is None else ', labels ' + str(tuple(self.labels.shape))
         return f'ImageSet({len(self)} images, {shape}{labels})'
 
@@ -262,6 +190,9 @@ def load_images(
     images = _LazyImages(source.read, keep, size, channels)
     if isinstance(source.read, _ArrayReader) and size is channels is None:
         images = source.read.tensor(keep)
+    disk = isinstance(source.read, _FileArrayReader) and size is None
+    if disk and channels in (None, source.read.shape[0]):
+        images = _StreamedImages(source.read, keep)
     labels = None if source.labels is None else source.labels[keep].astype(np.int64)
     result = ImageSet(images, labels, [source.names[i] for i in keep], source.classes)
     result._total, result._source = len(source.names), _name_of(name_or_path)

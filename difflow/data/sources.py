@@ -19,6 +19,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from difflow.data.readers import (
                                   _ArrayReader,
                                   _channels_last,
+                                  _FileArrayReader,
                                   _FileReader,
                                   _idx_array,
                                   _ImageSource,
@@ -259,6 +260,11 @@ def _idx(path:Path) -> _ImageSource:
     names = _numbered(path.name.split('-')[0], len(images))
     return _ImageSource(_ArrayReader(images), labels, names, classes)
 
+def _npy(path:Path) -> _ImageSource:
+    "Return the images of an npy of bytes, which stay where they are, as a source, without labels"
+    read = _FileArrayReader(path)
+    return _ImageSource(read, None, _numbered(path.stem, len(read.rows)), None)
+
 def _lmdb(path:Path) -> _ImageSource:
     "Return the pictures of an LMDB as a source, without labels"
     read = _LmdbReader(path)
@@ -274,11 +280,12 @@ def _find(name_or_path:str|Path, seed:int, split:str, options:dict, orient:bool=
         if not there:
             theirs = ', '.join(c.__name__ for c in sets.values())
             raise ValueError(f'unknown image set {name!r}: known are {", ".join(EMBEDDED)}; a path of a '
-                             f'folder, zip, npz or image; of torchvision {theirs}')
+                             f'folder, zip, npz, npy or image; of torchvision {theirs}')
     if options: raise ValueError(f'{name!r} takes no {"=, ".join(options)}=: that is for torchvision sets')
     if name in EMBEDDED: return EMBEDDED[name](seed)
     if path.is_dir() and path.name.endswith('_lmdb') and (path / 'data.mdb').exists(): return _lmdb(path)
     if '-images-idx3-ubyte' in path.name and not path.is_dir(): return _idx(path)
     if path.is_dir() or path.suffix.lower() == '.zip': return _files(path, split, orient)
     if path.suffix.lower() == '.npz': return _npz(path, path)
+    if path.suffix.lower() == '.npy': return _npy(path)
     return _ImageSource(_FileReader(path.parent, [path.name], orient=orient), None, [path.name], None)

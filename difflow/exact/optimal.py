@@ -8,52 +8,18 @@ __all__ = ['OptimalDenoiser']
 # %% ../../nbs/exact/03_optimal.ipynb #f0de6fdb
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.checks import check_choice, check_kind, check_number, shown
-from ..data.sets import ImageSet, check_images
+from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser, as_sigma
 from .posteriors import _add_pixels, _covariance_product, _Posterior, _Regimes, _solve_surely, _weigh
-from .weighted_sums import _Images
+from .weighted_sums import _Images, _Index, _moments, _pixels_of, _project, _Rows
 
 # %% ../../nbs/exact/03_optimal.ipynb #7760238a
-def _pixels_of(images:ImageSet|Tensor) -> Tensor: # (N, C, H, W)
-    "Return the pixels of a set or tensor; raise ValueError for none, wrong shapes, and NaN."
-    pixels = check_kind('images', images, (ImageSet, Tensor))
-    pixels = images.images if isinstance(images, ImageSet) else images
-    if pixels.ndim != 4 or 0 in pixels.shape:
-        raise ValueError(f'images must be (N, C, H, W) with N >= 1, got {tuple(pixels.shape)}')
-    if pixels.dtype != torch.uint8: check_images(pixels, name='images', limit=math.inf) # exact in any unit
-    return pixels.detach()
-
-def _best_float(device:torch.device) -> torch.dtype:
-    "Return float64, or float32 on a device without it."
-    return torch.float32 if device.type == 'mps' else torch.float64
-
-class _Moments(NamedTuple):
-    "The first two moments of a set of images, in the units of its pixels."
-    centre:Tensor # (D,) float32, their mean, rounded for uint8 pixels
-    halves:Tensor # (N,) float64, half the squared distances from the centre
-    reach:float # the largest norm
-
-def _moments(pixels:Tensor) -> _Moments: # pixels (N, D)
-    "Return the mean of a set, half the squared distances from it, and the largest norm."
-    parts, double, n = pixels.split(512), _best_float(pixels.device), len(pixels)
-    room = torch.empty(parts[0].shape, dtype=double, device=pixels.device) # for one part at a time
-    mean = torch.zeros_like(room[0])
-    for part in parts: mean += room[:len(part)].copy_(part).sum(0) / n
-    centre, halves = (mean.round() if pixels.dtype == torch.uint8 else mean).float(), room.new_empty(n)
-    squares = torch.empty_like(halves)
-    for i, part in enumerate(parts):
-        rows, y = slice(512 * i, 512 * i + len(part)), room[:len(part)]
-        squares[rows] = y.copy_(part).square_().sum(1)
-        halves[rows] = y.copy_(part).sub_(centre).square_().sum(1) / 2
-    return _Moments(centre, halves, squares.max().sqrt().item())
-
 def _check_labels(labels:Tensor, n:int) -> Tensor: # (n,)
     "Return `labels` as a tensor; raise ValueError unless they are `n` integers >= 0."
     if isinstance(labels, (list, tuple, np.ndarray)):
@@ -76,6 +42,7 @@ class _SetDenoiser(Denoiser):
         dtype:torch.dtype=torch.float32, # of the products: float32, corrected where it shows, or float64
         top_k:int|None=None, # answer with the mean of the k nearest images alone, 1..N; None: of all
         exact:int=16, # nearest images weighed again in float64, >= 1
+        index:int|None=None, # principal components of an index, 1..D: skip what weighs < 1e-7; None: none
     ):
         super().__init__()
         pixels = _pixels_of(images)
@@ -83,16 +50,22 @@ class _SetDenoiser(Denoiser):
             if value is not None: check_number(name, value, 1, high, whole=True)
         check_number('exact', exact, 1, whole=True)
         check_choice('dtype', dtype, (torch.float32, torch.float64))
-        self.image_shape, self.block, self.dtype = tuple(pixels.shape[1:]), block, dtype
+        shape = images.image_shape if isinstance(images, ImageSet) else images.shape[1:]
+        if index is not None: check_number('index', index, 1, pixels.shape[1], whole=True)
+        self.image_shape, self.block, self.dtype = tuple(shape), block, dtype
         self.top_k, self.exact, self.null_class = top_k, exact, labels is not None
         self.unit, self.zero = (127.5, 1.) if pixels.dtype == torch.uint8 else (1., 0.)
-        self.register_buffer('pixels', pixels.flatten(1))
+        if isinstance(pixels, _Rows): self.pixels = pixels
+        else: self.register_buffer('pixels', pixels)
         moments = _moments(self.pixels)
         self.register_buffer('centre', moments.centre)
         self.register_buffer('halves', moments.halves)
         self.reach = moments.reach
-        self.spread = (self.pixels.max().item() - self.pixels.min().item()) / self.unit
-        self.counts = None
+        self.spread = moments.spread / self.unit
+        self.counts, basis, rows = None, None, None
+        if index is not None: basis, rows = _project(self._images(None), index, self.halves.dtype)
+        self.register_buffer('_basis', basis, persistent=False)
+        self.register_buffer('_components', rows, persistent=False)
         if labels is not None: self._sort(_check_labels(labels, len(self)))
 
     def _sort(self, labels:Tensor):
@@ -103,9 +76,16 @@ class _SetDenoiser(Denoiser):
 
     def __len__(self) -> int: return len(self.pixels)
 
+    @property
+    def _source(self) -> dict:
+        "Return which images these are, where they are not among the tensors."
+        return {} if isinstance(self.pixels, Tensor) else dict(images=self.pixels.digest)
+
     def _apply(self, fn, recurse:bool=True):
         "Move to another device; keep every dtype, since `.half()` would spoil the answers."
-        return super()._apply(lambda t: fn(t.view(torch.uint8)).view(t.dtype), recurse)
+        moved = super()._apply(lambda t: fn(t.view(torch.uint8)).view(t.dtype), recurse)
+        if isinstance(self.pixels, _Rows): self.pixels.device = self.centre.device
+        return moved
 
     def _inside(self, x:Tensor) -> Tensor: # (B, D)
         "Return `x` in the units of the pixels, measured from the centre."
@@ -138,18 +118,28 @@ class _SetDenoiser(Denoiser):
                 if not len(members): raise ValueError(f'labels: the set has no image of class {c}')
             yield from ((part, self._images(members)) for part in rows.split(_ROWS_AT_ONCE))
 
+    def _visited(self, labels:Tensor|None, z:Tensor, variance:Tensor,
+                 k:int) -> Iterator[tuple[Tensor, _Images]]:
+        "Yield rows and images as `_groups` does, without the images that the index can leave out."
+        for rows, images in self._groups(labels, len(z)):
+            if self._basis is None: yield rows, images
+            else:
+                index = _Index(self._images(None), self._basis, self._components)
+                yield from index.split(rows, images, z, variance, k)
+
 # %% ../../nbs/exact/03_optimal.ipynb #78eaa302
 def _posterior(denoiser:_SetDenoiser, x:Tensor, sigma:Tensor, labels:Tensor|None, k:int,
-               mean:bool) -> _Posterior:
+               mean:bool, named:bool=True) -> _Posterior: # named: the k nearest are asked for
     "Return the posterior of noisy images `x` (B, C, H, W), class by class."
     z, variance = denoiser._inside(x), denoiser._variance(sigma, len(x))
-    groups = list(denoiser._groups(labels, len(x)))
-    parts, k = [], min([k, *(images.n for _, images in groups)])
+    groups = list(denoiser._visited(labels, z, variance, k if named else 1))
+    parts, least = [], min([k, *(images.n for _, images in groups)])
     for rows, images in groups:
-        found = _solve_surely(images, z[rows], variance[rows], k, mean, denoiser.dtype)
-        log_mean = found.log_total - math.log(images.n)
-        nearest = images.numbers(found.indices)
-        parts.append((found.mean, log_mean, found.squares, nearest, found.weights, found.rest))
+        many = least if named else min(k, images.n)
+        found = _solve_surely(images, z[rows], variance[rows], many, mean, denoiser.dtype)
+        log_mean = found.log_total - math.log(images.n + images.others)
+        nearest = images.numbers(found.indices[:, :least])
+        parts.append((found.mean, log_mean, found.squares, nearest, found.weights[:, :least], found.rest))
     back = torch.cat([rows for rows, _ in groups]).argsort()
     joined = (p[0] if p[0] is None else torch.cat(p)[back] for p in zip(*parts))
     pixels, log_density, squares, *nearest = joined
@@ -169,7 +159,8 @@ class _Mean(torch.autograd.Function):
     "The posterior mean with its derivative in closed form, both forward and backward."
     @staticmethod
     def forward(x:Tensor, sigma:Tensor, labels:Tensor|None, denoiser:_SetDenoiser) -> Tensor:
-        if denoiser.top_k is None: return _posterior(denoiser, x, sigma, labels, denoiser.exact, True).mean
+        if denoiser.top_k is None:
+            return _posterior(denoiser, x, sigma, labels, denoiser.exact, True, named=False).mean
         return _mean_of_nearest(denoiser, _posterior(denoiser, x, sigma, labels, denoiser.top_k, False), x)
 
     @staticmethod
@@ -225,7 +216,8 @@ class OptimalDenoiser(_Regimes, _SetDenoiser):
     @property
     def options(self) -> dict: # json-able
         "Return what decides the answers, beside the images."
-        return dict(top_k=self.top_k, classes=self.counts)
+        index = {} if self._basis is None else dict(index=self._basis.shape[1])
+        return dict(top_k=self.top_k, classes=self.counts) | index | self._source
 
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         return _Mean.apply(x, sigma, labels, self)
@@ -261,7 +253,7 @@ class OptimalDenoiser(_Regimes, _SetDenoiser):
         self.check(x, labels)
         z, variance = self._inside(x), self._variance(as_sigma(sigma, x), len(x))
         out = torch.zeros(len(x), len(self), dtype=self.dtype, device=x.device)
-        for rows, images in self._groups(labels, len(x)):
+        for rows, images in self._visited(labels, z, variance, 1):
             for places, _, weights in _weigh(images, z[rows], variance[rows], self.exact, self.dtype)[1]:
                 out[rows[:, None], images.numbers(places)] = weights.to(out.dtype)
         return out
@@ -280,7 +272,7 @@ class OptimalDenoiser(_Regimes, _SetDenoiser):
         z, variance = self._inside(x), self._variance(as_sigma(sigma, x), len(x))
         v, out = vectors.reshape(-1, len(x), z.shape[1]), torch.empty_like(vectors)
         flat, choice = out.view(v.shape), (self.exact, self.dtype)
-        for rows, images in self._groups(labels, len(x)):
+        for rows, images in self._visited(labels, z, variance, 1):
             products = _covariance_product(images, z[rows], variance[rows], v[:, rows], *choice)
             flat[:, rows] = products.to(v.dtype)
         return out

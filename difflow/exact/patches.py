@@ -120,8 +120,9 @@ class _WindowSet(_SetDenoiser):
     def _reach(self, patch:int) -> float:
         "Return the largest norm of a window in the set."
         if patch not in self.reaches:
+            parts = (self.pixels[i:i + 64] for i in range(0, len(self), 64))
             norms = (_largest_norms(y.to(self.halves.dtype) - self.centre, self.image_shape, patch,
-                                    self.equivariant).max() for y in self.pixels.split(64))
+                                    self.equivariant).max() for y in parts)
             self.reaches[patch] = torch.stack([*norms]).max().item()
         return self.reaches[patch]
 
@@ -250,7 +251,8 @@ class PatchDenoiser(_WindowDenoiser):
     def options(self) -> dict: # json-able
         "Return what decides the answers, beside the images."
         share = (self.share, self.seed) if self.share < 1 else 1.
-        return dict(patch=self.scales, equivariant=self.equivariant, share=share, classes=self.counts)
+        own = dict(patch=self.scales, equivariant=self.equivariant, share=share, classes=self.counts)
+        return own | self._source
 
     def denoise(self, x:Tensor, sigma:Tensor, labels:Tensor|None) -> Tensor:
         return _WindowMean.apply(x, sigma, labels, self)

@@ -8,22 +8,45 @@ __all__ = []
 # %% ../../nbs/exact/01_weighted_sums.ipynb #5f8a6d24
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..data.checks import check_kind
+from ..data.digests import images_digest
+from ..data.sets import ImageSet, check_images
+from ..noise import normal
+
 # %% ../../nbs/exact/01_weighted_sums.ipynb #4a4bfa0b
+class _Rows:
+    "The bytes of a set on disk as rows (N, D): what a pass asks of a tensor, read when it is asked for."
+    dtype, device = torch.uint8, torch.device('cpu') # the device is where the rows are wanted
+    def __init__(self, images:ImageSet):
+        self.images, self.shape = images, (len(images), math.prod(images.image_shape))
+
+    def __len__(self) -> int: return self.shape[0]
+
+    @cached_property
+    def digest(self) -> str:
+        "Return what the images are, in 64 digits."
+        return images_digest(self.images)
+
+    def __getitem__(self, rows:slice|Tensor) -> Tensor: # (n, D)
+        return self.images.bytes(rows if isinstance(rows, slice) else rows.cpu()).flatten(1).to(self.device)
+
 @dataclass(frozen=True)
 class _Images:
     "The images of a pass, and what is known of them."
-    pixels:Tensor # (N, D) uint8 or float, the whole set
+    pixels:Tensor|_Rows # (N, D) uint8 or float, the whole set
     centre:Tensor # (D,) float32, from which pixels are measured
     halves:Tensor # (N,) float64, half the squared distances from the centre
     reach:float # the largest norm of an image
     members:Tensor|None # (n,) int64, the images that count, None: all
     block:int # images converted and multiplied at once
+    others:int = 0 # images beside the members that count and cannot weigh anything
 
     @property
     def n(self) -> int:
@@ -77,6 +100,44 @@ def _relative_weights(scores:Tensor, best:Tensor, variance:Tensor) -> Tensor: # 
     weights = scores.sub_(best.to(scores.dtype)).mul_(rate).clamp_(min=_SMALLEST - 1).exp_()
     return torch.nn.functional.threshold_(weights, math.exp(_SMALLEST), 0.)
 
+# %% ../../nbs/exact/01_weighted_sums.ipynb #8fc9e89b
+def _pixels_of(images:ImageSet|Tensor) -> Tensor|_Rows: # (N, D)
+    "Return the pixels of a set or tensor as rows; raise ValueError for none, wrong shapes, and NaN."
+    check_kind('images', images, (ImageSet, Tensor))
+    if isinstance(images, ImageSet) and images.streamed: return _Rows(images)
+    pixels = images.images if isinstance(images, ImageSet) else images
+    if pixels.ndim != 4 or 0 in pixels.shape:
+        raise ValueError(f'images must be (N, C, H, W) with N >= 1, got {tuple(pixels.shape)}')
+    if pixels.dtype != torch.uint8: check_images(pixels, name='images', limit=math.inf) # exact in any unit
+    return pixels.detach().flatten(1)
+
+class _Moments(NamedTuple):
+    "The first two moments of a set of images, in the units of its pixels."
+    centre:Tensor # (D,) float32, their mean, rounded for uint8 pixels
+    halves:Tensor # (N,) float64, half the squared distances from the centre
+    reach:float # the largest norm
+    spread:float # from the smallest pixel to the largest
+
+def _moments(pixels:Tensor|_Rows) -> _Moments: # pixels (N, D)
+    "Return the mean of a set, half the squared distances from it, the largest norm, and the spread."
+    double, n = _best_float(pixels.device), len(pixels)
+    places = [slice(i, min(i + 512, n)) for i in range(0, n, 512)]
+    room = torch.empty(min(n, 512), pixels.shape[1], dtype=double, device=pixels.device) # for one part
+    mean, ends = torch.zeros_like(room[0]), []
+    for rows in places:
+        part = pixels[rows]
+        mean += room[:len(part)].copy_(part).sum(0) / n
+        ends += part.aminmax()
+    centre, halves = (mean.round() if pixels.dtype == torch.uint8 else mean).float(), room.new_empty(n)
+    squares = torch.empty_like(halves)
+    for rows in places:
+        part = pixels[rows]
+        y = room[:len(part)]
+        squares[rows] = y.copy_(part).square_().sum(1)
+        halves[rows] = y.copy_(part).sub_(centre).square_().sum(1) / 2
+    low, high = torch.stack(ends).aminmax()
+    return _Moments(centre, halves, squares.max().sqrt().item(), high.item() - low.item())
+
 # %% ../../nbs/exact/01_weighted_sums.ipynb #25e450dc
 class _Sums(NamedTuple):
     "Sums of a pass over some of the images, weights relative to the best score."
@@ -107,3 +168,66 @@ def _sum_up(
         squares.mul_(fade**2).add_(torch.linalg.vecdot(weights, weights)[:, None])
         if mean: _add_weighted(pixels.mul_(fade.to(dtype)), weights, y)
     return _Sums(scores, indices, total, squares, pixels - total * images.centre if mean else None)
+
+# %% ../../nbs/exact/01_weighted_sums.ipynb #7ce57455
+_PART, _MARGIN = 4096, 16.2 # images the directions are found from; e^-16.2 < 1e-7
+
+def _project(images:_Images, components:int, dtype:torch.dtype) -> tuple[Tensor, Tensor]: # (D, k), (N, k + 1)
+    "Return an orthonormal basis, and for every image its components and the norm of what is left."
+    n = images.n
+    some = images.pixels[torch.arange(min(n, _PART)) * n // min(n, _PART)].to(dtype) - images.centre
+    basis = normal((components, some.shape[1]), seeds=0, device=some.device).to(dtype).T
+    for _ in range(3): basis = torch.linalg.qr(some.T @ (some @ basis))[0] # of the largest variance
+    rows = torch.empty(n, components + 1, device=some.device)
+    for where, y, half in images.blocks(dtype):
+        along = (y - images.centre) @ basis
+        left = (2 * half - along.square().sum(1)).clamp(min=0).sqrt()
+        rows[where] = torch.cat([along, left[:, None]], 1).float()
+    return basis, rows
+
+class _Index(NamedTuple):
+    "A bound of every score by some components of every image and the norm of what is left."
+    images:_Images # all of them
+    basis:Tensor # (D, k) float64
+    rows:Tensor # (N, k + 1) float32
+
+    def _bounds(self, z:Tensor, members:Tensor|None) -> Tensor: # (B, n) float32, of all or the members
+        "Return numbers that no score exceeds, rounding included."
+        along, chosen = z @ self.basis, slice(None) if members is None else members
+        left = (z.square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
+        queries, half = torch.cat([along, left[:, None]], 1).float(), self.images.halves[chosen]
+        reach, norms = (2 * half.max()).sqrt(), z.norm(dim=1, keepdim=True)
+        off = 2.**-22 * queries.shape[1] * (norms * reach + reach**2)
+        return torch.addmm(-half.float(), queries, self.rows[chosen].T) + off.float()
+
+    def _scores(self, z:Tensor, numbers:Tensor) -> Tensor: # numbers (B, m) -> (B, m)
+        "Return the true scores of a few images."
+        rows, at = numbers.unique(return_inverse=True)
+        y = self.images.pixels[rows].to(z.dtype) - self.images.centre
+        return (z @ y.T - self.images.halves[rows]).gather(1, at)
+
+    def _pick(self, z:Tensor, variance:Tensor, k:int, members:Tensor|None) -> Tensor: # (B, n) bool
+        "Return which images may weigh something, or be among the `k` nearest, of each noisy image."
+        bounds = self._bounds(z, members)
+        at = bounds.topk(min(bounds.shape[1], max(k, 8)))[1]
+        best = self._scores(z, at if members is None else members[at]).topk(min(k, at.shape[1]))[0]
+        lowest = best[:, :1] - variance * (math.log(bounds.shape[1]) + _MARGIN)
+        return bounds >= torch.minimum(lowest, best[:, -1:]).to(bounds)
+
+    def split(self, rows:Tensor, images:_Images, z:Tensor, variance:Tensor,
+              k:int) -> Iterator[tuple[Tensor, _Images]]: # of `rows` of z (B, D)
+        "Yield rows, and which of `images` they are weighed among: all where more than a quarter is left."
+        sample = images.numbers(torch.arange(2048, device=z.device) * images.n // 2048)
+        for part in rows.split(max(1, (1 << 25) // images.n)):
+            if images.n > 1 << 13: # at much noise a few of them say already that nothing can be left out
+                dense = self._pick(z[part], variance[part], k, sample).float().mean(1) > 0.5
+                if dense.any(): yield part[dense], images
+                part = part[~dense]
+            if not len(part): continue
+            chosen = self._pick(z[part], variance[part], k, images.members)
+            few = chosen.sum(1) <= images.n // 4
+            if not few.all(): yield part[~few], images
+            at = few.nonzero()[:, 0]
+            for some in at.split(8) if len(at) else (): # these visit together what any of them has to
+                left = chosen[some].any(0).nonzero()[:, 0]
+                yield part[some], replace(images, members=images.numbers(left), others=images.n - len(left))

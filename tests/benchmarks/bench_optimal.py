@@ -1,13 +1,14 @@
-"""One streamed product against two broadcast passes in float64, and against the bare products.
+"""One streamed product against two broadcast passes in float64, and against the bare products; sets on disk.
 
 Run with `pytest tests/benchmarks/bench_optimal.py -s`."""
 
 from time import process_time
 
+import numpy as np
 import pytest
 import torch
 
-from difflow import OptimalDenoiser
+from difflow import OptimalDenoiser, load_images
 
 COUNT, BATCH, SHAPE, SLICE = 50_000, 64, (3, 32, 32), 512
 SIGMAS = (0.002, 0.1, 1.0, 3.0, 10.0, 30.0, 80.0)
@@ -135,3 +136,37 @@ def test_memory_beyond_the_pixels(times, python, root):
     used = float(python(MEMORY, str(times), cwd=root, env={'OMP_NUM_THREADS': '1'}))
     print(f'\nbatch {BATCH * times}: {used:.0f} MiB more')
     assert used < 300
+
+
+@pytest.fixture(scope='module')
+def on_disk(images, tmp_path_factory):
+    path = tmp_path_factory.mktemp('disk') / 'images.npy'
+    np.save(path, images.numpy())
+    return load_images(path)
+
+
+@pytest.mark.parametrize('batch', [1, BATCH])
+def test_from_disk_beside_memory(images, denoiser, on_disk, batch):
+    "Throughput of a set that the file cache holds, in that of the same set in memory, the same bits"
+    disk, x = OptimalDenoiser(on_disk), noisy(images, 1.0)[:batch]
+    taken = {d: [] for d in (denoiser, disk)}
+    for _ in range(4):
+        for each in taken:
+            taken[each].append(seconds(lambda each=each: each(x, 1.0), 1)[0])
+    memory, streamed = (min(taken[d]) for d in (denoiser, disk))
+    print(f'\nbatch {batch}: {memory:.2f} s in memory, {streamed:.2f} s from disk: {memory / streamed:.2f}')
+    assert torch.equal(disk(x, 1.0), denoiser(x, 1.0)) and memory / streamed > 0.5
+
+
+def test_with_an_index(images, denoiser):
+    "CPU seconds with an index of 128 of 3,072 components, of images that are not in the set"
+    taken, indexed = seconds(lambda: OptimalDenoiser(images, index=128), 1)
+    print(
+        f'\nmade in {taken:.1f} s, without an index in {seconds(lambda: OptimalDenoiser(images), 1)[0]:.1f}'
+    )
+    x0 = smooth_images(COUNT + BATCH)[-BATCH:].float() / 127.5 - 1
+    for sigma in (0.03, 0.3, 1.0, 3.0):
+        x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        ours, plain = (seconds(lambda d=d: d(x, sigma)) for d in (indexed, denoiser))
+        print(f'sigma {sigma:4}: {plain[0]:.2f} s of all, {ours[0]:.2f} s: {plain[0] / ours[0]:.1f} x')
+        assert (ours[1] - plain[1]).abs().max() < 3e-6
