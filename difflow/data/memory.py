@@ -186,7 +186,7 @@ def _is_float(image:np.ndarray|Tensor|Image.Image) -> bool:
     return isinstance(image, np.ndarray) and image.dtype.kind == 'f'
 
 # %% ../../nbs/data/07_memory.ipynb #1b05defa
-class _ImageStore(Dataset):
+class _HeldImages(Dataset):
     "Images in memory or decoded on access, with the names that errors are about"
     def __init__(self, images:Tensor|_LazyImages|_FloatImages, names:Sequence[str]|None):
         kind = f'{getattr(images, "dtype", type(images).__name__)} {tuple(getattr(images, "shape", ()))}'
@@ -212,18 +212,19 @@ class _ImageStore(Dataset):
         "Whether the pixels stay in an array on disk, of which `bytes` and `tensor` read a part"
         return isinstance(self._held, _StreamedImages)
 
-    def bytes(self, indices:slice|Tensor) -> Tensor: # int64 (B,), each in 0..N-1
-        "Return the images at a slice or at `indices` as uint8 (B,C,H,W); no more than these are read"
+    def bytes(self, indices:slice|Tensor) -> Tensor: # indices: a slice, or int64 (B,), each in 0..N-1
+        "Return the images at a slice or at `indices` as uint8 (B,C,H,W), to be read: a view, where it can be"
         if self.streamed: return self._held.stack(indices if isinstance(indices, slice) else indices.numpy())
         return self.images[indices]
 
     @property
     def images(self) -> Tensor:
         "All images as uint8 (N,C,H,W), decoded and kept"
+        if self.streamed: self._held = self._held.stack(slice(None)).clone()
         if not self.decoded: self._held = self._stack(range(len(self)))
         return to_uint8(self._held.x) if isinstance(self._held, _FloatImages) else self._held
 
-    def decode(self, workers:int=0) -> '_ImageStore': # workers: threads, >= 0; 0: this one alone
+    def decode(self, workers:int=0) -> '_HeldImages': # workers: threads, >= 0; 0: this one alone
         "Decode all images now, by so many threads, and keep them; ValueError where their shapes differ"
         if check_number('workers', workers, 0, whole=True) and not self.decoded:
             with ThreadPoolExecutor(workers) as pool:
@@ -247,6 +248,9 @@ class _ImageStore(Dataset):
                                  f'{self.names[int(i)]} {tuple(images[-1].shape)}: pass size= and channels=')
         return torch.stack(images) if images else torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
 
+# %% ../../nbs/data/07_memory.ipynb #3ca9e6f5
+class _ImageStore(_HeldImages):
+    "The same, image by image and as floats"
     def _floats(self, i:int|Tensor) -> Tensor:
         "Return image `i` as float32 (C,H,W), or those at the indices `i` as (B,C,H,W)"
         if isinstance(self._held, _FloatImages): return self._held.x[i]

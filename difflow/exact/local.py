@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.checks import check_number, named_arguments
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
-from .optimal import _pixels_of
+from .weighted_sums import _pixels_of
 from .wiener import _principal
 
 # %% ../../nbs/exact/12_local.ipynb #6752dd60

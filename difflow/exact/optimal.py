@@ -17,7 +17,7 @@ from ..data.checks import check_choice, check_kind, check_number, shown
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser, as_sigma
 from .posteriors import _add_pixels, _covariance_product, _Posterior, _Regimes, _solve_surely, _weigh
-from .weighted_sums import _Images, _Index, _moments, _pixels_of, _project, _Rows
+from .weighted_sums import _Images, _Index, _moments, _project, _Rows, _rows_of
 
 # %% ../../nbs/exact/03_optimal.ipynb #7760238a
 def _check_labels(labels:Tensor, n:int) -> Tensor: # (n,)
@@ -31,10 +31,8 @@ def _check_labels(labels:Tensor, n:int) -> Tensor: # (n,)
     raise ValueError(f'labels must be integers in 0..{2**24 - 1} of shape ({n},), got {found}')
 
 # %% ../../nbs/exact/03_optimal.ipynb #5cf44b65
-_ROWS_AT_ONCE = 512 # noisy images in one pass
-
-class _SetDenoiser(Denoiser):
-    "A denoiser that holds a set of images, and goes over all of them or over a class."
+class _HeldSet(Denoiser):
+    "A set of images, what is known of it, and its classes."
     def __init__(self,
         images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
         block:int|None=None, # images converted and multiplied at once, >= 1; None: 512, and 8192 off the CPU
@@ -45,14 +43,13 @@ class _SetDenoiser(Denoiser):
         index:int|None=None, # principal components of an index, 1..D: skip what weighs < 1e-7; None: none
     ):
         super().__init__()
-        pixels = _pixels_of(images)
+        pixels, self.image_shape = _rows_of(images)
         for name, value, high in (('block', block, None), ('top_k', top_k, len(pixels))):
             if value is not None: check_number(name, value, 1, high, whole=True)
         check_number('exact', exact, 1, whole=True)
         check_choice('dtype', dtype, (torch.float32, torch.float64))
-        shape = images.image_shape if isinstance(images, ImageSet) else images.shape[1:]
         if index is not None: check_number('index', index, 1, pixels.shape[1], whole=True)
-        self.image_shape, self.block, self.dtype = tuple(shape), block, dtype
+        self.block, self.dtype = block, dtype
         self.top_k, self.exact, self.null_class = top_k, exact, labels is not None
         self.unit, self.zero = (127.5, 1.) if pixels.dtype == torch.uint8 else (1., 0.)
         if isinstance(pixels, _Rows): self.pixels = pixels
@@ -87,6 +84,11 @@ class _SetDenoiser(Denoiser):
         if isinstance(self.pixels, _Rows): self.pixels.device = self.centre.device
         return moved
 
+# %% ../../nbs/exact/03_optimal.ipynb #4f05ceb3
+_ROWS_AT_ONCE = 512 # noisy images in one pass
+
+class _SetDenoiser(_HeldSet):
+    "A denoiser that holds a set of images, and goes over all of them or over a class."
     def _inside(self, x:Tensor) -> Tensor: # (B, D)
         "Return `x` in the units of the pixels, measured from the centre."
         x = x.detach().flatten(1).to(self.halves.dtype)

@@ -101,15 +101,20 @@ def _relative_weights(scores:Tensor, best:Tensor, variance:Tensor) -> Tensor: # 
     return torch.nn.functional.threshold_(weights, math.exp(_SMALLEST), 0.)
 
 # %% ../../nbs/exact/01_weighted_sums.ipynb #8fc9e89b
-def _pixels_of(images:ImageSet|Tensor) -> Tensor|_Rows: # (N, D)
-    "Return the pixels of a set or tensor as rows; raise ValueError for none, wrong shapes, and NaN."
+def _pixels_of(images:ImageSet|Tensor) -> Tensor: # (N, C, H, W)
+    "Return the pixels of a set or tensor; raise ValueError for none, wrong shapes, and NaN."
     check_kind('images', images, (ImageSet, Tensor))
-    if isinstance(images, ImageSet) and images.streamed: return _Rows(images)
     pixels = images.images if isinstance(images, ImageSet) else images
     if pixels.ndim != 4 or 0 in pixels.shape:
         raise ValueError(f'images must be (N, C, H, W) with N >= 1, got {tuple(pixels.shape)}')
     if pixels.dtype != torch.uint8: check_images(pixels, name='images', limit=math.inf) # exact in any unit
-    return pixels.detach().flatten(1)
+    return pixels.detach()
+
+def _rows_of(images:ImageSet|Tensor) -> tuple[Tensor|_Rows, tuple[int, ...]]: # (N, D), (C, H, W)
+    "Return the pixels as rows, which stay where they are, and the shape of an image; ValueError as above."
+    if isinstance(images, ImageSet) and images.streamed: return _Rows(images), images.image_shape
+    pixels = _pixels_of(images)
+    return pixels.flatten(1), tuple(pixels.shape[1:])
 
 class _Moments(NamedTuple):
     "The first two moments of a set of images, in the units of its pixels."
@@ -185,6 +190,7 @@ def _project(images:_Images, components:int, dtype:torch.dtype) -> tuple[Tensor,
         rows[where] = torch.cat([along, left[:, None]], 1).float()
     return basis, rows
 
+# %% ../../nbs/exact/01_weighted_sums.ipynb #c04de337
 class _Index(NamedTuple):
     "A bound of every score by some components of every image and the norm of what is left."
     images:_Images # all of them
@@ -197,8 +203,13 @@ class _Index(NamedTuple):
         left = (z.square().sum(1) - along.square().sum(1)).clamp(min=0).sqrt()
         queries, half = torch.cat([along, left[:, None]], 1).float(), self.images.halves[chosen]
         reach, norms = (2 * half.max()).sqrt(), z.norm(dim=1, keepdim=True)
-        off = 2.**-22 * queries.shape[1] * (norms * reach + reach**2)
-        return torch.addmm(-half.float(), queries, self.rows[chosen].T) + off.float()
+        off = (2.**-22 * queries.shape[1] * (norms * reach + reach**2)).float()
+        bounds = queries.new_empty(len(z), len(half))
+        for i in range(0, len(half), _PART): # a product with all of them at once would copy them
+            where = slice(i, min(i + _PART, len(half)))
+            rows = self.rows[where if members is None else members[where]]
+            bounds[:, where] = torch.addmm(-half[where].float(), queries, rows.T).add_(off)
+        return bounds
 
     def _scores(self, z:Tensor, numbers:Tensor) -> Tensor: # numbers (B, m) -> (B, m)
         "Return the true scores of a few images."
@@ -217,17 +228,17 @@ class _Index(NamedTuple):
     def split(self, rows:Tensor, images:_Images, z:Tensor, variance:Tensor,
               k:int) -> Iterator[tuple[Tensor, _Images]]: # of `rows` of z (B, D)
         "Yield rows, and which of `images` they are weighed among: all where more than a quarter is left."
-        sample = images.numbers(torch.arange(2048, device=z.device) * images.n // 2048)
+        sample, whole = images.numbers(torch.arange(2048, device=z.device) * images.n // 2048), []
         for part in rows.split(max(1, (1 << 25) // images.n)):
             if images.n > 1 << 13: # at much noise a few of them say already that nothing can be left out
-                dense = self._pick(z[part], variance[part], k, sample).float().mean(1) > 0.5
-                if dense.any(): yield part[dense], images
+                dense = self._pick(z[part], variance[part], k, sample).float().mean(1) > 0.25
+                whole.append(part[dense])
                 part = part[~dense]
             if not len(part): continue
             chosen = self._pick(z[part], variance[part], k, images.members)
-            few = chosen.sum(1) <= images.n // 4
-            if not few.all(): yield part[~few], images
-            at = few.nonzero()[:, 0]
-            for some in at.split(8) if len(at) else (): # these visit together what any of them has to
+            for some in chosen.sum(1).argsort().split(8): # they visit together what any of them has to
                 left = chosen[some].any(0).nonzero()[:, 0]
-                yield part[some], replace(images, members=images.numbers(left), others=images.n - len(left))
+                if 4 * len(left) > images.n: whole.append(part[some])
+                else: yield part[some], replace(images, members=images.numbers(left),
+                                                others=images.n - len(left))
+        if sum(map(len, whole)): yield torch.cat(whole), images

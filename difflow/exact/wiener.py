@@ -15,14 +15,15 @@ from ..data.checks import named_arguments
 from ..data.sets import ImageSet
 from ..denoisers.base import Denoiser
 from .gaussian import GaussianDenoiser
-from .optimal import _best_float, _pixels_of
+from .weighted_sums import _best_float, _Rows, _rows_of
 
 # %% ../../nbs/exact/11_wiener.ipynb #0b6350ff
 _IMAGES_AT_ONCE = 512 # read in float64
 
-def _centred(pixels:Tensor, mean:Tensor) -> Iterator[Tensor]: # of images (n, D) in the dtype of `mean`
+def _centred(pixels:Tensor|_Rows, mean:Tensor|float) -> Iterator[Tensor]: # of images (n, D), float64
     "Yield the images, measured from their mean, some at a time."
-    return (part.to(mean.dtype).sub_(mean) for part in pixels.split(_IMAGES_AT_ONCE))
+    for i in range(0, len(pixels), _IMAGES_AT_ONCE):
+        yield pixels[i:i + _IMAGES_AT_ONCE].to(_best_float(pixels.device)).sub_(mean)
 
 def _gram(pixels:Tensor, mean:Tensor) -> Tensor: # (N, N)
     "Return the scalar products of all images, measured from their mean."
@@ -35,11 +36,12 @@ def _gram(pixels:Tensor, mean:Tensor) -> Tensor: # (N, N)
             gram[columns:columns + len(b), rows:rows + len(a)] = block.T
     return gram
 
-def _principal(pixels:Tensor) -> tuple[Tensor, Tensor, Tensor]: # pixels (N, D)
+def _principal(pixels:Tensor|_Rows) -> tuple[Tensor, Tensor, Tensor]: # pixels (N, D)
     "Return in float64 the mean (D,), the variances (r,) > 0 of the principal components, and those (D, r)."
     n, dim = pixels.shape
-    mean = pixels.new_zeros(dim, dtype=_best_float(pixels.device))
-    for part in pixels.split(_IMAGES_AT_ONCE): mean += part.to(mean.dtype).sum(0) / n
+    if dim > n: pixels = pixels[:n] # few: in memory
+    mean = torch.zeros(dim, dtype=_best_float(pixels.device), device=pixels.device)
+    for y in _centred(pixels, 0.): mean += y.sum(0) / n
     if dim <= n:
         covariance = mean.new_zeros(dim, dim)
         for y in _centred(pixels, mean): covariance.addmm_(y.T, y, alpha=1 / n)
@@ -60,10 +62,10 @@ class WienerDenoiser(GaussianDenoiser):
         images:ImageSet|Tensor, # N images (N, C, H, W): a set, uint8 0..255, or float in [-1, 1]
     ):
         Denoiser.__init__(self)
-        pixels = _pixels_of(images)
-        self.image_shape, self.count = tuple(pixels.shape[1:]), len(pixels)
+        pixels, self.image_shape = _rows_of(images)
+        self.count = len(pixels)
         unit, zero = (127.5, 1.) if pixels.dtype == torch.uint8 else (1., 0.)
-        mean, values, basis = _principal(pixels.flatten(1))
+        mean, values, basis = _principal(pixels)
         self.register_buffer('mean', (mean / unit - zero).reshape(self.image_shape).float())
         self.register_buffer('values', (values / unit**2).float())
         self.register_buffer('basis', basis.float())

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data.checks import check_kind, check_many, check_number, named_arguments, read_json, shown
 from ..data.results import Result
 from ..data.sets import ImageSet
-from ..files import save_npz
+from ..files import Gate, save_npz
 from ..runs.identity import run_identity
 from ..runs.tables import fill_table
 from .sscd import SSCD, load_descriptor
@@ -84,13 +84,14 @@ def check_features(
         raise ValueError(f'{name} must be floats (N, dims), none of them 0, not {features.dtype} '
                          f'{tuple(features.shape)}')
     if len(features) < rows: raise ValueError(f'{name} must have at least {rows} rows, got {len(features)}')
-    broken = ~features.isfinite().all(1)
+    rows_of = lambda each: torch.cat([each(part) for part in features.split(8192)]) # of a file, not at once
+    broken = ~rows_of(lambda part: part.isfinite().all(1))
     if broken.any():
         raise ValueError(f'{name}: {int(broken.sum())} of {len(features)} rows hold NaN or infinity, '
                          f'the first is row {int(broken.nonzero()[0])}')
     if not unit: return features
     features = features.float()
-    lengths = features.norm(dim=1)
+    lengths = rows_of(lambda part: part.norm(dim=1))
     wrong = ~((lengths - 1).abs() < 1e-3)  # NaN, too
     if wrong.any():
         i = int(wrong.nonzero()[0])
@@ -100,10 +101,14 @@ def check_features(
 
 # %% ../../nbs/features/06_descriptors.ipynb #c468d5b6
 def load_features(
-    path:str|Path, # npz
+    path:str|Path, # npz, or an npy of the vectors alone: float32 stays on disk, and may exceed the memory
 ) -> Features:
     "Load descriptors; ValueError for other keys than those of `Features`, and rows that are not of length 1"
     Path(path).stat() # FileNotFoundError where there is none
+    if Path(path).suffix.lower() == '.npy':
+        with Gate.named_errors(path, 'unreadable npy'):
+            rows = np.load(Gate.regular_file(path), mmap_mode='c', allow_pickle=False)
+        return Features(check_features(rows, f'{path}'))
     arrays = Features._read(path)
     unknown = [k for k in arrays if k not in (*Features._fields, 'run')]
     if unknown or 'features' not in arrays:

@@ -60,6 +60,7 @@ def _check_paired(a:Features, b:Features):
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #bdff9bc1
 _NAMES = 'RP score', 'M score', 'GL score'
+_QUERIES, _REFERENCES = 2048, 4096 # rows of a block
 
 @dataclass(frozen=True)
 class Score(Result):
@@ -145,7 +146,8 @@ def rp_score(
     a, b = _as_features(a, extract, 'a'), _as_features(b, extract, 'b')
     _check_comparable(a, b)
     _check_paired(a, b)
-    similarities = torch.linalg.vecdot(a.features, b.features.to(a.features.device)).clamp(-1, 1)
+    pairs = zip(a.features.split(_REFERENCES), b.features.split(_REFERENCES)) # of files a part at a time
+    similarities = torch.cat([torch.linalg.vecdot(x, y.to(x.device)) for x, y in pairs]).clamp(-1, 1)
     return score('RP score', similarities, threshold)
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #be8d6c0e
@@ -163,8 +165,6 @@ def rp_matrix(
     return scores
 
 # %% ../../nbs/reproducibility/00_scores.ipynb #26cc4bcb
-_QUERIES, _REFERENCES = 2048, 4096 # rows of a block
-
 def _nearest_rows(samples:Tensor, train:Tensor, k:int) -> tuple[Tensor, Tensor]:
     "Return the `k` largest of samples @ train.T and where they are, block by block."
     best = samples.new_empty(len(samples), 0)

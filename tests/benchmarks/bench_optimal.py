@@ -167,6 +167,6 @@ def test_with_an_index(images, denoiser):
     x0 = smooth_images(COUNT + BATCH)[-BATCH:].float() / 127.5 - 1
     for sigma in (0.03, 0.3, 1.0, 3.0):
         x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-        ours, plain = (seconds(lambda d=d: d(x, sigma)) for d in (indexed, denoiser))
+        ours, plain = (seconds(lambda d=d, x=x, s=sigma: d(x, s)) for d in (indexed, denoiser))
         print(f'sigma {sigma:4}: {plain[0]:.2f} s of all, {ours[0]:.2f} s: {plain[0] / ours[0]:.1f} x')
         assert (ours[1] - plain[1]).abs().max() < 3e-6

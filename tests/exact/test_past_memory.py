@@ -11,7 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difflow import EDMDenoiser, OptimalDenoiser, PatchDenoiser, UNet, load_images, normal, sample, train
+from difflow import (
+    EDMDenoiser,
+    OptimalDenoiser,
+    PatchDenoiser,
+    UNet,
+    WienerDenoiser,
+    load_images,
+    normal,
+    sample,
+    train,
+)
 from difflow.data.digests import images_digest
 from difflow.exact.weighted_sums import _Images, _Index, _moments, _project
 from difflow.runs.identity import model_hash
@@ -79,6 +89,12 @@ def test_windows_from_disk(colour, streamed, options):
     ours, disk = PatchDenoiser(colour[:300], **options), PatchDenoiser(streamed[:300], **options)
     assert torch.equal(disk(x, 0.4), ours(x, 0.4))
     assert torch.equal(disk.jacobian_product(x, 0.4, x), ours.jacobian_product(x, 0.4, x))
+
+
+@pytest.mark.parametrize('count', [1100, 40])  # more images than pixels, and fewer
+def test_the_linear_denoiser_from_disk(colour, streamed, count):
+    x = clusters(4, (3, 6, 5), 5) + 0.4 * normal((4, 3, 6, 5), seeds=2)
+    assert torch.equal(WienerDenoiser(streamed[:count])(x, 0.4), WienerDenoiser(colour[:count])(x, 0.4))
 
 
 def test_a_part_of_a_set_on_disk_stays_there(colour, streamed):

@@ -153,3 +153,24 @@ def test_what_is_not_known_is_not_checked():
         == rp_score(labelled, Features(f, seeds=torch.arange(10))).value
         == 1
     )
+
+
+def test_features_on_disk_give_the_scores_of_those_in_memory(tmp_path):
+    samples, train = features(5000, 24), features(9000, 24, 1)
+    samples[:40] = train[3000:3040]
+    for name, rows in (('samples', samples), ('train', train)):
+        np.save(tmp_path / f'{name}.npy', rows.numpy())
+    disk = [tmp_path / f'{name}.npy' for name in ('samples', 'train')]
+    for ours, theirs in (
+        (rp_score(disk[0], disk[0]), rp_score(samples, samples)),
+        (m_score(*disk), m_score(samples, train)),
+        (gl_score(*disk), gl_score(samples, train)),
+    ):
+        assert ours.value == theirs.value and torch.equal(ours.similarities, theirs.similarities)
+    assert float(m_score(*disk)) >= 40 / 5000
+    np.save(tmp_path / 'long.npy', 2 * samples.numpy())
+    with pytest.raises(ValueError, match='5000 of 5000 rows are not of length 1'):
+        m_score(tmp_path / 'long.npy', disk[1])
+    np.save(tmp_path / 'objects.npy', np.array([None]))
+    with pytest.raises(ValueError, match=r'objects\.npy: unreadable npy'):
+        m_score(tmp_path / 'objects.npy', disk[1])
