@@ -273,7 +273,7 @@ def denoisers():
         images=IMAGES, block=without(COUNT, 'none'), labels=without(LABELS, 'high', 'true'), exact=COUNT
     )
     kinds |= dict(dtype=CHOICE, top_k=without(COUNT, 'none') | dict(high=3))
-    kinds |= dict(index=without(COUNT, 'none') | dict(high=64))
+    kinds |= dict(index=without(COUNT, 'none') | dict(high=65))
     yield 'OptimalDenoiser', df.OptimalDenoiser, dict(images=NOISY), kinds
     patches = dict(even=4, high=17, low=0, text='x', none=None, pairs=[(1.0, 3)], nan=NAN)
     kinds = dict(images=IMAGES, patch=patches, equivariant=FLAG, share=SHARE, seed=SEED, dtype=CHOICE)
