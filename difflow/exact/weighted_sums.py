@@ -223,7 +223,7 @@ class _Index(NamedTuple):
         at = bounds.topk(min(bounds.shape[1], max(k, 8)))[1]
         best = self._scores(z, at if members is None else members[at]).topk(min(k, at.shape[1]))[0]
         lowest = best[:, :1] - variance * (math.log(bounds.shape[1]) + _MARGIN)
-        return bounds >= torch.minimum(lowest, best[:, -1:]).to(bounds) # its rounding is in that of the bounds
+        return bounds >= torch.minimum(lowest, best[:, -1:]).to(bounds) # `_bounds` has room for its rounding
 
     def split(self, rows:Tensor, images:_Images, z:Tensor, variance:Tensor,
               k:int) -> Iterator[tuple[Tensor, _Images]]: # of `rows` of z (B, D)
