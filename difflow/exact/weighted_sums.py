@@ -188,7 +188,7 @@ def _project(images:_Images, components:int, dtype:torch.dtype) -> tuple[Tensor,
         along = (y - images.centre) @ basis
         left = (2 * half - along.square().sum(1)).clamp(min=0).sqrt()
         rows[where] = torch.cat([along, left[:, None]], 1).float()
-    return basis, rows
+    return basis.contiguous(), rows
 
 # %% ../../nbs/exact/01_weighted_sums.ipynb #c04de337
 class _Index(NamedTuple):

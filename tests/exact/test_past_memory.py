@@ -276,6 +276,7 @@ def test_an_index_with_classes_derivatives_guidance_and_twins():
     (again,) = torch.autograd.grad(plain(x, 0.1).square().sum(), x)
     torch.testing.assert_close(gradient, again, atol=2e-5, rtol=1e-5)
     assert torch.equal(copy.deepcopy(indexed)(x, 0.1), indexed(x, 0.1))
+    assert torch.equal(copy.deepcopy(indexed).half().to('cpu')(x, 0.1), indexed(x, 0.1))
 
 
 @pytest.mark.parametrize('index', [0, 37, 2.5, True, 'all'])
