@@ -12,6 +12,7 @@ import mmap
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -216,16 +217,14 @@ class _ArrayFile:
     def __init__(self, path:Path, facts:tuple[int, int]|None=None): # of the file that is meant; None: of this
         self.path, self._touched = Path(path), 0
         with Gate.named_errors(path, 'unreadable npy'), open(Gate.regular_file(path), 'rb') as file:
-            version = np.lib.format.read_magic(file)
-            read = getattr(np.lib.format, f'read_array_header_{1 if version == (1, 0) else 2}_0')
-            self.shape, columns_first, self.dtype = read(file)
-            if self.dtype.hasobject or columns_first or not self.shape:
+            known = np.lib.format.open_memmap(path, mode='r') # for its header, and that it is whole
+            self.shape, self.dtype = known.shape, known.dtype
+            if not self.shape or not known.flags.c_contiguous:
                 raise ValueError(f'{self.dtype} {self.shape}, wanted are rows of numbers, one after another')
-            count, self._file = math.prod(self.shape), os.dup(file.fileno())
-            size, needed = self._changes()[0], file.tell() + count * self.dtype.itemsize
-            if size < needed: raise ValueError(f'{self.shape} needs {needed} bytes, it has {size}')
+            self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
             self._facts, self._map = facts or self._changes(), self._mapped()
-            self._rows = np.frombuffer(self._map, self.dtype, count, file.tell()).reshape(self.shape)
+            self._rows = np.frombuffer(self._map, self.dtype, known.size, known.offset).reshape(self.shape)
 
     def _changes(self) -> tuple[int, int]:
         "Return what changes with the content of the file: its size, and when it was written, in ns"
@@ -240,9 +239,6 @@ class _ArrayFile:
         return mmap.mmap(self._file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
     def __reduce__(self) -> tuple: return _ArrayFile, (self.path, self._facts) # in another process
-
-    def __del__(self):
-        if hasattr(self, '_file'): os.close(self._file)
 
     def __len__(self) -> int: return self.shape[0]
 

@@ -107,7 +107,7 @@ def load_features(
     Path(path).stat() # FileNotFoundError where there is none
     if Path(path).suffix.lower() == '.npy':
         with Gate.named_errors(path, 'unreadable npy'):
-            rows = np.load(Gate.regular_file(path), mmap_mode='c', allow_pickle=False)
+            rows = np.lib.format.open_memmap(Gate.regular_file(path), mode='c')
         return Features(check_features(rows, f'{path}'))
     arrays = Features._read(path)
     unknown = [k for k in arrays if k not in (*Features._fields, 'run')]
